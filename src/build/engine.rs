@@ -1,0 +1,57 @@
+//! The seam between engines and publishing: whatever builds an image, Docker or the fake, answers
+//! with a [`BuiltImage`], and everything after that is one path.
+
+use std::io::{self, Read};
+
+use crate::store::digest::Digest;
+
+/// An image that an engine has built and that nobody can pull yet.
+pub struct BuiltImage {
+    /// The image's configuration, byte for byte as the engine wrote it.
+    pub config: Vec<u8>,
+    /// The digests of the uncompressed layers, lowest first (OCI image specification 1.1, config.md, `rootfs.diff_ids`).
+    pub diff_ids: Vec<Digest>,
+    layers: Box<dyn Layers>,
+}
+
+/// Where a built image's layers are read from.
+pub trait Layers: Send + Sync {
+    /// Opens the layer at `index` as its uncompressed tar. It is read on a blocking thread, and its
+    /// digest is checked by the reader: an implementation need not.
+    fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send>>;
+}
+
+impl BuiltImage {
+    pub fn new(config: Vec<u8>, diff_ids: Vec<Digest>, layers: impl Layers + 'static) -> Self {
+        Self { config, diff_ids, layers: Box::new(layers) }
+    }
+
+    /// Opens the layer at `index` of [`diff_ids`](Self::diff_ids), uncompressed.
+    pub fn open_layer(&self, index: usize) -> io::Result<Box<dyn Read + Send>> {
+        self.layers.open(index)
+    }
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The build's own fault: a failing step, an unreadable Dockerfile, a base image that is not there.
+    #[error("{}", .0.reason)]
+    Failed(BuildFailure),
+    /// Not the build's fault: the engine is away, its disk is full, a registry cannot be reached.
+    #[error("{0}")]
+    Infrastructure(String),
+    /// The token was cancelled; what was left on the engine has been removed.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What went wrong in a build, in words for the person who wrote the Dockerfile.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildFailure {
+    pub reason: String,
+    /// The step that failed, as the log names it.
+    pub step: Option<String>,
+    /// The step's last lines.
+    pub excerpt: Vec<String>,
+}

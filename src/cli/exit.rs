@@ -1,0 +1,55 @@
+//! Exit codes: one table for every command, the same as in the README.
+
+use std::process::ExitCode;
+
+/// How a command ends. The numbers up to 78 follow sysexits.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    /// A failure inside BuildGrid.
+    Internal = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The build failed: its own fault.
+    BuildFailed = 10,
+    /// The event was rejected.
+    Rejected = 11,
+    /// The build was cancelled.
+    Cancelled = 12,
+    /// The build could not be done: not its fault.
+    Infrastructure = 13,
+    /// A service (broker, engine, registry) does not answer.
+    Unavailable = 69,
+    /// The configuration is wrong.
+    Configuration = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error with the exit code it ends the program with.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into() }
+    }
+
+    pub fn unavailable(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Unavailable, error)
+    }
+}
+
+/// Whatever no command has put into another class is a failure inside BuildGrid.
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(Exit::Internal, error)
+    }
+}

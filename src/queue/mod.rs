@@ -1,0 +1,1 @@
+//! The deploy queue: AMQP through lapin.

@@ -1,0 +1,3 @@
+//! The store: blobs, manifests and tags in the layout of the CNCF Distribution registry.
+
+pub mod digest;

@@ -1,0 +1,1 @@
+//! The registry against raw HTTP, docker and skopeo.

@@ -1,0 +1,1 @@
+//! Fetching from a real git server over smart HTTP.

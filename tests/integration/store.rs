@@ -1,0 +1,1 @@
+//! The store, also through the stock registry.

@@ -1,0 +1,1 @@
+//! What the suites share: servers under test and the parts they talk to.
