@@ -1,1 +1,3 @@
 //! What the suites share: servers under test and the parts they talk to.
+
+pub mod broker;

@@ -1,0 +1,148 @@
+//! The broker as the rest of the program sees it: one handle, cheap to clone.
+
+use std::sync::Arc;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::error::BrokerError;
+use super::link::{Link, LinkState};
+use super::publish::Publisher;
+use crate::queue::QueueConfig;
+
+/// A handle to the broker. Its connections come back by themselves; they end with [`close`](Self::close)
+/// or with the last clone.
+#[derive(Clone)]
+pub struct Broker(Arc<Inner>);
+
+struct Inner {
+    config: Arc<QueueConfig>,
+    worker: String,
+    consuming: Link,
+    publishing: Link,
+    publisher: Publisher,
+    /// The connection (by its count) on which the topology was declared last; 0 for none.
+    declared: tokio::sync::Mutex<u64>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Ends the supervisors with the last clone.
+    _guard: DropGuard,
+}
+
+/// What readiness and the log say of the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BrokerStatus {
+    pub consuming_connected: bool,
+    pub publishing_connected: bool,
+    /// The broker's reason for not taking messages (a memory or disk alarm), while it lasts.
+    pub blocked: Option<String>,
+    /// Why it is not connected, in the words of the last attempt.
+    pub error: Option<String>,
+}
+
+impl BrokerStatus {
+    /// Whether events can come in and results go out.
+    pub fn is_ready(&self) -> bool {
+        self.consuming_connected && self.publishing_connected && self.blocked.is_none()
+    }
+}
+
+impl Broker {
+    /// Starts to connect, and goes on for ever. `worker` names the process in headers and in the
+    /// broker's list of connections. Needs a tokio runtime.
+    pub fn connect(config: &QueueConfig, worker: &str) -> Self {
+        let config = Arc::new(config.clone());
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let link = |role| Link::start(Arc::clone(&config), worker, role, stop.clone(), &tasks);
+        let (consuming, publishing) = (link("consuming"), link("publishing"));
+        tasks.close();
+        Self(Arc::new(Inner {
+            publisher: Publisher::new(publishing.clone()),
+            worker: worker.to_owned(),
+            declared: tokio::sync::Mutex::new(0),
+            _guard: stop.clone().drop_guard(),
+            stop,
+            config,
+            consuming,
+            publishing,
+            tasks,
+        }))
+    }
+
+    /// Waits for both connections; fails with the first attempt that fails, for a command that a
+    /// person waits for. Afterwards the attempts go on nevertheless.
+    pub async fn ready(&self) -> Result<(), BrokerError> {
+        tokio::try_join!(self.0.consuming.first(), self.0.publishing.first()).map(|_| ())
+    }
+
+    pub fn status(&self) -> BrokerStatus {
+        let mut status = BrokerStatus::default();
+        let links = [
+            (&self.0.consuming, &mut status.consuming_connected),
+            (&self.0.publishing, &mut status.publishing_connected),
+        ];
+        for (link, connected) in links {
+            match link.state() {
+                LinkState::Up(up) => {
+                    *connected = up.connection.status().connected();
+                    status.blocked = status.blocked.or(up.blocked);
+                }
+                LinkState::Down(error) => status.error = status.error.or(Some(error.to_string())),
+                LinkState::Starting | LinkState::Closed => {}
+            }
+        }
+        status
+    }
+
+    /// A view of the status that can be waited on.
+    pub fn watch(&self) -> StatusWatch {
+        let mut links = [self.0.consuming.clone(), self.0.publishing.clone()];
+        links.iter_mut().for_each(Link::see);
+        StatusWatch { broker: self.clone(), links }
+    }
+
+    /// Ends both connections. What was delivered and not acknowledged goes to another worker.
+    pub async fn close(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.wait().await;
+    }
+
+    pub(super) fn config(&self) -> &QueueConfig {
+        &self.0.config
+    }
+
+    pub(super) fn worker(&self) -> &str {
+        &self.0.worker
+    }
+
+    pub(super) fn consuming(&self) -> &Link {
+        &self.0.consuming
+    }
+
+    pub(super) fn publisher(&self) -> &Publisher {
+        &self.0.publisher
+    }
+
+    pub(super) fn declared(&self) -> &tokio::sync::Mutex<u64> {
+        &self.0.declared
+    }
+}
+
+/// Waits for changes of the [`BrokerStatus`]. It keeps the connections alive like any clone.
+pub struct StatusWatch {
+    broker: Broker,
+    links: [Link; 2],
+}
+
+impl StatusWatch {
+    /// The status after its next change. Safe to drop; after [`Broker::close`] it never resolves.
+    pub async fn changed(&mut self) -> BrokerStatus {
+        let [consuming, publishing] = &mut self.links;
+        tokio::select! {
+            () = consuming.changed() => {}
+            () = publishing.changed() => {}
+        }
+        self.broker.status()
+    }
+}

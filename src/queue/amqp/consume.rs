@@ -1,0 +1,115 @@
+//! Taking events: a subscription is one channel with one delivery at a time.
+
+use futures::StreamExt;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Consumer};
+
+use super::broker::Broker;
+use super::error::BrokerError;
+use super::link::Up;
+use super::message::{self, short};
+use super::topology::topology;
+use crate::queue::Declare;
+
+/// One slot's subscription to the builds queue: a channel of its own with prefetch 1, so that an
+/// acknowledgement timeout costs this slot only. Dropping it stops deliveries; one that is still
+/// being worked on can be acknowledged nevertheless.
+pub struct Subscription {
+    consumer: Consumer,
+    channel: Channel,
+}
+
+/// An event from the queue, ours until it is acknowledged, released or lost.
+pub struct Delivery {
+    /// The event's bytes as they came.
+    pub body: Vec<u8>,
+    /// How often the event has been tried, counting this time, from 1.
+    pub attempt: u32,
+    /// Whether the broker may have delivered it before. Not to be trusted as a count.
+    pub redelivered: bool,
+    properties: BasicProperties,
+    acker: lapin::Acker,
+    /// Keeps the channel open when the subscription is dropped first.
+    _channel: Channel,
+}
+
+/// Whether an acknowledgement was ours to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// Sent on the living channel. AMQP does not confirm acknowledgements: if the connection breaks
+    /// now, the event may come again.
+    Done,
+    /// The channel is gone: the broker has given the event to someone else or will.
+    Lost,
+}
+
+impl Broker {
+    /// Subscribes to the builds queue. Waits for the connection, and declares the topology if that
+    /// has not been done on this connection. Safe to drop.
+    pub async fn subscribe(&self) -> Result<Subscription, BrokerError> {
+        let up = self.consuming().up().await?;
+        self.declare_once(&up).await?;
+        match self.consume(&up).await {
+            // Deleted since it was declared.
+            Err(BrokerError::Missing(_)) if self.config().declare == Declare::Auto => {
+                self.declare().await.map_err(topology)?;
+                self.consume(&up).await
+            }
+            other => other,
+        }
+    }
+
+    async fn consume(&self, up: &Up) -> Result<Subscription, BrokerError> {
+        let channel = up.connection.create_channel().await?;
+        channel.basic_qos(1, BasicQosOptions::default()).await?;
+        let queue = short(&self.config().builds)?;
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
+        Ok(Subscription { consumer, channel })
+    }
+}
+
+impl Subscription {
+    /// The next event. `None` when the subscription has ended, whatever ended it (cancelled by the
+    /// broker, queue deleted, channel or connection gone): subscribe again. Safe to drop.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        match self.consumer.next().await? {
+            Ok(delivery) => Some(Delivery {
+                attempt: message::attempt(&delivery.properties),
+                body: delivery.data,
+                redelivered: delivery.redelivered,
+                properties: delivery.properties,
+                acker: delivery.acker,
+                _channel: self.channel.clone(),
+            }),
+            Err(error) => {
+                tracing::warn!(error = %BrokerError::from(error), "the subscription to the builds queue has ended");
+                None
+            }
+        }
+    }
+}
+
+impl Delivery {
+    /// Tells the broker that the event is done with, for ever.
+    pub async fn ack(&self) -> Ack {
+        match self.acker.ack(BasicAckOptions::default()).await {
+            Ok(true) => Ack::Done,
+            Ok(false) | Err(_) => Ack::Lost,
+        }
+    }
+
+    /// Gives the event back for another worker, when this one stops. Never in a loop: from RabbitMQ
+    /// 4.3 on this does not count towards the delivery limit.
+    pub async fn release(self) {
+        let options = BasicNackOptions { requeue: true, ..Default::default() };
+        // On a dead channel the broker has it back already.
+        let _ = self.acker.nack(options).await;
+    }
+
+    /// The id that its publisher gave the message, if any.
+    pub fn message_id(&self) -> Option<&str> {
+        self.properties.message_id().as_ref().map(|id| id.as_str())
+    }
+}

@@ -1,0 +1,20 @@
+//! RabbitMQ through lapin; no other folder imports it.
+//!
+//! Two supervised connections, one for consuming and one for publishing, so that a broker alarm,
+//! which blocks a publisher, stops neither acknowledgements nor heartbeats. lapin's own recovery
+//! stays off: after it, a delivery arrives again while the first build still runs and no error is
+//! seen. Here a lost connection ends every subscription, and the slots subscribe again.
+
+mod broker;
+mod consume;
+mod dial;
+mod error;
+mod link;
+mod message;
+mod publish;
+mod settle;
+mod topology;
+
+pub use broker::{Broker, BrokerStatus, StatusWatch};
+pub use consume::{Ack, Delivery, Subscription};
+pub use error::{BrokerError, DeclareError};
