@@ -46,12 +46,15 @@ pub enum BuildError {
     Cancelled,
 }
 
+/// How many of a failed step's last lines go with a failure.
+pub const EXCERPT_LINES: usize = 20;
+
 /// What went wrong in a build, in words for the person who wrote the Dockerfile.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildFailure {
     pub reason: String,
     /// The step that failed, as the log names it.
     pub step: Option<String>,
-    /// The step's last lines.
+    /// The step's last lines, at most [`EXCERPT_LINES`].
     pub excerpt: Vec<String>,
 }

@@ -1,3 +1,4 @@
 //! From a context to an image: the Docker engine, and the fake that stands in for it in smoke tests.
 
 pub mod engine;
+pub mod fake;
