@@ -1,0 +1,52 @@
+# shellcheck shell=bash
+# RabbitMQ, on 127.0.0.1:5672.
+
+broker_node=rabbit@localhost
+
+# Says the protocol's first words and waits for the broker's: a port that is only open is not an answer.
+broker_answers() {
+    # shellcheck disable=SC2016
+    [[ $(timeout 5 bash -c '
+        exec 3<>/dev/tcp/127.0.0.1/5672
+        printf "AMQP\0\0\11\1" >&3
+        head -c 1 <&3' 2>/dev/null | od -An -tx1) == *01* ]]
+}
+
+# By hand, the broker, its distribution port and the port mapper listen on loopback only, and the node is
+# named after localhost: a host's own name often resolves to another address, or not at all.
+start_broker() {
+    heading "Starting RabbitMQ"
+    if booted_with_systemd; then
+        start_unit rabbitmq rabbitmq-server.service
+    else
+        # The broker starts the port mapper unless one runs; whose it is decides who ends it.
+        mkdir -p "$services"
+        epmd -names &>/dev/null || touch "$services/epmd.ours"
+        detach rabbitmq setpriv --reuid rabbitmq --regid rabbitmq --init-groups \
+            env -C /var/lib/rabbitmq HOME=/var/lib/rabbitmq \
+            RABBITMQ_NODENAME="$broker_node" \
+            RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
+            ERL_EPMD_ADDRESS=127.0.0.1 \
+            RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}' \
+            RABBITMQ_LOGS=- \
+            /usr/lib/rabbitmq/bin/rabbitmq-server
+    fi
+    await rabbitmq 90 broker_answers
+}
+
+stop_broker() {
+    stop rabbitmq || return
+    if [[ -e $services/epmd.ours ]]; then
+        rm "$services/epmd.ours"
+        as_root epmd -kill >/dev/null || true
+    fi
+}
+
+ensure_broker() { broker_answers || start_broker; }
+
+# broker_ctl ARGUMENTS...: rabbitmqctl at the node that runs here, under its usual name or ours.
+broker_ctl() {
+    local node=()
+    if ! as_root rabbitmqctl -q ping &>/dev/null; then node=(-n "$broker_node"); fi
+    as_root rabbitmqctl -q "${node[@]}" "$@"
+}

@@ -1,0 +1,88 @@
+# shellcheck shell=bash
+# The Docker engine. DOCKER_HOST is honoured; without it, the engine is the one on the usual socket.
+
+engine_host=${DOCKER_HOST:-unix:///var/run/docker.sock}
+engine_socket=${engine_host#unix://}
+
+engine_answers() {
+    case $engine_host in
+        unix://*) has_answered "$@" --unix-socket "$engine_socket" http://localhost/_ping ;;
+        tcp://*) has_answered "$@" "http://${engine_host#tcp://}/_ping" ;;
+        *) docker version &>/dev/null ;;
+    esac
+}
+
+engine_answers_root() { engine_answers as_root; }
+
+# has_answered [as_root] [CURL'S ARGUMENTS]
+has_answered() {
+    local -a by=()
+    if [[ ${1:-} == as_root ]]; then by=(as_root) && shift; fi
+    if command -v curl >/dev/null; then
+        "${by[@]}" curl --silent --fail --max-time 5 --noproxy '*' "$@" &>/dev/null
+    else
+        "${by[@]}" docker version &>/dev/null
+    fi
+}
+
+start_engine() {
+    [[ -z ${DOCKER_HOST:-} ]] ||
+        fail "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST" "Start it, or unset DOCKER_HOST."
+    heading "Starting a Docker engine"
+    if booted_with_systemd; then
+        start_unit docker docker.service
+    else
+        clear_stale_engine
+        mount_cgroups
+        # shellcheck disable=SC2016
+        detach docker sh -c 'ulimit -n 1048576; exec dockerd --host="$1"' sh "$engine_host"
+    fi
+    await docker 60 engine_answers_root
+}
+
+# A killed dockerd leaves its pid file, and so does its containerd: when another process has been given
+# the number since, neither starts again.
+clear_stale_engine() {
+    forget_pid /var/run/docker.pid dockerd
+    forget_pid /var/run/docker/containerd/containerd.pid containerd
+    as_root rm -f "$engine_socket"
+}
+
+# forget_pid FILE COMMAND: removes FILE unless the process it names is a COMMAND.
+forget_pid() {
+    local pid
+    pid=$(as_root cat "$1" 2>/dev/null) || return 0
+    [[ $(cat "/proc/$pid/comm" 2>/dev/null) == "$2" ]] || as_root rm -f "$1"
+}
+
+# Without an init that did it, the control groups may not be mounted, and no container starts.
+mount_cgroups() {
+    mountpoint -q /sys/fs/cgroup && return
+    if awk '!/^#/ && $2 > 0 { used = 1 } END { exit !used }' /proc/cgroups; then
+        as_root mount -t tmpfs -o mode=0755 cgroup /sys/fs/cgroup
+        local controller
+        for controller in $(awk '!/^#/ && $4 == 1 { print $1 }' /proc/cgroups); do
+            as_root mkdir "/sys/fs/cgroup/$controller"
+            as_root mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller" ||
+                as_root rmdir "/sys/fs/cgroup/$controller"
+        done
+    else
+        as_root mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    fi
+}
+
+# The engine's socket belongs to root and the group docker, and a user put into that group now would be
+# in it from the next login on.
+open_engine_to_user() {
+    need acl "lets $USER use the engine's socket" has setfacl
+    install_missing
+    as_root setfacl -m "u:$USER:rw" "$engine_socket"
+    say "$USER may use $engine_socket until the engine restarts; for good: sudo usermod -aG docker $USER"
+}
+
+ensure_engine() {
+    engine_answers && return
+    if ! { [[ -S $engine_socket ]] && engine_answers_root; }; then start_engine; fi
+    if ! engine_answers; then open_engine_to_user; fi
+    engine_answers || fail "the Docker engine at $engine_host does not answer $USER"
+}
