@@ -1,3 +1,4 @@
 //! What the suites share: servers under test and the parts they talk to.
 
 pub mod broker;
+pub mod git;
