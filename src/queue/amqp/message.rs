@@ -109,13 +109,40 @@ pub(super) fn attempt(properties: &BasicProperties) -> u32 {
     given.filter(|&attempt| attempt > 0).unwrap_or(1)
 }
 
-/// Why the broker itself dead-lettered a message, from the newest entry of `x-death`.
-pub(super) fn death(properties: &BasicProperties) -> Option<String> {
-    let AMQPValue::FieldArray(deaths) = header(properties, "x-death")? else { return None };
-    let AMQPValue::FieldTable(newest) = deaths.as_slice().first()? else { return None };
-    match newest.inner().get("reason")? {
-        AMQPValue::LongString(reason) => Some(String::from_utf8_lossy(reason.as_bytes()).into_owned()),
-        _ => None,
+/// How the broker itself dead-lettered a message: the newest entry of `x-death`.
+pub(super) struct Death {
+    reason: String,
+    queue: String,
+    pub at: Option<String>,
+}
+
+impl Death {
+    pub(super) fn newest(properties: &BasicProperties) -> Option<Self> {
+        let AMQPValue::FieldArray(deaths) = header(properties, "x-death")? else { return None };
+        let AMQPValue::FieldTable(newest) = deaths.as_slice().first()? else { return None };
+        let field = |name: &str| match newest.inner().get(name) {
+            Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+            _ => String::new(),
+        };
+        let at = match newest.inner().get("time") {
+            Some(AMQPValue::Timestamp(seconds)) => i64::try_from(*seconds).ok(),
+            _ => None,
+        };
+        let at = at.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+        Some(Self { reason: field("reason"), queue: field("queue"), at: at.map(timestamp) })
+    }
+
+    pub(super) fn sentence(&self) -> String {
+        match self.reason.as_str() {
+            // https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+            "delivery_limit" => {
+                format!(
+                    "the delivery limit of {}: every worker that took it ended before the build did",
+                    self.queue
+                )
+            }
+            other => format!("dead-lettered by the broker from {}: {other}", self.queue),
+        }
     }
 }
 

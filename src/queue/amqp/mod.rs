@@ -9,12 +9,17 @@ mod broker;
 mod consume;
 mod dial;
 mod error;
+mod letter;
+mod letters;
 mod link;
 mod message;
 mod publish;
+mod results;
 mod settle;
 mod topology;
 
 pub use broker::{Broker, BrokerStatus, StatusWatch};
 pub use consume::{Ack, Delivery, Subscription};
 pub use error::{BrokerError, DeclareError};
+pub use letter::{Letter, LetterError, Letters, Selection};
+pub use results::Results;

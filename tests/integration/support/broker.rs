@@ -1,6 +1,8 @@
 //! A virtual host of its own on the real RabbitMQ, for one test: nothing in it is shared, and all of it
 //! goes when the test ends.
 
+#![expect(clippy::unwrap_used, reason = "a test support that fails is a failed test")]
+
 use std::process::Command;
 use std::time::Duration;
 

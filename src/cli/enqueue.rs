@@ -1,0 +1,162 @@
+//! `buildgrid enqueue`: publishes a deploy event, of a file or of flags, and waits for its outcome if asked.
+
+mod fields;
+mod wait;
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use futures::{StreamExt, TryStreamExt};
+
+use self::fields::{Fields, Pretence};
+use self::wait::Waiting;
+use crate::cli::exit::{Exit, Failure};
+use crate::event::deploy::{DeployEvent, MAX_EVENT};
+use crate::queue::QueueConfig;
+use crate::queue::amqp::{Broker, BrokerError};
+
+/// Events published at a time.
+const IN_FLIGHT: usize = 32;
+/// How long the broker may take to confirm what is published; it does not answer during an alarm.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const EXAMPLES: &str = "\
+Examples:
+  buildgrid enqueue event.json --wait
+  buildgrid enqueue --namespace acme --app shop \\
+      --repository https://git.example.com/acme/storefront.git \\
+      --commit 9fceb02d0ae598e95dc970b74767f19372d61af8 --ref refs/heads/main
+  buildgrid enqueue --fake --count 100 --wait";
+
+/// Publish a deploy event
+///
+/// The event is checked before it is sent, exactly as a worker checks it; a wrong one ends with exit
+/// code 11 and the reason. With --wait the exit code is the build's: 0 published, 10 failed,
+/// 11 rejected, 12 cancelled, 13 infrastructure.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A file with the event as JSON, `-` for standard input
+    #[arg(conflicts_with = "Fields", required_unless_present = "Fields")]
+    event: Option<PathBuf>,
+    #[command(flatten)]
+    fields: Fields,
+    #[command(flatten)]
+    pretence: Pretence,
+    /// Wait until the build has ended, printing what becomes of it
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait at most, such as 90s or 2h
+    #[arg(long, default_value = "2h", requires = "wait", value_parser = humantime_serde::re::humantime::parse_duration)]
+    wait_timeout: Duration,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// An event that is going to be sent.
+struct Prepared {
+    event: DeployEvent,
+    body: Vec<u8>,
+}
+
+pub async fn run(args: Args, config: &QueueConfig) -> Result<Exit, Failure> {
+    execute(args, config, &mut std::io::stdout()).await
+}
+
+/// As [`run`], writing to `out`.
+pub async fn execute(
+    args: Args,
+    config: &QueueConfig,
+    out: &mut (dyn Write + Send),
+) -> Result<Exit, Failure> {
+    let events = match &args.event {
+        Some(path) => vec![prepare(read(path.clone()).await?)?],
+        None => args.fields.events(&args.pretence)?.into_iter().map(prepare).collect::<Result<_, _>>()?,
+    };
+    let broker = Broker::connect(config, "enqueue");
+    broker.ready().await.map_err(explain)?;
+    // Before publishing: a fake build may be over before its publisher has turned round.
+    let waiting = match args.wait {
+        true => Some(Waiting::start(&broker, &events).await.map_err(explain)?),
+        false => None,
+    };
+    publish(&broker, &events).await?;
+    for Prepared { event, .. } in &events {
+        if args.json {
+            let line = serde_json::json!({"id": event.id, "image": event.image().to_string()});
+            writeln!(out, "{line}")?;
+        } else {
+            writeln!(out, "{}  {}", event.id, event.image())?;
+        }
+    }
+    let exit = match waiting {
+        None => Exit::Done,
+        Some(waiting) => {
+            let outcome = waiting.outcome(&broker, args.json, out);
+            tokio::time::timeout(args.wait_timeout, outcome).await.unwrap_or_else(|_| {
+                let limit = humantime_serde::re::humantime::format_duration(args.wait_timeout);
+                Err(Failure::unavailable(anyhow!("no outcome within {limit}; the build goes on without us")))
+            })?
+        }
+    };
+    broker.close().await;
+    Ok(exit)
+}
+
+/// Reads at most one byte more than an event may have: the parser says what is wrong with that.
+async fn read(path: PathBuf) -> Result<Vec<u8>, Failure> {
+    let shown = path.display().to_string();
+    let read = tokio::task::spawn_blocking(move || {
+        let source: Box<dyn Read> = match path.as_os_str() == "-" {
+            true => Box::new(std::io::stdin().lock()),
+            false => Box::new(std::fs::File::open(&path)?),
+        };
+        let mut bytes = Vec::new();
+        source.take(MAX_EVENT as u64 + 1).read_to_end(&mut bytes)?;
+        std::io::Result::Ok(bytes)
+    });
+    let bytes = read.await?.with_context(|| format!("read the event from {shown}"));
+    bytes.map_err(|error| Failure::new(Exit::Usage, error))
+}
+
+fn prepare(body: Vec<u8>) -> Result<Prepared, Failure> {
+    let (event, ignored) = DeployEvent::parse(&body).map_err(|rejected| {
+        Failure::new(Exit::Rejected, anyhow!("the event would be rejected: {rejected}"))
+    })?;
+    for field in ignored {
+        tracing::warn!(field, "workers ignore this field of the event");
+    }
+    Ok(Prepared { event, body })
+}
+
+async fn publish(broker: &Broker, events: &[Prepared]) -> Result<(), Failure> {
+    let publish = async |Prepared { event, body }: &Prepared| {
+        broker.publish_deploy(&event.namespace, &event.app, body.clone()).await
+    };
+    let all = futures::stream::iter(events).map(publish).buffer_unordered(IN_FLIGHT).try_collect::<()>();
+    match tokio::time::timeout(PATIENCE, all).await {
+        Ok(published) => published.map_err(explain),
+        Err(_) => {
+            let reason = broker.status().blocked.unwrap_or_else(|| "it does not answer".to_owned());
+            Err(Failure::unavailable(anyhow!("the broker does not take the event: {reason}")))
+        }
+    }
+}
+
+/// The words and exit code for what the broker answers to a publisher.
+fn explain(error: BrokerError) -> Failure {
+    match error {
+        BrokerError::Missing(detail) => Failure::unavailable(anyhow!(
+            "no worker has declared its exchanges and queues yet, start one first: {detail}"
+        )),
+        BrokerError::Unroutable { .. } => {
+            let help = "no worker has declared its queue yet, start one first";
+            Failure::unavailable(anyhow::Error::new(error).context(help))
+        }
+        BrokerError::Settings(_) => Failure::new(Exit::Configuration, error),
+        error => Failure::unavailable(error),
+    }
+}

@@ -1,0 +1,172 @@
+//! Dead letters: looking into `buildgrid.dead` without taking anything out, and taking out what an
+//! operator names.
+//!
+//! A look takes letters without acknowledging them and gives all of them back at the end, or when its
+//! channel is lost. While it lasts, nobody else sees them.
+
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Acker, Channel};
+
+use super::broker::Broker;
+use super::error::BrokerError;
+use super::letter::{Letter, LetterError, Letters, Selection};
+use super::message::{Headers, short};
+use super::publish::Message;
+
+impl Broker {
+    /// The oldest dead letters, at most `most` of them. None is taken out.
+    pub async fn dead_letters(&self, most: usize) -> Result<Letters, BrokerError> {
+        let mut look = Look::open(self).await?;
+        let mut letters = Vec::new();
+        while letters.len() < most
+            && let Some(taken) = look.next().await?
+        {
+            letters.push(taken.letter);
+        }
+        look.close().await?;
+        letters.sort_by(|a, b| (&a.at, &a.name).cmp(&(&b.at, &b.name)));
+        Ok(Letters { letters, total: look.total })
+    }
+
+    /// One letter and the event's bytes as they came. It is not taken out.
+    pub async fn dead_letter_named(&self, name: &str) -> Result<(Letter, Vec<u8>), LetterError> {
+        let mut look = Look::open(self).await?;
+        let selected = look.select(&[name.to_owned()]).await;
+        look.close().await?;
+        let taken = selected?.into_iter().next().ok_or_else(|| LetterError::Unknown(name.to_owned()))?;
+        Ok((taken.letter, taken.body))
+    }
+
+    /// Puts letters back into the builds queue, as a first attempt. Each is confirmed there before it
+    /// is taken out here, and then told to `done`.
+    pub async fn requeue_letters(
+        &self,
+        selection: &Selection,
+        done: impl FnMut(&Letter) + Send,
+    ) -> Result<(), LetterError> {
+        self.take_out(selection, true, done).await
+    }
+
+    /// Throws letters away, for ever, telling each to `done`.
+    pub async fn drop_letters(
+        &self,
+        selection: &Selection,
+        done: impl FnMut(&Letter) + Send,
+    ) -> Result<(), LetterError> {
+        self.take_out(selection, false, done).await
+    }
+
+    async fn take_out(
+        &self,
+        selection: &Selection,
+        requeue: bool,
+        mut done: impl FnMut(&Letter) + Send,
+    ) -> Result<(), LetterError> {
+        let mut look = Look::open(self).await?;
+        match selection {
+            Selection::Named(names) => {
+                for taken in look.select(names).await? {
+                    self.settle(&taken, requeue).await?;
+                    done(&taken.letter);
+                }
+            }
+            Selection::All => {
+                // As many as there were: a letter that comes back meanwhile is not taken again.
+                for _ in 0..look.total {
+                    let Some(taken) = look.next().await? else { break };
+                    self.settle(&taken, requeue).await?;
+                    done(&taken.letter);
+                }
+            }
+        }
+        look.close().await?;
+        Ok(())
+    }
+
+    async fn settle(&self, taken: &Taken, requeue: bool) -> Result<(), BrokerError> {
+        if requeue {
+            let message = Message {
+                exchange: "",
+                key: &self.config().builds,
+                mandatory: true,
+                properties: Headers::default().into_properties(),
+                body: &taken.body,
+            };
+            self.publisher().publish(&message).await?;
+        }
+        match taken.acker.ack(BasicAckOptions::default()).await? {
+            true => Ok(()),
+            false => Err(BrokerError::Lost(format!("letter {} may still stand here", taken.letter.name))),
+        }
+    }
+}
+
+/// A letter that is held until the look ends.
+struct Taken {
+    letter: Letter,
+    body: Vec<u8>,
+    acker: Acker,
+}
+
+struct Look {
+    channel: Channel,
+    queue: String,
+    /// Letters in the queue when the look began, without those that others held.
+    total: u32,
+}
+
+impl Look {
+    async fn open(broker: &Broker) -> Result<Self, BrokerError> {
+        let up = broker.consuming().up().await?;
+        let channel = up.connection.create_channel().await?;
+        let queue = broker.config().dead.clone();
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let state = channel.queue_declare(short(&queue)?, passive, FieldTable::default()).await?;
+        Ok(Self { channel, total: state.message_count(), queue })
+    }
+
+    async fn next(&mut self) -> Result<Option<Taken>, BrokerError> {
+        let got = self.channel.basic_get(short(&self.queue)?, BasicGetOptions::default()).await?;
+        Ok(got.map(|got| {
+            let delivery = got.delivery;
+            let letter = Letter::read(&delivery.properties, &delivery.data);
+            Taken { letter, body: delivery.data, acker: delivery.acker }
+        }))
+    }
+
+    /// Takes the letters that `names` stand for; fails if one stands for none or for several. The bodies
+    /// of all others are let go of at once.
+    async fn select(&mut self, names: &[String]) -> Result<Vec<Taken>, LetterError> {
+        let mut selected: Vec<Vec<Taken>> = names.iter().map(|_| Vec::new()).collect();
+        for _ in 0..self.total {
+            let Some(taken) = self.next().await? else { break };
+            if let Some(index) = names.iter().position(|name| taken.letter.answers_to(name)) {
+                selected[index].push(taken);
+            }
+        }
+        let one = |(name, mut found): (&String, Vec<Taken>)| {
+            // A full name is no prefix of another letter's.
+            if let Some(exact) = found.iter().position(|taken| taken.letter.name == *name) {
+                return Ok(found.swap_remove(exact));
+            }
+            match found.len() {
+                0 => Err(LetterError::Unknown(name.clone())),
+                1 => Ok(found.swap_remove(0)),
+                _ => Err(LetterError::Ambiguous {
+                    given: name.clone(),
+                    letters: found.into_iter().map(|taken| taken.letter.name).collect(),
+                }),
+            }
+        };
+        names.iter().zip(selected).map(one).collect()
+    }
+
+    /// Gives back what is still held.
+    async fn close(&self) -> Result<(), BrokerError> {
+        let all = BasicNackOptions { multiple: true, requeue: true };
+        self.channel.basic_nack(0, all).await?;
+        self.channel.close(200, "looked".into()).await?;
+        Ok(())
+    }
+}
