@@ -98,10 +98,10 @@ async fn act(action: Action, broker: &Broker, out: &mut (dyn Write + Send)) -> R
                 })?,
                 false => table(&found.letters, out)?,
             }
-            if found.letters.len() < usize::try_from(found.total).unwrap_or(usize::MAX) {
+            if found.more > 0 {
                 tracing::warn!(
                     listed = found.letters.len(),
-                    total = found.total,
+                    more = found.more,
                     "not all letters are listed; raise --limit"
                 );
             }

@@ -32,12 +32,12 @@ pub struct Letter {
     pub bytes: usize,
 }
 
-/// The oldest letters, and how many there are.
+/// The oldest letters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Letters {
     pub letters: Vec<Letter>,
-    /// Letters in the queue; more than are listed when the listing was bounded.
-    pub total: u32,
+    /// How many more there are, where the listing was bounded.
+    pub more: u32,
 }
 
 /// Which letters a command is about.

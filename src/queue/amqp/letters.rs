@@ -4,8 +4,8 @@
 //! A look takes letters without acknowledging them and gives all of them back at the end, or when its
 //! channel is lost. While it lasts, nobody else sees them.
 
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
+use lapin::types::ShortString;
 use lapin::{Acker, Channel};
 
 use super::broker::Broker;
@@ -17,21 +17,23 @@ use super::publish::Message;
 impl Broker {
     /// The oldest dead letters, at most `most` of them. None is taken out.
     pub async fn dead_letters(&self, most: usize) -> Result<Letters, BrokerError> {
-        let mut look = Look::open(self).await?;
+        let look = Look::open(self).await?;
         let mut letters = Vec::new();
+        let mut more = 0;
         while letters.len() < most
             && let Some(taken) = look.next().await?
         {
             letters.push(taken.letter);
+            more = taken.behind;
         }
         look.close().await?;
         letters.sort_by(|a, b| (&a.at, &a.name).cmp(&(&b.at, &b.name)));
-        Ok(Letters { letters, total: look.total })
+        Ok(Letters { letters, more })
     }
 
     /// One letter and the event's bytes as they came. It is not taken out.
     pub async fn dead_letter_named(&self, name: &str) -> Result<(Letter, Vec<u8>), LetterError> {
-        let mut look = Look::open(self).await?;
+        let look = Look::open(self).await?;
         let selected = look.select(&[name.to_owned()]).await;
         look.close().await?;
         let taken = selected?.into_iter().next().ok_or_else(|| LetterError::Unknown(name.to_owned()))?;
@@ -63,7 +65,7 @@ impl Broker {
         requeue: bool,
         mut done: impl FnMut(&Letter) + Send,
     ) -> Result<(), LetterError> {
-        let mut look = Look::open(self).await?;
+        let look = Look::open(self).await?;
         match selection {
             Selection::Named(names) => {
                 for taken in look.select(names).await? {
@@ -72,9 +74,12 @@ impl Broker {
                 }
             }
             Selection::All => {
-                // As many as there were: a letter that comes back meanwhile is not taken again.
-                for _ in 0..look.total {
-                    let Some(taken) = look.next().await? else { break };
+                let mut left = u32::MAX;
+                while left > 0
+                    && let Some(taken) = look.next().await?
+                {
+                    // As many as there were at first: one that comes back meanwhile is not taken again.
+                    left = (left - 1).min(taken.behind);
                     self.settle(&taken, requeue).await?;
                     done(&taken.letter);
                 }
@@ -107,40 +112,36 @@ struct Taken {
     letter: Letter,
     body: Vec<u8>,
     acker: Acker,
+    /// Letters that were behind it in the queue, without those that others held.
+    behind: u32,
 }
 
 struct Look {
     channel: Channel,
-    queue: String,
-    /// Letters in the queue when the look began, without those that others held.
-    total: u32,
+    queue: ShortString,
 }
 
 impl Look {
     async fn open(broker: &Broker) -> Result<Self, BrokerError> {
         let up = broker.consuming().up().await?;
         let channel = up.connection.create_channel().await?;
-        let queue = broker.config().dead.clone();
-        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        let state = channel.queue_declare(short(&queue)?, passive, FieldTable::default()).await?;
-        Ok(Self { channel, total: state.message_count(), queue })
+        Ok(Self { channel, queue: short(&broker.config().dead)? })
     }
 
-    async fn next(&mut self) -> Result<Option<Taken>, BrokerError> {
-        let got = self.channel.basic_get(short(&self.queue)?, BasicGetOptions::default()).await?;
+    async fn next(&self) -> Result<Option<Taken>, BrokerError> {
+        let got = self.channel.basic_get(self.queue.clone(), BasicGetOptions::default()).await?;
         Ok(got.map(|got| {
-            let delivery = got.delivery;
+            let (delivery, behind) = (got.delivery, got.message_count);
             let letter = Letter::read(&delivery.properties, &delivery.data);
-            Taken { letter, body: delivery.data, acker: delivery.acker }
+            Taken { letter, body: delivery.data, acker: delivery.acker, behind }
         }))
     }
 
     /// Takes the letters that `names` stand for; fails if one stands for none or for several. The bodies
     /// of all others are let go of at once.
-    async fn select(&mut self, names: &[String]) -> Result<Vec<Taken>, LetterError> {
+    async fn select(&self, names: &[String]) -> Result<Vec<Taken>, LetterError> {
         let mut selected: Vec<Vec<Taken>> = names.iter().map(|_| Vec::new()).collect();
-        for _ in 0..self.total {
-            let Some(taken) = self.next().await? else { break };
+        while let Some(taken) = self.next().await? {
             if let Some(index) = names.iter().position(|name| taken.letter.answers_to(name)) {
                 selected[index].push(taken);
             }

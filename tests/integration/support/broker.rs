@@ -4,10 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a test support that fails is a failed test")]
 
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use buildgrid::queue::QueueConfig;
-use buildgrid::queue::amqp::{Broker, Delivery, Subscription};
+use buildgrid::queue::amqp::{Broker, BrokerStatus, Delivery, Subscription};
+
+use super::proxy::Proxy;
 
 /// Far more than any step takes; a test that reaches it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(40);
@@ -19,12 +22,14 @@ fn authority() -> String {
 
 pub struct TestBroker {
     vhost: String,
+    users: Mutex<Vec<String>>,
 }
 
 impl TestBroker {
     /// Makes the virtual host. Panics where no broker answers: a suite without its parts has failed.
     pub async fn start() -> Self {
-        let broker = Self { vhost: format!("test-{}", uuid::Uuid::now_v7()) };
+        let vhost = format!("test-{}", uuid::Uuid::now_v7());
+        let broker = Self { vhost, users: Mutex::default() };
         let vhost = broker.vhost.clone();
         broker.control(&["add_vhost", &vhost]).await;
         let authority = authority();
@@ -34,16 +39,42 @@ impl TestBroker {
     }
 
     pub fn config(&self) -> QueueConfig {
-        let url = format!("amqp://{}/{}", authority(), self.vhost);
+        self.config_at(&authority())
+    }
+
+    fn config_at(&self, authority: &str) -> QueueConfig {
+        let url = format!("amqp://{authority}/{}", self.vhost);
         QueueConfig { url: url.parse().unwrap(), ..QueueConfig::default() }
+    }
+
+    /// A user of its own with these rights to configure, write and read; answers `name:password`.
+    pub async fn user(&self, configure: &str, write: &str, read: &str) -> String {
+        let (name, password) = (format!("user-{}", uuid::Uuid::now_v7()), "secret");
+        self.control(&["add_user", &name, password]).await;
+        self.users.lock().unwrap().push(name.clone());
+        self.control(&["set_permissions", "-p", &self.vhost, &name, configure, write, read]).await;
+        format!("{name}:{password}")
+    }
+
+    /// The configuration of that user.
+    pub fn config_of(&self, user: &str) -> QueueConfig {
+        let authority = authority();
+        let (_, address) = authority.rsplit_once('@').unwrap();
+        self.config_at(&format!("{user}@{address}"))
+    }
+
+    /// A proxy before the broker, and the configuration to go through it.
+    pub async fn proxied(&self) -> (Proxy, QueueConfig) {
+        let authority = authority();
+        let (user, target) = authority.rsplit_once('@').unwrap();
+        let proxy = Proxy::start(target.to_owned()).await;
+        let config = self.config_at(&format!("{user}@{}", proxy.address()));
+        (proxy, config)
     }
 
     /// Connected, with everything declared.
     pub async fn connect(&self) -> Broker {
-        let broker = Broker::connect(&self.config(), "worker-1");
-        broker.ready().await.unwrap();
-        broker.declare().await.unwrap();
-        broker
+        connect(&self.config()).await
     }
 
     pub fn vhost(&self) -> &str {
@@ -68,10 +99,14 @@ impl TestBroker {
 
 impl Drop for TestBroker {
     fn drop(&mut self) {
-        let mut command = Command::new("rabbitmqctl");
-        let deleted = command.args(["--quiet", "delete_vhost", &self.vhost]).output();
-        if !deleted.is_ok_and(|output| output.status.success()) && !std::thread::panicking() {
-            panic!("the virtual host {} could not be deleted", self.vhost);
+        let users = std::mem::take(&mut *self.users.lock().unwrap());
+        let mut left = vec![("delete_vhost", self.vhost.clone())];
+        left.extend(users.into_iter().map(|user| ("delete_user", user)));
+        for (verb, name) in left {
+            let deleted = Command::new("rabbitmqctl").args(["--quiet", verb, &name]).output();
+            if !deleted.is_ok_and(|output| output.status.success()) && !std::thread::panicking() {
+                panic!("rabbitmqctl {verb} {name} failed");
+            }
         }
     }
 }
@@ -80,4 +115,25 @@ impl Drop for TestBroker {
 pub async fn next(subscription: &mut Subscription) -> Delivery {
     let delivery = tokio::time::timeout(PATIENCE, subscription.next()).await;
     delivery.expect("a delivery in good time").expect("the subscription lives")
+}
+
+/// Connected by `config`, with everything declared.
+pub async fn connect(config: &QueueConfig) -> Broker {
+    let broker = Broker::connect(config, "worker-1");
+    broker.ready().await.unwrap();
+    broker.declare().await.unwrap();
+    broker
+}
+
+/// Waits until the status is as it should be.
+pub async fn status(broker: &Broker, wanted: impl Fn(&BrokerStatus) -> bool) {
+    let mut watch = broker.watch();
+    let reached = async {
+        let mut status = broker.status();
+        while !wanted(&status) {
+            status = watch.changed().await;
+        }
+    };
+    let reached = tokio::time::timeout(PATIENCE, reached).await;
+    reached.unwrap_or_else(|_| panic!("the status stays {:?}", broker.status()));
 }

@@ -1,0 +1,88 @@
+//! A TCP proxy that breaks: it stands before a service and cuts, or freezes, every connection through it.
+
+#![expect(clippy::unwrap_used, reason = "a test support that fails is a failed test")]
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Pass,
+    /// Connections are closed, new ones at once.
+    Cut,
+    /// Connections stay open, new ones are accepted, and no byte passes.
+    Frozen,
+}
+
+/// It ends, and what goes through it, when it is dropped.
+pub struct Proxy {
+    address: SocketAddr,
+    mode: watch::Sender<Mode>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    pub async fn start(target: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mode, watched) = watch::channel(Mode::Pass);
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(carry(client, target.clone(), watched.clone()));
+            }
+        });
+        Self { address, mode, accepting }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.set(Mode::Cut);
+    }
+}
+
+async fn carry(client: TcpStream, target: String, mode: watch::Receiver<Mode>) {
+    if *mode.borrow() == Mode::Cut {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(&target).await else { return };
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        () = pump(from_client, to_server, mode.clone()) => {}
+        () = pump(from_server, to_client, mode) => {}
+    }
+}
+
+/// Passes bytes on until one side ends or the proxy cuts.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let now = *mode.borrow_and_update();
+        let read = tokio::select! {
+            changed = mode.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            read = from.read(&mut buffer), if now == Mode::Pass => read,
+            () = std::future::ready(()), if now == Mode::Cut => return,
+        };
+        match read {
+            Ok(length) if length > 0 && to.write_all(&buffer[..length]).await.is_ok() => {}
+            _ => return,
+        }
+    }
+}
