@@ -35,11 +35,13 @@ start_broker() {
 }
 
 stop_broker() {
-    stop rabbitmq || return
+    local status=0
+    stop rabbitmq || status=1
     if [[ -e $services/epmd.ours ]]; then
         rm "$services/epmd.ours"
         as_root epmd -kill >/dev/null || true
     fi
+    return $status
 }
 
 ensure_broker() { broker_answers || start_broker; }

@@ -34,8 +34,9 @@ start_engine() {
     else
         clear_stale_engine
         mount_cgroups
+        # As the package's unit does: as many open files as the kernel gives.
         # shellcheck disable=SC2016
-        detach docker sh -c 'ulimit -n 1048576; exec dockerd --host="$1"' sh "$engine_host"
+        detach docker sh -c 'ulimit -n "$(ulimit -H -n)"; exec dockerd --host="$1"' sh "$engine_host"
     fi
     await docker 60 engine_answers_root
 }
@@ -60,12 +61,13 @@ mount_cgroups() {
     mountpoint -q /sys/fs/cgroup && return
     if awk '!/^#/ && $2 > 0 { used = 1 } END { exit !used }' /proc/cgroups; then
         as_root mount -t tmpfs -o mode=0755 cgroup /sys/fs/cgroup
-        local controller
-        for controller in $(awk '!/^#/ && $4 == 1 { print $1 }' /proc/cgroups); do
+        local controller enabled
+        while read -r controller _ _ enabled; do
+            [[ $enabled == 1 ]] || continue
             as_root mkdir "/sys/fs/cgroup/$controller"
             as_root mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller" ||
                 as_root rmdir "/sys/fs/cgroup/$controller"
-        done
+        done </proc/cgroups
     else
         as_root mount -t cgroup2 cgroup2 /sys/fs/cgroup
     fi

@@ -6,15 +6,16 @@ services=$target/services
 
 booted_with_systemd() { [[ -d /run/systemd/system ]]; }
 
-# The time at which a process was started, in clock ticks since boot: with its id, it names the process
-# for good, because ids are used again.
+# The time at which a running process was started, in clock ticks since boot: with its id, it names the
+# process for good, because ids are used again.
 started_at() {
     local stat
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-    # The second field, the command's name in parentheses, may hold blanks; starttime is the 22nd.
+    # The second field, the command's name in parentheses, may hold blanks. The third is the state, Z for
+    # one that has ended and waits for its parent; the 22nd is the start time.
     # shellcheck disable=SC2086
     set -- ${stat##*) }
-    echo "${20}"
+    [[ $1 != Z ]] && echo "${20}"
 }
 
 # is_alive NAME: the process that `detach NAME` started still runs.
