@@ -48,7 +48,9 @@ ensure_broker() { broker_answers || start_broker; }
 
 # broker_ctl ARGUMENTS...: rabbitmqctl at the node that runs here, under its usual name or ours.
 broker_ctl() {
-    local node=()
-    if ! as_root rabbitmqctl -q ping &>/dev/null; then node=(-n "$broker_node"); fi
-    as_root rabbitmqctl -q "${node[@]}" "$@"
+    if [[ -z ${broker_is_at+known} ]]; then
+        broker_is_at=()
+        as_root rabbitmqctl -q ping &>/dev/null || broker_is_at=(-n "$broker_node")
+    fi
+    as_root rabbitmqctl -q "${broker_is_at[@]}" "$@"
 }

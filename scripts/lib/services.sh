@@ -6,24 +6,6 @@ services=$target/services
 
 booted_with_systemd() { [[ -d /run/systemd/system ]]; }
 
-# The time at which a running process was started, in clock ticks since boot: with its id, it names the
-# process for good, because ids are used again.
-started_at() {
-    local stat
-    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-    # The second field, the command's name in parentheses, may hold blanks. The third is the state, Z for
-    # one that has ended and waits for its parent; the 22nd is the start time.
-    # shellcheck disable=SC2086
-    set -- ${stat##*) }
-    [[ $1 != Z ]] && echo "${20}"
-}
-
-# is_alive NAME: the process that `detach NAME` started still runs.
-is_alive() {
-    local pid ticks
-    { read -r pid ticks <"$services/$1.pid"; } 2>/dev/null && [[ $(started_at "$pid") == "$ticks" ]]
-}
-
 # detach NAME COMMAND...: starts COMMAND as root in a session of its own, so that it outlives the script,
 # and notes its id in NAME.pid and what it says in NAME.log.
 detach() {
@@ -34,7 +16,7 @@ detach() {
     # shellcheck disable=SC2016
     pid=$(as_root sh -c 'log=$1; shift; setsid "$@" >"$log" 2>&1 </dev/null & echo $!' sh \
         "$services/$name.log" "$@")
-    echo "$pid $(started_at "$pid")" >"$services/$name.pid"
+    note_process "$services/$name.pid" "$pid"
 }
 
 # start_unit NAME UNIT: starts UNIT by systemd and notes that it was us.
@@ -48,7 +30,7 @@ start_unit() {
 await() {
     local name=$1 limit=$2 check=$3 start=$EPOCHREALTIME
     until "$check"; do
-        if [[ -e $services/$name.pid ]] && ! is_alive "$name"; then
+        if [[ -e $services/$name.pid ]] && ! is_running "$services/$name.pid"; then
             last_words "$name"
             rm -f "$services/$name.pid"
             fail "$name ended instead of starting"
@@ -73,21 +55,15 @@ last_words() {
 
 # stop NAME: ends the service if we started it.
 stop() {
-    local name=$1 pid start=$EPOCHREALTIME
-    if [[ -e $services/$name.unit ]]; then
-        as_root systemctl stop "$(<"$services/$name.unit")"
-        rm -f "$services/$name.unit"
-    elif is_alive "$name"; then
-        read -r pid _ <"$services/$name.pid"
-        as_root kill -TERM "$pid"
-        while is_alive "$name"; do
-            (($(milliseconds_since "$start") < 60000)) || fail "$name (process $pid) does not end"
-            sleep 0.1
-        done
+    local pid=$services/$1.pid unit=$services/$1.unit
+    if [[ -e $unit ]]; then
+        as_root systemctl stop "$(<"$unit")"
+    elif is_running "$pid"; then
+        end_process "$pid" 60 as_root
     else
-        rm -f "$services/$name.pid"
+        rm -f "$pid"
         return 1
     fi
-    rm -f "$services/$name.pid"
-    say "$name is stopped"
+    rm -f "$unit"
+    say "$1 is stopped"
 }

@@ -2,6 +2,7 @@
 # How the scripts speak, where things are, and how they become root.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# shellcheck disable=SC2034
 target=${CARGO_TARGET_DIR:-$root/target}
 # Daemons and their tools: Debian leaves these folders out of an ordinary user's path.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
