@@ -1,0 +1,53 @@
+"""Runs the benches and reports them. `scripts/bench` has made everything ready that they need."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import commit_to_pullable
+import enqueue_to_log
+import fake_throughput
+import publish_memory
+import release_build
+import report
+import start_to_ready
+from grid import Grid
+
+USUAL = [start_to_ready, enqueue_to_log, fake_throughput, commit_to_pullable, publish_memory]
+# Only when named.
+ON_REQUEST = [release_build]
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--binary", type=Path, required=True)
+    arguments.add_argument("--vhost", required=True)
+    arguments.add_argument("--folder", type=Path, required=True, help="for data and report.json")
+    arguments.add_argument("names", nargs="*", help="the benches to run; by default all but release-build")
+    options = arguments.parse_args()
+
+    known = {bench.NAME: bench for bench in USUAL + ON_REQUEST}
+    if unknown := set(options.names) - set(known):
+        arguments.error(f"no bench is called {', '.join(unknown)}; there are {', '.join(known)}")
+    benches = [known[name] for name in options.names] or USUAL
+
+    rows, failed = [], []
+    for bench in benches:
+        print(f"    {bench.NAME}: {' '.join(bench.__doc__.split('.')[0].split())}", flush=True)
+        grid = Grid(options.binary, options.vhost, options.folder / bench.NAME)
+        try:
+            rows.extend(bench.measure(grid))
+        except Exception as error:  # noqa: BLE001: the other figures are worth having all the same
+            print(f"    {bench.NAME} failed: {error}", file=sys.stderr)
+            failed.append(bench.NAME)
+        else:
+            grid.clear()
+    report.write(options.folder / "report.json", rows)
+    print()
+    print(report.table(rows))
+    print(f"\nwritten to {options.folder / 'report.json'}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; their data is left in {options.folder}")
+
+
+main()

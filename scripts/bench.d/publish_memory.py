@@ -1,0 +1,55 @@
+"""The worker's memory while it publishes an image of 1 GiB: a fake's, and one that Docker has built."""
+
+import time
+from pathlib import Path
+
+from grid import GitServer
+from images import base_image
+from report import row
+
+NAME = "publish-memory"
+DOCKERFILE = b"""\
+ARG BASE
+FROM ${BASE}
+COPY nonce /nonce
+RUN dd if=/dev/urandom of=/payload bs=1M count=1024 2>/dev/null
+"""
+
+
+def measure(grid):
+    with grid.worker() as worker, GitServer(grid.folder / "git") as server, base_image() as base:
+        for scenario, enqueue in [("a fake of 1 GiB", fake), ("a Docker image of 1 GiB", docker(server, base))]:
+            forget_peak(worker)
+            started = time.monotonic()
+            enqueue(grid)
+            elapsed = time.monotonic() - started
+            yield row(NAME, scenario, "peak resident memory", "MiB", peak(worker), below=150)
+            yield row(NAME, scenario, "event to published", "s", elapsed)
+
+
+def fake(grid):
+    grid.run("enqueue", "--fake", "--layers", "1", "--layer-bytes", str(1 << 30), "--log-lines", "1", "--wait")
+
+
+def docker(server, base):
+    def enqueue(grid):
+        repository = server.repository("large")
+        commit = repository.commit({"Dockerfile": DOCKERFILE, "nonce": str(time.time_ns()).encode()})
+        grid.run(
+            "enqueue", "--namespace", "acme", "--app", "large", "--repository", repository.url,
+            "--commit", commit, "--ref", "refs/heads/main", "--arg", f"BASE={base}", "--wait",
+        )  # fmt: skip
+
+    return enqueue
+
+
+def peak(worker):
+    """The highest resident memory since `forget_peak`, in MiB: proc(5), VmHWM."""
+    for line in Path(f"/proc/{worker.child.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("the kernel does not tell VmHWM")
+
+
+def forget_peak(worker):
+    Path(f"/proc/{worker.child.pid}/clear_refs").write_text("5")
