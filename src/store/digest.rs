@@ -19,6 +19,10 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The 64 lower-case hex digits, without the algorithm: the form paths are made of.
     pub fn hex(&self) -> String {
         data_encoding::HEXLOWER.encode(&self.0)

@@ -1,3 +1,29 @@
-//! The store: blobs, manifests and tags in the layout of the CNCF Distribution registry.
+//! The store: blobs, manifests and tags in the layout of the CNCF Distribution registry, so that a
+//! stock registry process can serve the same tree ([`layout`]).
+//!
+//! Publishing goes bottom up: blobs, their links, the manifest, and last the tag, which
+//! [`Store::put_tag`] writes only when all that it leads to is there. Every write is durable when
+//! its call returns.
 
+mod backend;
+mod blobs;
+mod config;
+mod credentials;
 pub mod digest;
+mod error;
+mod handle;
+mod layers;
+pub mod layout;
+mod manifests;
+mod tags;
+mod user;
+
+pub use backend::BlobWriter;
+pub use blobs::Blob;
+pub use config::StoreConfig;
+pub use credentials::{Credential, NewCredential};
+pub use error::StoreError;
+pub use handle::Store;
+pub use layers::Layer;
+pub use tags::{TagOutcome, TagPut};
+pub use user::{InvalidUserName, UserName};

@@ -1,1 +1,226 @@
-//! The store, also through the stock registry.
+//! The store: against a model, from many threads, on a full disk.
+
+mod model;
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use buildgrid::store::digest::Digest;
+use buildgrid::store::{Layer, Store, StoreConfig, StoreError, TagOutcome, TagPut};
+use oci_spec::image::MediaType;
+use tempfile::TempDir;
+
+use crate::support::image::{TestImage, image_name, put_streamed};
+
+fn store() -> (TempDir, Store) {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+    (root, store)
+}
+
+fn temporary_files(root: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root.join("buildgrid/tmp")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test]
+async fn a_store_is_made_once_and_opened_read_only_only_when_it_is_there() {
+    let root = tempfile::tempdir().unwrap();
+    let config = StoreConfig { path: root.path().join("a/b/store") };
+    let error = Store::open_read_only(&config).unwrap_err();
+    assert!(matches!(&error, StoreError::NoStore(path) if *path == config.path), "{error}");
+    assert!(!config.path.exists());
+    Store::open(&config).unwrap();
+    Store::open(&config).unwrap();
+    Store::open_read_only(&config).unwrap();
+
+    let version = config.path.join("buildgrid/version");
+    assert_eq!(std::fs::read_to_string(&version).unwrap(), "1\n");
+    std::fs::write(&version, "2\n").unwrap();
+    for refused in [Store::open(&config), Store::open_read_only(&config)] {
+        assert!(refused.unwrap_err().to_string().contains("upgrade"));
+    }
+    std::fs::write(&version, "").unwrap();
+    assert!(matches!(Store::open(&config), Err(StoreError::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn opening_sweeps_what_a_crash_has_left() {
+    let (root, _) = store();
+    let temporary = root.path().join("buildgrid/tmp");
+    let day = std::time::Duration::from_secs(24 * 60 * 60);
+    for (name, age) in [("stale", day + day / 24), ("fresh", day / 2)] {
+        let file = std::fs::File::create(temporary.join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+    }
+    Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+    assert_eq!(temporary_files(root.path()), [temporary.join("fresh")]);
+}
+
+#[tokio::test]
+async fn a_blob_is_there_when_committed_and_leaves_nothing_when_not() {
+    let (root, store) = store();
+    let mut abandoned = store.blob_writer().unwrap();
+    abandoned.write_all(b"half a layer").unwrap();
+    assert_eq!(temporary_files(root.path()).len(), 1);
+    drop(abandoned);
+    assert_eq!(temporary_files(root.path()), [] as [PathBuf; 0]);
+
+    let digest = put_streamed(&store, b"layer".to_vec()).await;
+    let path =
+        root.path().join("docker/registry/v2/blobs/sha256").join(&digest.hex()[..2]).join(digest.hex());
+    let made = std::fs::metadata(path.join("data")).unwrap();
+    put_streamed(&store, b"layer".to_vec()).await;
+    let again = std::fs::metadata(path.join("data")).unwrap();
+    assert_eq!(made.modified().unwrap(), again.modified().unwrap());
+    assert_eq!(std::fs::read(path.join("data")).unwrap(), b"layer");
+    assert_eq!(temporary_files(root.path()), [] as [PathBuf; 0]);
+}
+
+#[tokio::test]
+async fn directories_that_vanish_under_a_running_store_are_made_again() {
+    let (root, store) = store();
+    // Twice, so that the store remembers the directories.
+    for text in ["one", "two", "three"] {
+        TestImage::saying(text).publish(&store, &image_name("acme/shop.storefront", text)).await;
+    }
+    std::fs::remove_dir_all(root.path().join("docker")).unwrap();
+    let image = TestImage::saying("one");
+    image.publish(&store, &image_name("acme/shop.storefront", "one")).await;
+    put_streamed(&store, b"two".to_vec()).await;
+}
+
+#[tokio::test]
+async fn a_layer_is_found_only_while_its_blob_is_whole() {
+    let (root, store) = store();
+    let diff_id = Digest::of(b"layer.tar");
+    assert_eq!(store.find_layer(diff_id).await.unwrap(), None);
+    let digest = put_streamed(&store, b"layer.tar.gz".to_vec()).await;
+    let layer = Layer { media_type: MediaType::ImageLayerGzip, digest, size: 12 };
+    store.index_layer(diff_id, &layer).await.unwrap();
+    assert_eq!(store.find_layer(diff_id).await.unwrap(), Some(layer.clone()));
+
+    let hex = digest.hex();
+    let data = root.path().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+    std::fs::write(&data, b"layer.t").unwrap();
+    assert_eq!(store.find_layer(diff_id).await.unwrap(), None);
+    std::fs::remove_file(&data).unwrap();
+    assert_eq!(store.find_layer(diff_id).await.unwrap(), None);
+
+    put_streamed(&store, b"layer.tar.gz".to_vec()).await;
+    let hex = diff_id.hex();
+    std::fs::write(root.path().join(format!("buildgrid/layers/{}/{hex}.json", &hex[..2])), "").unwrap();
+    assert_eq!(store.find_layer(diff_id).await.unwrap(), None);
+    store.index_layer(diff_id, &layer).await.unwrap();
+    assert_eq!(store.find_layer(diff_id).await.unwrap(), Some(layer));
+}
+
+#[tokio::test]
+async fn a_tag_is_refused_until_all_that_it_leads_to_is_there() {
+    let (_root, store) = store();
+    let image = TestImage::saying("hello");
+    let name = image_name("acme/shop.storefront", "v1");
+    let digest = image.digest();
+    let refused = async |missing: &str| {
+        let error = store.put_tag(&name, digest, TagPut::IfAbsent).await.unwrap_err();
+        assert!(matches!(error, StoreError::Incomplete { .. }), "{error}");
+        assert!(error.to_string().contains(missing), "{error} should name {missing}");
+        assert_eq!(store.tag(&name).await.unwrap(), None);
+        assert_eq!(store.tags(&name.repository).await.unwrap(), []);
+    };
+    let (layer, config) = (Digest::of(&image.layer), Digest::of(&image.config));
+    refused("manifest itself").await;
+    store.put_blob(image.manifest.clone()).await.unwrap();
+    refused("manifest itself").await;
+    store.put_manifest(&name.repository, image.manifest.clone()).await.unwrap();
+    refused(&config.to_string()).await;
+    store.put_blob(image.config.clone()).await.unwrap();
+    refused("link").await;
+    store.link_blob(&name.repository, config).await.unwrap();
+    refused(&layer.to_string()).await;
+    store.put_blob(image.layer.clone()).await.unwrap();
+    store.link_blob(&name.repository, layer).await.unwrap();
+    assert_eq!(store.put_tag(&name, digest, TagPut::IfAbsent).await.unwrap(), TagOutcome::Put);
+    assert_eq!(store.tag(&name).await.unwrap(), Some(digest));
+}
+
+#[tokio::test]
+async fn what_is_not_an_image_manifest_cannot_be_tagged() {
+    let (_root, store) = store();
+    let name = image_name("acme/shop.storefront", "v1");
+    let digest = store.put_manifest(&name.repository, b"{}".to_vec()).await.unwrap();
+    let error = store.put_tag(&name, digest, TagPut::IfAbsent).await.unwrap_err();
+    assert!(matches!(error, StoreError::Manifest { .. }), "{error}");
+    let error = store.put_manifest(&name.repository, vec![b' '; (4 << 20) + 1]).await.unwrap_err();
+    assert!(error.to_string().contains("4194304"), "{error}");
+}
+
+#[tokio::test]
+async fn damaged_content_is_an_error_and_putting_it_again_repairs_it() {
+    let (root, store) = store();
+    let image = TestImage::saying("hello");
+    let name = image_name("acme/shop.storefront", "v1");
+    let digest = image.publish(&store, &name).await;
+    let hex = digest.hex();
+    let data = root.path().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+    let mut rotten = image.manifest.clone();
+    rotten[10] ^= 1;
+    std::fs::write(&data, &rotten).unwrap();
+    let error = store.manifest(&name.repository, digest).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { digest: found } if found == digest), "{error}");
+    store.put_manifest(&name.repository, image.manifest.clone()).await.unwrap();
+    assert_eq!(store.manifest(&name.repository, digest).await.unwrap().unwrap(), image.manifest);
+}
+
+/// Sixteen handles, as in sixteen processes, put another image under one tag.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_put_one_tag_one_wins() {
+    let (root, store) = store();
+    let open = || Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+    let repository = image_name("acme/shop.storefront", "v1").repository;
+    let mut digests = Vec::new();
+    for writer in 0..16 {
+        let image = TestImage::saying(&format!("writer {writer}"));
+        digests.push(image.put_untagged(&store, &repository).await);
+    }
+    for round in 0..20 {
+        let name = image_name("acme/shop.storefront", &format!("v{round}"));
+        let first = race(&digests, open, &name, TagPut::IfAbsent).await;
+        assert_eq!(store.tag(&name).await.unwrap(), Some(first));
+        let put = TagPut::Replace { expected: Some(first) };
+        let others: Vec<_> = digests.iter().copied().filter(|&digest| digest != first).collect();
+        let second = race(&others, open, &name, put).await;
+        assert_eq!(store.tag(&name).await.unwrap(), Some(second));
+        assert!(store.manifest(&repository, first).await.unwrap().is_some());
+    }
+}
+
+/// All put at once; the answer is the winner, about whom all others have been told.
+async fn race(
+    digests: &[Digest],
+    open: impl Fn() -> Store,
+    name: &buildgrid::publish::name::ImageName,
+    put: TagPut,
+) -> Digest {
+    let barrier = std::sync::Arc::new(tokio::sync::Barrier::new(digests.len()));
+    let racers = digests.iter().map(|&digest| {
+        let (store, name, barrier) = (open(), name.clone(), barrier.clone());
+        tokio::spawn(async move {
+            barrier.wait().await;
+            (digest, store.put_tag(&name, digest, put).await.unwrap())
+        })
+    });
+    let racers: Vec<_> = racers.collect();
+    let mut winners = Vec::new();
+    let mut told = BTreeSet::new();
+    for racer in racers {
+        match racer.await.unwrap() {
+            (digest, TagOutcome::Put) => winners.push(digest),
+            (_, TagOutcome::Exists(winner)) => _ = told.insert(winner),
+        }
+    }
+    assert_eq!(winners.len(), 1);
+    assert_eq!(told, BTreeSet::from([winners[0]]));
+    winners[0]
+}

@@ -3,3 +3,4 @@
 pub mod broker;
 pub mod git;
 pub mod proxy;
+pub mod image;

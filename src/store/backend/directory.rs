@@ -1,0 +1,252 @@
+//! A directory as the place of the store's objects. All calls block: they belong on a blocking thread.
+//!
+//! A write is whole or absent, and durable when its call returns: a temporary file under
+//! `buildgrid/tmp` (the same file system), fsync, rename to its place, fsync of that directory and
+//! of every directory just made on the way ([`Batch`]).
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tempfile::NamedTempFile;
+
+use super::super::error::StoreError;
+use super::super::layout::{self, Key};
+use super::batch::Batch;
+
+/// Directories remembered, at most; beyond it the memory starts anew, which costs a few syncs.
+const MAX_KNOWN: usize = 8192;
+
+#[derive(Debug)]
+pub(in crate::store) struct Directory {
+    root: PathBuf,
+    /// Directories of which this process knows that they stand durably in their parents: shared
+    /// ones, such as the 256 that blobs are spread over, not those made for one object.
+    known: Mutex<HashSet<PathBuf>>,
+}
+
+/// What came of a compare-and-set.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::store) enum Swap {
+    Done,
+    /// Another value stands there.
+    Found(Vec<u8>),
+}
+
+impl Directory {
+    pub(in crate::store) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), known: Mutex::new(HashSet::new()) }
+    }
+
+    pub(in crate::store) fn path(&self, key: &Key) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    /// Makes the directory at `key`, durably.
+    pub(in crate::store) fn make(&self, key: &Key) -> Result<(), StoreError> {
+        let mut batch = Batch::new(self);
+        batch.make(&self.path(key))?;
+        batch.sync()
+    }
+
+    /// The whole of a small object.
+    pub(in crate::store) fn read(&self, key: &Key) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.path(key);
+        absent_is_none(fs::read(&path)).map_err(|error| StoreError::io("read", &path, error))
+    }
+
+    /// The length of an object in bytes.
+    pub(in crate::store) fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        let path = self.path(key);
+        absent_is_none(fs::metadata(&path))
+            .map(|found| found.filter(fs::Metadata::is_file).map(|metadata| metadata.len()))
+            .map_err(|error| StoreError::io("read", &path, error))
+    }
+
+    /// The names under `key`, sorted; none when there is no such directory.
+    pub(in crate::store) fn list(&self, key: &Key) -> Result<Vec<String>, StoreError> {
+        let path = self.path(key);
+        let failed = |error| StoreError::io("read", &path, error);
+        let Some(entries) = absent_is_none(fs::read_dir(&path)).map_err(failed)? else {
+            return Ok(Vec::new());
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            // The store's own names are ASCII; whatever else lies there is not an object of it.
+            names.extend(entry.map_err(failed)?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Puts small objects in the given order, over what is there.
+    pub(in crate::store) fn put(&self, objects: &[(&Key, &[u8])]) -> Result<(), StoreError> {
+        self.with_known_directories(|| {
+            let mut batch = Batch::new(self);
+            batch.put(objects)?;
+            batch.sync()
+        })
+    }
+
+    /// Puts `before`, and then `bytes` at `key` unless something stands there, in which case
+    /// that is the answer.
+    pub(in crate::store) fn put_if_absent(
+        &self,
+        before: &[(&Key, &[u8])],
+        key: &Key,
+        bytes: &[u8],
+    ) -> Result<Swap, StoreError> {
+        self.with_known_directories(|| {
+            let mut batch = Batch::new(self);
+            batch.make_parent(key)?;
+            batch.put(before)?;
+            batch.sync()?;
+            let absent = batch.create(key, bytes)?;
+            // Also for what another has put: it may not have come to its own sync yet.
+            batch.sync()?;
+            match absent {
+                true => Ok(Swap::Done),
+                false => Ok(Swap::Found(self.read(key)?.unwrap_or_default())),
+            }
+        })
+    }
+
+    /// Puts `before`, and then `bytes` at `key` if `expected` or nothing stands there. The lock file
+    /// at `lock` keeps out all other processes that replace objects under it.
+    pub(in crate::store) fn compare_and_set(
+        &self,
+        lock: &Key,
+        before: &[(&Key, &[u8])],
+        key: &Key,
+        expected: &[u8],
+        bytes: &[u8],
+    ) -> Result<Swap, StoreError> {
+        let _locked = self.lock(lock)?;
+        match self.read(key)? {
+            None => self.put_if_absent(before, key, bytes),
+            Some(found) if found == expected => {
+                self.put(before)?;
+                self.put(&[(key, bytes)])?;
+                Ok(Swap::Done)
+            }
+            Some(found) => Ok(Swap::Found(found)),
+        }
+    }
+
+    /// Makes sure that an object which was found is durable: another process may have put it and
+    /// not have come to its own sync yet.
+    pub(in crate::store) fn settle(&self, key: &Key) -> Result<(), StoreError> {
+        let mut batch = Batch::new(self);
+        let path = batch.make_parent(key)?;
+        batch.has_entry(&path);
+        batch.sync()
+    }
+
+    /// Removes an object durably; answers whether it was there.
+    pub(in crate::store) fn remove(&self, key: &Key) -> Result<bool, StoreError> {
+        let path = self.path(key);
+        let removed = absent_is_none(fs::remove_file(&path))
+            .map_err(|error| StoreError::io("remove", &path, error))?
+            .is_some();
+        if removed && let Some(parent) = path.parent() {
+            sync_directory(parent)?;
+        }
+        Ok(removed)
+    }
+
+    /// A new file beside the objects, gone when it is dropped.
+    pub(in crate::store) fn temporary(&self) -> Result<NamedTempFile, StoreError> {
+        let path = self.path(&layout::temporary_files());
+        // As any other file of this user: the umask says who may read it, be it a stock registry.
+        let mode = fs::Permissions::from_mode(0o666);
+        tempfile::Builder::new()
+            .prefix("")
+            .permissions(mode)
+            .tempfile_in(&path)
+            .map_err(|error| StoreError::io("write into", &path, error))
+    }
+
+    /// Removes temporary files not written to for `age`, which an earlier crash has left; answers how many.
+    pub(in crate::store) fn sweep(&self, age: Duration) -> Result<usize, StoreError> {
+        let key = layout::temporary_files();
+        let Some(limit) = SystemTime::now().checked_sub(age) else { return Ok(0) };
+        let mut removed = 0;
+        for name in self.list(&key)? {
+            let path = self.path(&key).join(name);
+            let stale = || Ok::<_, io::Error>(fs::metadata(&path)?.modified()? < limit);
+            // A file that goes away meanwhile belongs to a writer that has just finished.
+            if absent_is_none(stale()).map_err(|error| StoreError::io("read", &path, error))? == Some(true) {
+                fs::remove_file(&path).map_err(|error| StoreError::io("remove", &path, error))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        // A set of paths is whole whatever panicked beside it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn remember(&self, directories: impl IntoIterator<Item = PathBuf>) {
+        let mut known = self.known();
+        if known.len() > MAX_KNOWN {
+            known.clear();
+        }
+        known.extend(directories);
+    }
+
+    /// Runs `write`, and once more without the memory of directories when one of them has gone
+    /// meanwhile: removed by a collection of garbage in another process, or by hand.
+    pub(super) fn with_known_directories<T>(
+        &self,
+        write: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match write() {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.known().clear();
+                write()
+            }
+            done => done,
+        }
+    }
+
+    fn lock(&self, key: &Key) -> Result<File, StoreError> {
+        let path = self.path(key);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(|error| StoreError::io("create", parent, error))?;
+        }
+        let open = || {
+            let file = File::options().create(true).append(true).open(&path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        open().map_err(|error| StoreError::io("lock", &path, error))
+    }
+}
+
+/// Makes the entries of a directory durable.
+pub(in crate::store) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| StoreError::io("sync", path, error))
+}
+
+fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        // A part of the path that is a file means the same: nothing is there.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

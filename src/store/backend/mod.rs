@@ -1,0 +1,10 @@
+//! Where the store's objects are: a directory. The operations are those that an object store has
+//! too (get, size, list, put, put if absent, compare and set, delete, stream in); what the objects
+//! mean is the facade's business.
+
+mod batch;
+mod directory;
+mod writer;
+
+pub(super) use directory::{Directory, Swap, sync_directory};
+pub use writer::BlobWriter;

@@ -1,0 +1,75 @@
+//! Blobs: layers, configurations and manifests by their digest, and the links through which a
+//! repository's readers reach them.
+
+use std::path::PathBuf;
+
+use super::backend::BlobWriter;
+use super::digest::Digest;
+use super::error::StoreError;
+use super::handle::Store;
+use super::layout;
+use crate::publish::name::ImageRepository;
+
+/// A blob that may be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    pub path: PathBuf,
+    /// In bytes.
+    pub size: u64,
+}
+
+impl Store {
+    /// A writer for one blob, to be used on a blocking thread.
+    pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        BlobWriter::new(self.directory().clone())
+    }
+
+    /// Puts a small blob that is whole in memory, such as a configuration.
+    pub async fn put_blob(&self, bytes: Vec<u8>) -> Result<Digest, StoreError> {
+        self.blocking(move |directory| {
+            let digest = Digest::of(&bytes);
+            directory.put(&[(&layout::blob(digest), &bytes)])?;
+            Ok(digest)
+        })
+        .await
+    }
+
+    /// Lets a layer or a configuration be read through the repository.
+    pub async fn link_blob(&self, repository: &ImageRepository, digest: Digest) -> Result<(), StoreError> {
+        self.link_blobs(repository, vec![digest]).await
+    }
+
+    /// As [`link_blob`](Self::link_blob) for all of an image's blobs, which costs little more than one.
+    pub async fn link_blobs(
+        &self,
+        repository: &ImageRepository,
+        digests: Vec<Digest>,
+    ) -> Result<(), StoreError> {
+        let repository = repository.clone();
+        self.blocking(move |directory| {
+            let links =
+                digests.iter().map(|&digest| (layout::layer_link(&repository, digest), digest.to_string()));
+            let links: Vec<_> = links.collect();
+            let objects: Vec<_> = links.iter().map(|(key, link)| (key, link.as_bytes())).collect();
+            directory.put(&objects)
+        })
+        .await
+    }
+
+    /// A layer or configuration, if this repository links it.
+    pub async fn blob(
+        &self,
+        repository: &ImageRepository,
+        digest: Digest,
+    ) -> Result<Option<Blob>, StoreError> {
+        let link = layout::layer_link(repository, digest);
+        self.blocking(move |directory| {
+            if directory.size(&link)?.is_none() {
+                return Ok(None);
+            }
+            let key = layout::blob(digest);
+            Ok(directory.size(&key)?.map(|size| Blob { path: directory.path(&key), size }))
+        })
+        .await
+    }
+}

@@ -1,0 +1,215 @@
+//! Registry logins: generated, shown once, kept in the store as a digest with the namespaces that
+//! they may pull. A registry needs nothing but the store, any number of replicas can run, and a
+//! login that is removed is refused from the next request on, because every request reads it.
+//!
+//! A plain SHA-256 is enough here: a password has 160 random bits, which no one can try out.
+
+use std::collections::BTreeSet;
+
+use data_encoding::BASE32_NOPAD;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+use time::OffsetDateTime;
+
+use super::backend::{Directory, Swap};
+use super::digest::Digest;
+use super::error::StoreError;
+use super::handle::Store;
+use super::layout;
+use super::user::UserName;
+use crate::publish::name::Namespace;
+
+/// 160 random bits.
+const PASSWORD_BYTES: usize = 20;
+
+/// A registry login as it is kept: everything but the password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    pub user: UserName,
+    password_digest: Digest,
+    /// The namespaces whose images it may pull.
+    pub namespaces: BTreeSet<Namespace>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When the password was last made anew.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub rotated_at: Option<OffsetDateTime>,
+}
+
+/// A login with its password, which cannot be had a second time.
+#[derive(Debug)]
+pub struct NewCredential {
+    pub credential: Credential,
+    pub password: SecretString,
+}
+
+impl Store {
+    /// Makes a login for one or more namespaces. Its user name begins with the first of them.
+    pub async fn add_credential(&self, namespaces: BTreeSet<Namespace>) -> Result<NewCredential, StoreError> {
+        self.blocking(move |directory| {
+            let prefix = namespaces.first().map_or("pull", Namespace::as_str);
+            let password = random_text::<PASSWORD_BYTES>();
+            loop {
+                let credential = Credential {
+                    user: UserName::generate(prefix),
+                    password_digest: Digest::of(password.as_bytes()),
+                    namespaces: namespaces.clone(),
+                    created_at: now(),
+                    rotated_at: None,
+                };
+                let key = layout::credential(&credential.user);
+                // A name that exists by chance is another's.
+                if directory.put_if_absent(&[], &key, &json(&credential))? == Swap::Done {
+                    return Ok(NewCredential { credential, password: password.into() });
+                }
+            }
+        })
+        .await
+    }
+
+    /// Gives a login a new password; the old one is refused from now on. `None`: there is no such login.
+    pub async fn rotate_credential(&self, user: &UserName) -> Result<Option<NewCredential>, StoreError> {
+        let user = user.clone();
+        self.blocking(move |directory| {
+            let Some(mut credential) = read(directory, &user)? else { return Ok(None) };
+            let password = random_text::<PASSWORD_BYTES>();
+            credential.password_digest = Digest::of(password.as_bytes());
+            credential.rotated_at = Some(now());
+            directory.put(&[(&layout::credential(&user), &json(&credential))])?;
+            Ok(Some(NewCredential { credential, password: password.into() }))
+        })
+        .await
+    }
+
+    /// All logins, sorted by user name.
+    pub async fn credentials(&self) -> Result<Vec<Credential>, StoreError> {
+        self.blocking(|directory| {
+            let mut credentials = Vec::new();
+            for file in directory.list(&layout::credentials())? {
+                let user = file.strip_suffix(".json").and_then(|user| user.parse().ok());
+                if let Some(user) = user {
+                    credentials.extend(read(directory, &user)?);
+                }
+            }
+            Ok(credentials)
+        })
+        .await
+    }
+
+    /// Removes a login, which is refused from now on; answers whether there was one.
+    pub async fn remove_credential(&self, user: &UserName) -> Result<bool, StoreError> {
+        let key = layout::credential(user);
+        self.blocking(move |directory| directory.remove(&key)).await
+    }
+
+    /// The login of this user and password. An unknown user takes the same work as a wrong password.
+    pub async fn verify_credential(
+        &self,
+        user: &str,
+        password: &str,
+    ) -> Result<Option<Credential>, StoreError> {
+        let user = user.parse::<UserName>().ok();
+        let given = Digest::of(password.as_bytes());
+        self.blocking(move |directory| {
+            let found = user.as_ref().map(|user| read(directory, user)).transpose()?.flatten();
+            let known = found.is_some();
+            let credential = found.unwrap_or_else(decoy);
+            let same = credential.password_digest.as_bytes().ct_eq(given.as_bytes());
+            Ok((bool::from(same) && known).then_some(credential))
+        })
+        .await
+    }
+}
+
+fn read(directory: &Directory, user: &UserName) -> Result<Option<Credential>, StoreError> {
+    let key = layout::credential(user);
+    let Some(bytes) = directory.read(&key)? else { return Ok(None) };
+    parse(&bytes)
+        .map(Some)
+        .map_err(|error| StoreError::Damaged { path: directory.path(&key), reason: error.to_string() })
+}
+
+/// Stands in for the login of an unknown user, read in the same way.
+fn decoy() -> Credential {
+    const DECOY: &[u8] = br#"{"user":"nobody","password_digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","namespaces":["nobody"],"created_at":"2026-01-01T00:00:00Z","rotated_at":null}"#;
+    parse(DECOY).expect("the constant is a login: a test reads it")
+}
+
+fn parse(bytes: &[u8]) -> serde_json::Result<Credential> {
+    serde_json::from_slice(bytes)
+}
+
+fn json(credential: &Credential) -> Vec<u8> {
+    serde_json::to_vec_pretty(credential).expect("all fields have a JSON form")
+}
+
+/// Times are kept in whole seconds.
+fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc().truncate_to_second()
+}
+
+/// Random bytes as lower-case base32: eight characters for five bytes.
+pub(super) fn random_text<const BYTES: usize>() -> String {
+    BASE32_NOPAD.encode(&rand::random::<[u8; BYTES]>()).to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreConfig;
+    use secrecy::ExposeSecret as _;
+
+    #[tokio::test]
+    async fn are_verified_until_rotated_or_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let config = StoreConfig { path: root.path().join("store") };
+        let store = Store::open(&config).unwrap();
+        let reader = Store::open_read_only(&config).unwrap();
+        let namespaces: BTreeSet<Namespace> = ["acme", "smoke"].map(|name| name.parse().unwrap()).into();
+        let added = store.add_credential(namespaces.clone()).await.unwrap();
+        let user = added.credential.user.clone();
+        let first = added.password.expose_secret();
+        assert!(user.as_str().starts_with("acme-") && first.len() == 32, "{user} {first}");
+
+        let verified = reader.verify_credential(user.as_str(), first).await.unwrap().unwrap();
+        assert_eq!((&verified, &verified.namespaces), (&added.credential, &namespaces));
+        for (name, password) in [
+            (user.as_str(), "wrong"),
+            (user.as_str(), ""),
+            ("acme-other", first),
+            ("", ""),
+            ("nobody", ""),
+            ("../version", first),
+        ] {
+            assert_eq!(reader.verify_credential(name, password).await.unwrap(), None, "{name}");
+        }
+
+        let rotated = store.rotate_credential(&user).await.unwrap().unwrap();
+        let second = rotated.password.expose_secret();
+        assert_eq!(reader.verify_credential(user.as_str(), first).await.unwrap(), None);
+        assert!(reader.verify_credential(user.as_str(), second).await.unwrap().is_some());
+        assert_eq!(reader.credentials().await.unwrap(), std::slice::from_ref(&rotated.credential));
+
+        assert!(store.remove_credential(&user).await.unwrap());
+        assert!(!store.remove_credential(&user).await.unwrap());
+        assert_eq!(reader.verify_credential(user.as_str(), second).await.unwrap(), None);
+        assert!(store.rotate_credential(&user).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn keep_no_password() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+        let added = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
+        let file = root.path().join(format!("buildgrid/credentials/{}.json", added.credential.user));
+        let kept = std::fs::read_to_string(file).unwrap();
+        assert!(!kept.contains(added.password.expose_secret()), "{kept}");
+        assert!(!format!("{added:?}").contains(added.password.expose_secret()));
+    }
+
+    #[test]
+    fn an_unknown_user_is_compared_with_a_decoy() {
+        assert_eq!(decoy().user.as_str(), "nobody");
+    }
+}

@@ -1,0 +1,135 @@
+//! The tree on disk: exactly that of the CNCF Distribution registry (its `paths.go`), and beside it,
+//! under `buildgrid/`, what only BuildGrid reads.
+//!
+//! ```text
+//! <root>
+//! ├── docker/registry/v2
+//! │   ├── blobs/sha256/<first two digits>/<digest>/data    every blob: layers, configurations, manifests
+//! │   └── repositories/<namespace>/<app>.<repository>
+//! │       ├── _layers/sha256/<digest>/link                 layers and configurations readable through this repository
+//! │       └── _manifests
+//! │           ├── revisions/sha256/<digest>/link           manifests readable through this repository
+//! │           └── tags/<tag>
+//! │               ├── current/link                         the manifest that the tag names
+//! │               └── index/sha256/<digest>/link           every manifest that the tag has named
+//! └── buildgrid
+//!     ├── version                                          the schema version of this directory: "1"
+//!     ├── credentials/<user>.json                          registry logins (`credentials`)
+//!     ├── layers/<first two digits>/<diff id>.json         uncompressed layer → descriptor of its blob (`layers`)
+//!     ├── locks/tags                                       locked while a tag is replaced
+//!     └── tmp                                              files being written; swept at start
+//! ```
+//!
+//! A link file holds the digest it points to, `sha256:<64 hex digits>`, without a line end.
+
+use super::digest::Digest;
+use super::user::UserName;
+use crate::publish::name::{ImageName, ImageRepository, Namespace};
+
+/// The place of an object in the store: a relative path whose parts are all checked names, so that
+/// it cannot leave the store. An object store would take it as a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key(String);
+
+impl Key {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+const BLOBS: &str = "docker/registry/v2/blobs/sha256";
+const REPOSITORIES: &str = "docker/registry/v2/repositories";
+
+pub fn blob(digest: Digest) -> Key {
+    let hex = digest.hex();
+    Key(format!("{BLOBS}/{}/{hex}/data", &hex[..2]))
+}
+
+/// The directory of namespaces.
+pub fn namespaces() -> Key {
+    Key(REPOSITORIES.to_owned())
+}
+
+/// The directory of a namespace's repositories.
+pub fn repositories(namespace: &Namespace) -> Key {
+    Key(format!("{REPOSITORIES}/{namespace}"))
+}
+
+/// Lets a layer or a configuration be read through the repository.
+pub fn layer_link(repository: &ImageRepository, digest: Digest) -> Key {
+    Key(format!("{REPOSITORIES}/{repository}/_layers/sha256/{}/link", digest.hex()))
+}
+
+/// Lets a manifest be read through the repository.
+pub fn revision_link(repository: &ImageRepository, digest: Digest) -> Key {
+    Key(format!("{REPOSITORIES}/{repository}/_manifests/revisions/sha256/{}/link", digest.hex()))
+}
+
+/// The directory of a repository's tags.
+pub fn tags(repository: &ImageRepository) -> Key {
+    Key(format!("{REPOSITORIES}/{repository}/_manifests/tags"))
+}
+
+pub fn tag_current_link(name: &ImageName) -> Key {
+    Key(format!("{}/{}/current/link", tags(&name.repository).0, name.tag))
+}
+
+pub fn tag_index_link(name: &ImageName, digest: Digest) -> Key {
+    Key(format!("{}/{}/index/sha256/{}/link", tags(&name.repository).0, name.tag, digest.hex()))
+}
+
+pub fn version() -> Key {
+    Key("buildgrid/version".to_owned())
+}
+
+pub fn temporary_files() -> Key {
+    Key("buildgrid/tmp".to_owned())
+}
+
+pub fn tags_lock() -> Key {
+    Key("buildgrid/locks/tags".to_owned())
+}
+
+pub fn layer_index(diff_id: Digest) -> Key {
+    let hex = diff_id.hex();
+    Key(format!("buildgrid/layers/{}/{hex}.json", &hex[..2]))
+}
+
+/// The directory of registry logins.
+pub fn credentials() -> Key {
+    Key("buildgrid/credentials".to_owned())
+}
+
+pub fn credential(user: &UserName) -> Key {
+    Key(format!("buildgrid/credentials/{user}.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The paths as Distribution's `paths.go` documents them.
+    #[test]
+    fn is_the_tree_of_distribution() {
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let digest = Digest::of(b"");
+        let name =
+            ImageName { repository: "acme/shop.storefront".parse().unwrap(), tag: "v1".parse().unwrap() };
+        let repository = "docker/registry/v2/repositories/acme/shop.storefront";
+        for (key, path) in [
+            (blob(digest), format!("docker/registry/v2/blobs/sha256/e3/{hex}/data")),
+            (layer_link(&name.repository, digest), format!("{repository}/_layers/sha256/{hex}/link")),
+            (
+                revision_link(&name.repository, digest),
+                format!("{repository}/_manifests/revisions/sha256/{hex}/link"),
+            ),
+            (tag_current_link(&name), format!("{repository}/_manifests/tags/v1/current/link")),
+            (
+                tag_index_link(&name, digest),
+                format!("{repository}/_manifests/tags/v1/index/sha256/{hex}/link"),
+            ),
+        ] {
+            assert_eq!(key.as_str(), path);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Manifests: blobs that a repository's revision links make readable.
+
+use bytes::Bytes;
+use oci_spec::image::{Descriptor, ImageManifest};
+
+use super::backend::Directory;
+use super::digest::Digest;
+use super::error::StoreError;
+use super::handle::Store;
+use super::layout;
+use crate::publish::name::ImageRepository;
+
+/// The longest manifest, in bytes: what registries commonly take (OCI distribution specification
+/// 1.1, "Pushing Manifests", asks for at least 4 MiB).
+const MAX_MANIFEST: usize = 4 << 20;
+
+impl Store {
+    /// Puts an image manifest and makes it readable by its digest through the repository.
+    ///
+    /// # Errors
+    /// [`StoreError::Manifest`] when it is longer than 4 MiB.
+    pub async fn put_manifest(
+        &self,
+        repository: &ImageRepository,
+        bytes: Vec<u8>,
+    ) -> Result<Digest, StoreError> {
+        let repository = repository.clone();
+        self.blocking(move |directory| {
+            let digest = Digest::of(&bytes);
+            if bytes.len() > MAX_MANIFEST {
+                let reason =
+                    format!("it is {} bytes long; at most {MAX_MANIFEST} can be served", bytes.len());
+                return Err(StoreError::Manifest { digest, reason });
+            }
+            let link = digest.to_string();
+            directory.put(&[
+                (&layout::blob(digest), &bytes),
+                (&layout::revision_link(&repository, digest), link.as_bytes()),
+            ])?;
+            Ok(digest)
+        })
+        .await
+    }
+
+    /// A manifest as it was put, if this repository links it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the bytes do not match the digest.
+    pub async fn manifest(
+        &self,
+        repository: &ImageRepository,
+        digest: Digest,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let repository = repository.clone();
+        self.blocking(move |directory| Ok(read(directory, &repository, digest)?.map(Bytes::from))).await
+    }
+}
+
+fn read(
+    directory: &Directory,
+    repository: &ImageRepository,
+    digest: Digest,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    if directory.size(&layout::revision_link(repository, digest))?.is_none() {
+        return Ok(None);
+    }
+    match directory.read(&layout::blob(digest))? {
+        Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Corrupt { digest }),
+        found => Ok(found),
+    }
+}
+
+/// Refuses a manifest unless it and everything that it names can be read through the repository,
+/// with the sizes that it states.
+pub(super) fn verify_whole(
+    directory: &Directory,
+    repository: &ImageRepository,
+    digest: Digest,
+) -> Result<(), StoreError> {
+    let incomplete = |what| StoreError::Incomplete { manifest: digest, what };
+    let bytes = read(directory, repository, digest)?
+        .ok_or_else(|| incomplete(format!("the manifest itself, in {repository},")))?;
+    let invalid = |reason: String| StoreError::Manifest { digest, reason };
+    let manifest: ImageManifest =
+        serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+    let named = |descriptor: &Descriptor| {
+        descriptor.digest().to_string().parse::<Digest>().map_err(|error| invalid(error.to_string()))
+    };
+    for descriptor in std::iter::once(manifest.config()).chain(manifest.layers()) {
+        let blob = named(descriptor)?;
+        if directory.size(&layout::blob(blob))? != Some(descriptor.size()) {
+            return Err(incomplete(format!("{blob} with {} bytes", descriptor.size())));
+        }
+        if directory.size(&layout::layer_link(repository, blob))?.is_none() {
+            return Err(incomplete(format!("the link of {blob} in {repository}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Tags: the last step of publishing, put if absent or compared and set, and the listings of what
+//! can be pulled.
+
+use super::backend::{Directory, Swap};
+use super::digest::Digest;
+use super::error::StoreError;
+use super::handle::Store;
+use super::layout::{self, Key};
+use super::manifests::verify_whole;
+use crate::publish::name::{ImageName, ImageRepository, Namespace, Tag};
+
+/// On which condition a tag is put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagPut {
+    /// The first one wins.
+    IfAbsent,
+    /// Only if the tag still is what the caller has seen: `expected`, or `None` for no tag. A tag
+    /// that is gone meanwhile is put, too: nobody else's choice is overwritten.
+    Replace { expected: Option<Digest> },
+}
+
+/// What became of a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagOutcome {
+    /// The tag names the manifest now.
+    Put,
+    /// The tag names another manifest, or named this one already, and has been left.
+    Exists(Digest),
+}
+
+impl Store {
+    /// Puts a tag. Of any number of processes that do so at once, one wins.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`] when something that the manifest names is not in the store, and
+    /// then the tag is left as it was.
+    pub async fn put_tag(
+        &self,
+        name: &ImageName,
+        digest: Digest,
+        put: TagPut,
+    ) -> Result<TagOutcome, StoreError> {
+        let name = name.clone();
+        self.blocking(move |directory| {
+            let key = layout::tag_current_link(&name);
+            let expected = match put {
+                TagPut::IfAbsent => None,
+                TagPut::Replace { expected } => expected,
+            };
+            // Before anything is written, so that a lost race leaves no trace in the usual case.
+            let current = directory.read(&key)?.map(|link| digest_in(directory, &key, &link)).transpose()?;
+            if let Some(current) = current.filter(|&current| Some(current) != expected) {
+                // Whoever put it may be short of having synced it; the caller will rely on it.
+                directory.settle(&key)?;
+                return Ok(TagOutcome::Exists(current));
+            }
+            verify_whole(directory, &name.repository, digest)?;
+            let link = digest.to_string();
+            let index = layout::tag_index_link(&name, digest);
+            let before: &[(&Key, &[u8])] = &[(&index, link.as_bytes())];
+            let swap = match expected {
+                None => directory.put_if_absent(before, &key, link.as_bytes())?,
+                Some(expected) => directory.compare_and_set(
+                    &layout::tags_lock(),
+                    before,
+                    &key,
+                    expected.to_string().as_bytes(),
+                    link.as_bytes(),
+                )?,
+            };
+            match swap {
+                Swap::Done => Ok(TagOutcome::Put),
+                Swap::Found(found) => Ok(TagOutcome::Exists(digest_in(directory, &key, &found)?)),
+            }
+        })
+        .await
+    }
+
+    /// The manifest that a tag names.
+    pub async fn tag(&self, name: &ImageName) -> Result<Option<Digest>, StoreError> {
+        let key = layout::tag_current_link(name);
+        self.blocking(move |directory| {
+            directory.read(&key)?.map(|link| digest_in(directory, &key, &link)).transpose()
+        })
+        .await
+    }
+
+    /// A repository's tags, sorted.
+    pub async fn tags(&self, repository: &ImageRepository) -> Result<Vec<Tag>, StoreError> {
+        let repository = repository.clone();
+        self.blocking(move |directory| {
+            let mut tags = Vec::new();
+            for tag in parsed(directory.list(&layout::tags(&repository))?) {
+                let name = ImageName { repository: repository.clone(), tag };
+                // A tag's directory is there before its first link, and stays if a crash comes between.
+                if directory.size(&layout::tag_current_link(&name))?.is_some() {
+                    tags.push(name.tag);
+                }
+            }
+            Ok(tags)
+        })
+        .await
+    }
+
+    /// All repositories, sorted.
+    pub async fn repositories(&self) -> Result<Vec<ImageRepository>, StoreError> {
+        self.blocking(|directory| {
+            let mut all = Vec::new();
+            for namespace in parsed::<Namespace>(directory.list(&layout::namespaces())?) {
+                all.extend(repositories(directory, &namespace)?);
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// The repositories of one namespace, sorted.
+    pub async fn repositories_of(&self, namespace: &Namespace) -> Result<Vec<ImageRepository>, StoreError> {
+        let namespace = namespace.clone();
+        self.blocking(move |directory| repositories(directory, &namespace)).await
+    }
+}
+
+fn repositories(directory: &Directory, namespace: &Namespace) -> Result<Vec<ImageRepository>, StoreError> {
+    let names = directory.list(&layout::repositories(namespace))?;
+    Ok(parsed(names.iter().map(|name| format!("{namespace}/{name}"))).collect())
+}
+
+/// The names that follow the grammar; nothing else in the tree is BuildGrid's.
+fn parsed<T: std::str::FromStr>(names: impl IntoIterator<Item = String>) -> impl Iterator<Item = T> {
+    names.into_iter().filter_map(|name| name.parse().ok())
+}
+
+fn digest_in(directory: &Directory, key: &Key, link: &[u8]) -> Result<Digest, StoreError> {
+    let digest = std::str::from_utf8(link).ok().and_then(|text| text.trim_end().parse().ok());
+    digest.ok_or_else(|| StoreError::Damaged {
+        path: directory.path(key),
+        reason: "it does not hold a digest".into(),
+    })
+}

@@ -1,0 +1,200 @@
+//! Any sequence of puts gives what a few hash maps give, also after the store has been opened again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use buildgrid::publish::name::ImageName;
+use buildgrid::store::digest::Digest;
+use buildgrid::store::{Store, StoreConfig, StoreError, TagOutcome, TagPut};
+use proptest::prelude::*;
+
+use crate::support::image::{TestImage, image_name, put_streamed};
+
+const REPOSITORIES: [&str; 3] = ["acme/shop.storefront", "acme/shop.store.front", "smoke/a.fake"];
+const TAGS: [&str; 2] = ["v1", "9fceb02d0ae598e95dc970b74767f19372d61af8"];
+const IMAGES: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// The blob of an image: its layer or its configuration.
+    Put {
+        image: usize,
+        layer: bool,
+    },
+    Link {
+        repository: usize,
+        image: usize,
+        layer: bool,
+    },
+    Manifest {
+        repository: usize,
+        image: usize,
+    },
+    /// Everything of an image but the tag.
+    Publish {
+        repository: usize,
+        image: usize,
+    },
+    Tag {
+        repository: usize,
+        tag: usize,
+        image: usize,
+        put: Put,
+    },
+    Reopen,
+}
+
+#[derive(Debug, Clone)]
+enum Put {
+    IfAbsent,
+    Expecting(Option<usize>),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let put = prop_oneof![
+        2 => Just(Put::IfAbsent),
+        1 => proptest::option::of(0..IMAGES).prop_map(Put::Expecting),
+    ];
+    let repository = || 0..REPOSITORIES.len();
+    let step = prop_oneof![
+        3 => (0..IMAGES, any::<bool>()).prop_map(|(image, layer)| Step::Put { image, layer }),
+        6 => (repository(), 0..IMAGES, any::<bool>())
+            .prop_map(|(repository, image, layer)| Step::Link { repository, image, layer }),
+        4 => (repository(), 0..IMAGES).prop_map(|(repository, image)| Step::Manifest { repository, image }),
+        3 => (repository(), 0..IMAGES).prop_map(|(repository, image)| Step::Publish { repository, image }),
+        6 => (repository(), 0..TAGS.len(), 0..IMAGES, put)
+            .prop_map(|(repository, tag, image, put)| Step::Tag { repository, tag, image, put }),
+        1 => Just(Step::Reopen),
+    ];
+    proptest::collection::vec(step, 1..80)
+}
+
+#[derive(Default)]
+struct Model {
+    blobs: HashSet<Digest>,
+    links: HashSet<(usize, Digest)>,
+    manifests: HashMap<(usize, Digest), Vec<u8>>,
+    tags: BTreeMap<(usize, usize), Digest>,
+}
+
+impl Model {
+    /// What putting a tag must answer; `None` for a refusal.
+    fn tag(&mut self, at: (usize, usize), image: &TestImage, expected: Option<Digest>) -> Option<TagOutcome> {
+        if let Some(&current) = self.tags.get(&at).filter(|&&current| Some(current) != expected) {
+            return Some(TagOutcome::Exists(current));
+        }
+        let named = [Digest::of(&image.layer), Digest::of(&image.config)];
+        let whole = self.manifests.contains_key(&(at.0, image.digest()))
+            && named.iter().all(|&blob| self.blobs.contains(&blob) && self.links.contains(&(at.0, blob)));
+        whole.then(|| {
+            self.tags.insert(at, image.digest());
+            TagOutcome::Put
+        })
+    }
+}
+
+fn name(repository: usize, tag: usize) -> ImageName {
+    image_name(REPOSITORIES[repository], TAGS[tag])
+}
+
+async fn run(steps: Vec<Step>) {
+    let root = tempfile::tempdir().unwrap();
+    let config = StoreConfig { path: root.path().to_owned() };
+    let mut store = Store::open(&config).unwrap();
+    let images: Vec<_> = (0..IMAGES).map(|image| TestImage::saying(&format!("image {image}"))).collect();
+    let mut model = Model::default();
+    for step in steps {
+        match step {
+            Step::Put { image, layer: true } => {
+                model.blobs.insert(put_streamed(&store, images[image].layer.clone()).await);
+            }
+            Step::Put { image, layer: false } => {
+                model.blobs.insert(store.put_blob(images[image].config.clone()).await.unwrap());
+            }
+            Step::Link { repository, image, layer } => {
+                let blob = if layer { &images[image].layer } else { &images[image].config };
+                store.link_blob(&name(repository, 0).repository, Digest::of(blob)).await.unwrap();
+                model.links.insert((repository, Digest::of(blob)));
+            }
+            Step::Manifest { repository, image } => {
+                let bytes = images[image].manifest.clone();
+                let repository_name = name(repository, 0).repository;
+                let digest = store.put_manifest(&repository_name, bytes.clone()).await.unwrap();
+                model.manifests.insert((repository, digest), bytes);
+            }
+            Step::Publish { repository, image } => {
+                let image = &images[image];
+                image.put_untagged(&store, &name(repository, 0).repository).await;
+                for blob in [&image.layer, &image.config] {
+                    model.blobs.insert(Digest::of(blob));
+                    model.links.insert((repository, Digest::of(blob)));
+                }
+                model.manifests.insert((repository, image.digest()), image.manifest.clone());
+            }
+            Step::Tag { repository, tag, image, put } => {
+                let (put, expected) = match put {
+                    Put::IfAbsent => (TagPut::IfAbsent, None),
+                    Put::Expecting(expected) => {
+                        let expected = expected.map(|image| images[image].digest());
+                        (TagPut::Replace { expected }, expected)
+                    }
+                };
+                let name = name(repository, tag);
+                let outcome = store.put_tag(&name, images[image].digest(), put).await;
+                match model.tag((repository, tag), &images[image], expected) {
+                    Some(outcome_of_model) => assert_eq!(outcome.unwrap(), outcome_of_model),
+                    None => assert!(matches!(outcome, Err(StoreError::Incomplete { .. })), "{outcome:?}"),
+                }
+            }
+            Step::Reopen => store = Store::open(&config).unwrap(),
+        }
+    }
+    compare(&store, &model, &images).await;
+    compare(&Store::open_read_only(&config).unwrap(), &model, &images).await;
+    assert_eq!(super::temporary_files(root.path()), [] as [std::path::PathBuf; 0]);
+}
+
+/// Everything that can be read is what the model has.
+async fn compare(store: &Store, model: &Model, images: &[TestImage]) {
+    let mut repositories = BTreeSet::new();
+    for index in 0..REPOSITORIES.len() {
+        let repository = name(index, 0).repository;
+        for image in images {
+            let found = store.manifest(&repository, image.digest()).await.unwrap();
+            assert_eq!(found.as_deref(), model.manifests.get(&(index, image.digest())).map(Vec::as_slice));
+            for bytes in [&image.layer, &image.config] {
+                let digest = Digest::of(bytes);
+                let readable = model.blobs.contains(&digest) && model.links.contains(&(index, digest));
+                let found = store.blob(&repository, digest).await.unwrap();
+                assert_eq!(found.is_some(), readable);
+                if let Some(blob) = found {
+                    assert_eq!(blob.size, bytes.len() as u64);
+                    assert_eq!(std::fs::read(blob.path).unwrap(), *bytes);
+                }
+            }
+        }
+        let mut tags = Vec::new();
+        for (tag, text) in TAGS.iter().enumerate() {
+            let digest = model.tags.get(&(index, tag)).copied();
+            assert_eq!(store.tag(&name(index, tag)).await.unwrap(), digest);
+            tags.extend(digest.map(|_| (*text).to_owned()));
+        }
+        tags.sort();
+        let found = store.tags(&repository).await.unwrap();
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), tags);
+        if model.links.iter().any(|link| link.0 == index) || model.manifests.keys().any(|key| key.0 == index)
+        {
+            repositories.insert(repository);
+        }
+    }
+    assert_eq!(store.repositories().await.unwrap(), repositories.into_iter().collect::<Vec<_>>());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_is_what_the_model_is(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(run(steps));
+    }
+}

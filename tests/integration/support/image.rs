@@ -1,0 +1,105 @@
+//! Small images, made without an engine and put into a store as the publisher does.
+
+use std::io::Write as _;
+
+use buildgrid::publish::name::{ImageName, ImageRepository};
+use buildgrid::store::digest::Digest;
+use buildgrid::store::{Store, TagOutcome, TagPut};
+use oci_spec::image::{
+    Arch, ConfigBuilder, DescriptorBuilder, Digest as OciDigest, ImageConfigurationBuilder,
+    ImageManifestBuilder, MediaType, Os, RootFsBuilder, SCHEMA_VERSION,
+};
+
+/// An image of one layer in which `/greeting` says `text`.
+pub struct TestImage {
+    pub layer: Vec<u8>,
+    pub config: Vec<u8>,
+    pub manifest: Vec<u8>,
+}
+
+impl TestImage {
+    pub fn saying(text: &str) -> Self {
+        let tar = tar_of("greeting", text.as_bytes());
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        let layer = gzip.finish().unwrap();
+        let config = ImageConfigurationBuilder::default()
+            .architecture(Arch::Amd64)
+            .os(Os::Linux)
+            .config(ConfigBuilder::default().cmd(vec!["/greeting".to_owned()]).build().unwrap())
+            .rootfs(
+                RootFsBuilder::default()
+                    .typ("layers")
+                    .diff_ids(vec![Digest::of(&tar).to_string()])
+                    .build()
+                    .unwrap(),
+            )
+            .history(Vec::new())
+            .build()
+            .unwrap();
+        let config = serde_json::to_vec(&config).unwrap();
+        let descriptor = |media_type, bytes: &[u8]| {
+            let digest: OciDigest = Digest::of(bytes).to_string().parse().unwrap();
+            DescriptorBuilder::default()
+                .media_type(media_type)
+                .digest(digest)
+                .size(bytes.len() as u64)
+                .build()
+                .unwrap()
+        };
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageManifest)
+            .config(descriptor(MediaType::ImageConfig, &config))
+            .layers(vec![descriptor(MediaType::ImageLayerGzip, &layer)])
+            .build()
+            .unwrap();
+        Self { layer, config, manifest: serde_json::to_vec(&manifest).unwrap() }
+    }
+
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.manifest)
+    }
+
+    /// Puts everything but the tag.
+    pub async fn put_untagged(&self, store: &Store, repository: &ImageRepository) -> Digest {
+        let layer = put_streamed(store, self.layer.clone()).await;
+        let config = store.put_blob(self.config.clone()).await.unwrap();
+        store.link_blobs(repository, vec![layer, config]).await.unwrap();
+        store.put_manifest(repository, self.manifest.clone()).await.unwrap()
+    }
+
+    /// Publishes the image under a tag that is free.
+    pub async fn publish(&self, store: &Store, name: &ImageName) -> Digest {
+        let digest = self.put_untagged(store, &name.repository).await;
+        assert_eq!(store.put_tag(name, digest, TagPut::IfAbsent).await.unwrap(), TagOutcome::Put);
+        digest
+    }
+}
+
+/// `acme/shop.storefront` and `v1` as a name.
+pub fn image_name(repository: &str, tag: &str) -> ImageName {
+    ImageName { repository: repository.parse().unwrap(), tag: tag.parse().unwrap() }
+}
+
+/// Puts a blob as layers are put.
+pub async fn put_streamed(store: &Store, bytes: Vec<u8>) -> Digest {
+    let store = store.clone();
+    let put = move || {
+        let mut writer = store.blob_writer().unwrap();
+        writer.write_all(&bytes).unwrap();
+        let (digest, length) = writer.commit().unwrap();
+        assert_eq!((digest, length), (Digest::of(&bytes), bytes.len() as u64));
+        digest
+    };
+    tokio::task::spawn_blocking(put).await.unwrap()
+}
+
+fn tar_of(path: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o755);
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_data(&mut header, path, bytes).unwrap();
+    tar.into_inner().unwrap()
+}
