@@ -12,12 +12,13 @@ broker_answers() {
         head -c 1 <&3' 2>/dev/null | od -An -tx1) == *01* ]]
 }
 
-# By hand, the broker, its distribution port and the port mapper listen on loopback only, and the node is
+# By systemd, the broker listens where Debian lets it: everywhere, though its only user, guest, may log in
+# from this machine alone. By hand, the broker, its distribution port and the port mapper listen on loopback only, and the node is
 # named after localhost: a host's own name often resolves to another address, or not at all.
 start_broker() {
     heading "Starting RabbitMQ"
     if booted_with_systemd; then
-        start_unit rabbitmq rabbitmq-server.service
+        start_units rabbitmq rabbitmq-server.service
     else
         # The broker starts the port mapper unless one runs; whose it is decides who ends it.
         mkdir -p "$services"

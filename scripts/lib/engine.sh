@@ -30,7 +30,7 @@ start_engine() {
         fail "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST" "Start it, or unset DOCKER_HOST."
     heading "Starting a Docker engine"
     if booted_with_systemd; then
-        start_unit docker docker.service
+        start_units docker docker.service docker.socket
     else
         clear_stale_engine
         mount_cgroups

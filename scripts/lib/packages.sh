@@ -58,13 +58,21 @@ install_missing() {
         fi
     fi
     let_services_start
+    forget_unwanted_daemons
     quiet "installed in $(seconds "$(milliseconds_since "$start")")"
     missing=() reasons=()
 }
 
+# Of these only the program is wanted, which their packages would start at every boot.
+forget_unwanted_daemons() {
+    if [[ " ${missing[*]} " == *' docker-registry '* && -d /run/systemd/system ]]; then
+        as_root systemctl disable --quiet docker-registry.service
+    fi
+}
+
 apt_get() {
     as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=120 "$@" </dev/null
+        apt-get -qq -y --no-install-recommends -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 "$@" </dev/null
 }
 
 # A package must not start its daemon: setup does, on loopback where it can, and only if none answers.

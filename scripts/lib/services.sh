@@ -19,11 +19,13 @@ detach() {
     note_process "$services/$name.pid" "$pid"
 }
 
-# start_unit NAME UNIT: starts UNIT by systemd and notes that it was us.
-start_unit() {
+# start_units NAME UNIT...: starts units by systemd and notes that it was us.
+start_units() {
+    local name=$1
+    shift
     mkdir -p "$services"
-    echo "$2" >"$services/$1.unit"
-    as_root systemctl start "$2"
+    printf '%s\n' "$@" >"$services/$name.units"
+    as_root systemctl start "$@"
 }
 
 # await NAME SECONDS CHECK: waits until CHECK succeeds; says why not when it does not.
@@ -45,8 +47,8 @@ await() {
 }
 
 last_words() {
-    if [[ -e $services/$1.unit ]]; then
-        as_root journalctl --no-pager -n 20 -u "$(<"$services/$1.unit")" >&2 || true
+    if [[ -e $services/$1.units ]]; then
+        as_root journalctl --no-pager --lines=20 --unit="$(head -n 1 "$services/$1.units")" >&2 || true
     else
         say "the last lines of $services/$1.log:" >&2
         tail -n 20 "$services/$1.log" >&2 || true
@@ -55,15 +57,16 @@ last_words() {
 
 # stop NAME: ends the service if we started it.
 stop() {
-    local pid=$services/$1.pid unit=$services/$1.unit
-    if [[ -e $unit ]]; then
-        as_root systemctl stop "$(<"$unit")"
+    local pid=$services/$1.pid units
+    if [[ -e $services/$1.units ]]; then
+        mapfile -t units <"$services/$1.units"
+        as_root systemctl stop "${units[@]}"
     elif is_running "$pid"; then
         end_process "$pid" 60 as_root
     else
         rm -f "$pid"
         return 1
     fi
-    rm -f "$unit"
+    rm -f "$services/$1.units"
     say "$1 is stopped"
 }
