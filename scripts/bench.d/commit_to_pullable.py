@@ -41,8 +41,8 @@ def measure(grid):
         stock_registry(grid.folder / "stock") as stock,
         base_image() as base,
     ):
-        credential = json.loads(grid.run("credential", "add", "bench", "--namespace", "acme", "--json"))
-        login = base64.b64encode(f"bench:{credential['password']}".encode()).decode()
+        credential = json.loads(grid.run("credential", "add", "acme", "--json"))
+        login = base64.b64encode(f"{credential['user']}:{credential['password']}".encode()).decode()
         for name, dockerfile, scenario in [
             ("tiny", TINY, "a tiny new layer"),
             ("large", LARGE, "a 10 MB new layer and a tiny one"),
