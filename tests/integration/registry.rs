@@ -1,1 +1,8 @@
-//! The registry against raw HTTP, docker and skopeo.
+//! The registry against raw HTTP, docker and skopeo, and the same store behind the stock registry.
+
+mod clients;
+mod connections;
+mod content;
+mod listings;
+mod refusals;
+mod stock;

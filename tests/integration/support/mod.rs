@@ -4,3 +4,5 @@ pub mod broker;
 pub mod git;
 pub mod proxy;
 pub mod image;
+pub mod process;
+pub mod registry;

@@ -1,0 +1,62 @@
+//! One client's connection: HTTP/1.1, which every registry client speaks without TLS. One request at
+//! a time is what bounds the open files.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use tracing::debug;
+
+use super::observe::Peer;
+
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    /// How long the client may send no complete request head, or take no byte.
+    pub(super) timeout: Duration,
+}
+
+impl Connection {
+    /// Serves until the client goes, a deadline passes or, after the running request, `shutdown`.
+    ///
+    /// What is not HTTP is answered with hyper's 400: Docker tries TLS first, and goes on in plain
+    /// HTTP on loopback only when the answer to its greeting begins with `HTTP/`.
+    pub(super) async fn serve(self, router: Router, shutdown: CancellationToken) {
+        let Self { stream, peer, timeout } = self;
+        if let Err(error) = set_options(&stream, timeout) {
+            debug!(%peer, %error, "cannot set a connection's options");
+        }
+        let service = router.map_request(move |mut request: http::Request<_>| {
+            request.extensions_mut().insert(Peer(peer));
+            request
+        });
+        let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(timeout);
+        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%peer, %error, "a connection ended early");
+        }
+    }
+}
+
+/// The kernel gives up on a client that takes nothing for `timeout` (tcp(7), `TCP_USER_TIMEOUT`: it
+/// covers lost acknowledgements and a window that stays closed).
+fn set_options(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout))
+}

@@ -1,0 +1,93 @@
+//! Refusals: one table of code, status and text. Codes are those of the OCI distribution
+//! specification 1.1 ("Error Codes"), and of the CNCF Distribution registry where it has none.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use crate::store::StoreError;
+
+/// Why a request is refused. What is absent and what is forbidden are one and the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistryError {
+    Unauthorized,
+    ReadOnly,
+    NameInvalid,
+    NameUnknown,
+    ManifestUnknown,
+    BlobUnknown,
+    DigestInvalid,
+    PageInvalid,
+    PreconditionFailed,
+    Internal,
+    Stopping,
+}
+
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"BuildGrid registry\"");
+
+impl RegistryError {
+    fn row(self) -> (StatusCode, &'static str, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::Unauthorized => (
+                S::UNAUTHORIZED,
+                "UNAUTHORIZED",
+                "log in with docker login, using a BuildGrid registry credential",
+            ),
+            // `docker push` prints this sentence.
+            Self::ReadOnly => (
+                S::METHOD_NOT_ALLOWED,
+                "UNSUPPORTED",
+                "this registry is read-only: commit your change and deploy it, and a new image will be built and appear here",
+            ),
+            Self::NameInvalid => (S::BAD_REQUEST, "NAME_INVALID", "that is not the name of a repository"),
+            Self::NameUnknown => (
+                S::NOT_FOUND,
+                "NAME_UNKNOWN",
+                "there is no such repository, or this login may not read it; names are <namespace>/<app>.<repository>",
+            ),
+            Self::ManifestUnknown => {
+                (S::NOT_FOUND, "MANIFEST_UNKNOWN", "there is no such image, or this login may not read it")
+            }
+            Self::BlobUnknown => (
+                S::NOT_FOUND,
+                "BLOB_UNKNOWN",
+                "there is no such blob in this repository, or this login may not read it",
+            ),
+            Self::DigestInvalid => {
+                (S::BAD_REQUEST, "DIGEST_INVALID", "a digest is sha256: and 64 lower-case hex digits")
+            }
+            Self::PageInvalid => (S::BAD_REQUEST, "PAGINATION_NUMBER_INVALID", "n is not a count of entries"),
+            Self::PreconditionFailed => {
+                (S::PRECONDITION_FAILED, "UNSUPPORTED", "the content is not what If-Match names")
+            }
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry failed; its log says why"),
+            Self::Stopping => (S::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry is stopping; try again"),
+        }
+    }
+}
+
+impl IntoResponse for RegistryError {
+    fn into_response(self) -> Response {
+        let (status, code, message) = self.row();
+        let body = Json(json!({"errors": [{"code": code, "message": message}]}));
+        match self {
+            Self::Unauthorized => (status, [(header::WWW_AUTHENTICATE, CHALLENGE)], body).into_response(),
+            Self::ReadOnly => (status, [(header::ALLOW, "GET, HEAD")], body).into_response(),
+            Self::Stopping => (status, [(header::RETRY_AFTER, "5")], body).into_response(),
+            _ => (status, body).into_response(),
+        }
+    }
+}
+
+/// The log says what happened, the client learns only that it did.
+impl From<StoreError> for RegistryError {
+    fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Stopping) {
+            return Self::Stopping;
+        }
+        tracing::error!(%error, "the store failed");
+        Self::Internal
+    }
+}

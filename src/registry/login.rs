@@ -1,0 +1,40 @@
+//! Logins: HTTP Basic with a credential of the store, on every route under `/v2/`.
+
+use axum::RequestExt as _;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum_extra::TypedHeader;
+use axum_extra::headers::Authorization;
+use axum_extra::headers::authorization::Basic;
+
+use super::error::RegistryError;
+use super::router::Registry;
+use crate::store::{Credential, UserName};
+
+/// Who made a request; on the response, for its log line.
+#[derive(Debug, Clone)]
+pub(super) struct User(pub(super) UserName);
+
+/// Lets a request pass with its [`Credential`], read from the store each time, so that a removed one
+/// is refused at once.
+pub(super) async fn require(registry: &Registry, mut request: Request, next: Next) -> Response {
+    let credential = match login(registry, &mut request).await {
+        Ok(credential) => credential,
+        Err(error) => return error.into_response(),
+    };
+    let user = User(credential.user.clone());
+    request.extensions_mut().insert(credential);
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(user);
+    response
+}
+
+async fn login(registry: &Registry, request: &mut Request) -> Result<Credential, RegistryError> {
+    let TypedHeader(Authorization(basic)) = request
+        .extract_parts::<TypedHeader<Authorization<Basic>>>()
+        .await
+        .map_err(|_| RegistryError::Unauthorized)?;
+    let found = registry.store.verify_credential(basic.username(), basic.password()).await?;
+    found.ok_or(RegistryError::Unauthorized)
+}

@@ -1,0 +1,82 @@
+//! The routes of the registry and the order in which a request is judged.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use serde_json::json;
+
+use super::config::RegistryConfig;
+use super::error::RegistryError;
+use super::{blobs, listings, login, manifests, observe};
+use crate::store::Store;
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// What the registry serves from; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    pub(super) store: Store,
+    pub(super) config: Arc<RegistryConfig>,
+}
+
+impl Registry {
+    /// A registry of this store, which it only reads.
+    pub fn new(config: RegistryConfig, store: Store) -> Self {
+        Self { store, config: Arc::new(config) }
+    }
+}
+
+/// The registry as a service. Names have two components, so every route is a fixed pattern; what
+/// fits none of them under `/v2/` is a repository that cannot exist here.
+pub fn router(registry: Registry) -> Router {
+    Router::new()
+        .route("/v2", get(version))
+        .route("/v2/", get(version))
+        .route("/v2/_catalog", get(listings::catalog))
+        .route("/v2/{namespace}/{name}/manifests/{reference}", get(manifests::manifest))
+        .route("/v2/{namespace}/{name}/blobs/{digest}", get(blobs::blob))
+        .route("/v2/{namespace}/{name}/tags/list", get(listings::tags))
+        .fallback(elsewhere)
+        .layer(middleware::from_fn_with_state(registry.clone(), judge))
+        .layer(middleware::from_fn(observe::request))
+        .with_state(registry)
+}
+
+/// Under `/v2/` nothing is ever written, whoever asks: that answer needs no login, so that
+/// `docker push` shows it. Everything else there needs one.
+async fn judge(State(registry): State<Registry>, request: Request, next: Next) -> Response {
+    if !is_api(request.uri()) {
+        return next.run(request).await;
+    }
+    let mut response = match *request.method() {
+        Method::GET | Method::HEAD => login::require(&registry, request, next).await,
+        _ => RegistryError::ReadOnly.into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// That the API is there and the login is good (OCI distribution specification 1.1, end-1).
+async fn version() -> Response {
+    Json(json!({})).into_response()
+}
+
+async fn elsewhere(uri: Uri) -> Response {
+    match is_api(&uri) {
+        true => RegistryError::NameUnknown.into_response(),
+        false => {
+            (StatusCode::NOT_FOUND, "This is a BuildGrid registry; its API is under /v2/.\n").into_response()
+        }
+    }
+}
+
+fn is_api(uri: &Uri) -> bool {
+    uri.path().strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}

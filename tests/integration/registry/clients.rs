@@ -1,0 +1,154 @@
+//! The clients that people use: skopeo, and docker in each version that is installed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::image::{TestImage, image_name};
+use crate::support::process::{Ran, run};
+use crate::support::registry::TestRegistry;
+
+#[tokio::test]
+async fn skopeo_inspects_lists_and_copies() {
+    let registry = TestRegistry::start().await;
+    let image = TestImage::saying("hello");
+    image.publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
+    let login = format!("{}:{}", registry.user(), registry.password());
+    let url = format!("docker://{}/acme/shop.storefront", registry.host);
+    let skopeo = |arguments: &[&str]| {
+        let mut command = Command::new("skopeo");
+        command.args(arguments);
+        run(command, "")
+    };
+    let inspect = ["inspect", "--tls-verify=false", "--creds", &login];
+    let inspected = skopeo(&[&inspect[..], &[&format!("{url}:v1")]].concat()).await.succeeded();
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected["Digest"], image.digest().to_string());
+    assert_eq!(inspected["RepoTags"], serde_json::json!(["v1"]));
+
+    let raw = skopeo(&[&inspect[..], &["--raw", &format!("{url}@{}", image.digest())]].concat()).await;
+    assert_eq!(raw.succeeded().as_bytes(), image.manifest);
+
+    let copied = tempfile::tempdir().unwrap();
+    let target = format!("dir:{}", copied.path().display());
+    let copy = ["copy", "--src-tls-verify=false", "--src-creds", &login, &format!("{url}:v1"), &target];
+    skopeo(&copy).await.succeeded();
+    assert_eq!(std::fs::read(copied.path().join("manifest.json")).unwrap(), image.manifest);
+    let layer = buildgrid::store::digest::Digest::of(&image.layer).hex();
+    assert_eq!(std::fs::read(copied.path().join(layer)).unwrap(), image.layer);
+
+    let anonymous = ["inspect", "--tls-verify=false", "--no-creds", &format!("{url}:v1")];
+    let refused = skopeo(&anonymous).await.failed();
+    assert!(refused.contains("unauthorized") || refused.contains("authentication required"), "{refused}");
+    registry.stop().await;
+}
+
+/// A docker client with a configuration of its own.
+struct Docker {
+    program: PathBuf,
+    config: TempDir,
+}
+
+impl Docker {
+    /// The one that PATH finds first, and Debian's where that is another.
+    fn all() -> Vec<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path).map(|directory| directory.join("docker"));
+        let debian = PathBuf::from("/usr/bin/docker");
+        let mut programs: Vec<_> = found.filter(|program| program.is_file()).take(1).collect();
+        assert!(!programs.is_empty(), "this test needs docker");
+        if programs[0] != debian && debian.is_file() {
+            programs.push(debian);
+        }
+        let docker = |program| Self { program, config: tempfile::tempdir().unwrap() };
+        programs.into_iter().map(docker).collect()
+    }
+
+    async fn run(&self, arguments: &[&str], input: &str) -> Ran {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env("DOCKER_CONFIG", self.config.path());
+        run(command, input).await
+    }
+
+    async fn login(&self, registry: &TestRegistry, password: &str) -> Ran {
+        self.run(&["login", "-u", registry.user(), "--password-stdin", &registry.host], password).await
+    }
+}
+
+#[tokio::test]
+async fn docker_logs_in_and_pulls() {
+    for docker in Docker::all() {
+        let registry = TestRegistry::start().await;
+        let image = TestImage::saying("hello");
+        image.publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
+        TestImage::saying("secret").publish(&registry.store, &image_name("other/a.b", "v1")).await;
+        let url = format!("{}/acme/shop.storefront:v1", registry.host);
+
+        let refused = docker.run(&["pull", &url], "").await.failed();
+        assert!(refused.contains("no basic auth credentials"), "{refused}");
+        let refused = docker.login(&registry, "wrong").await.failed();
+        assert!(refused.to_lowercase().contains("unauthorized"), "{refused}");
+        let welcome = docker.login(&registry, registry.password()).await.succeeded();
+        assert!(welcome.contains("Login Succeeded"), "{welcome}");
+
+        let pulled = docker.run(&["pull", &url], "").await.succeeded();
+        assert!(pulled.contains(&image.digest().to_string()), "{pulled}");
+        let content = extract(&docker, &url, Path::new("/greeting")).await;
+        docker.run(&["image", "rm", &url], "").await.succeeded();
+        assert_eq!(content, b"hello");
+
+        // A digest is pulled as a tag is; a foreign namespace is as absent as nothing at all.
+        let digest = format!("{}/acme/shop.storefront@{}", registry.host, image.digest());
+        docker.run(&["pull", &digest], "").await.succeeded();
+        docker.run(&["image", "rm", &digest], "").await.succeeded();
+        for absent in ["other/a.b:v1", "other/absent.b:v1", "acme/shop.storefront:v2"] {
+            let url = format!("{}/{absent}", registry.host);
+            let refused = docker.run(&["pull", &url], "").await.failed();
+            assert!(refused.contains("there is no such image"), "{refused}");
+        }
+        registry.stop().await;
+    }
+}
+
+/// A file of an image, read without running it.
+async fn extract(docker: &Docker, image: &str, path: &Path) -> Vec<u8> {
+    let container = docker.run(&["create", image], "").await.succeeded();
+    let target = tempfile::tempdir().unwrap();
+    let source = format!("{}:{}", container.trim(), path.display());
+    let file = target.path().join("file");
+    let copied = docker.run(&["cp", &source, file.to_str().unwrap()], "").await;
+    docker.run(&["rm", container.trim()], "").await.succeeded();
+    copied.succeeded();
+    std::fs::read(file).unwrap()
+}
+
+/// What a user reads who pushes: that it is by design, and what to do instead.
+#[tokio::test]
+async fn docker_push_says_why_not() {
+    for docker in Docker::all() {
+        let registry = TestRegistry::start().await;
+        let image = TestImage::saying("hello");
+        let published = format!("{}/acme/shop.storefront:v1", registry.host);
+        image.publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
+        docker.login(&registry, registry.password()).await.succeeded();
+        docker.run(&["pull", &published], "").await.succeeded();
+        // Over a tag of a repository that has the layers, beside it, and into a foreign namespace.
+        for target in ["acme/shop.storefront:v1", "acme/new.one:v1", "other/a.b:v1"] {
+            let target = format!("{}/{target}", registry.host);
+            docker.run(&["tag", &published, &target], "").await.succeeded();
+            let pushed = docker.run(&["push", &target], "").await;
+            if target != published {
+                docker.run(&["image", "rm", &target], "").await.succeeded();
+            }
+            let output = pushed.failed();
+            assert!(
+                output.contains("unsupported: this registry is read-only: commit your change and deploy it"),
+                "{target}: {output}"
+            );
+        }
+        docker.run(&["image", "rm", &published], "").await.succeeded();
+        registry.stop().await;
+    }
+}

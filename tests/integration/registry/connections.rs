@@ -1,0 +1,108 @@
+//! Connections: what is not HTTP, clients that stall, and the end.
+
+use std::time::Duration;
+
+use buildgrid::registry::RegistryConfig;
+use buildgrid::store::digest::Digest;
+use data_encoding::BASE64;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::image::{image_name, put_streamed};
+use crate::support::registry::TestRegistry;
+
+/// More than the kernel's socket buffers hold on both sides.
+const BIG: usize = 64 << 20;
+
+async fn connect(registry: &TestRegistry) -> TcpStream {
+    TcpStream::connect(&registry.host).await.unwrap()
+}
+
+/// Asks for a blob of [`BIG`] bytes and reads the first of its bytes.
+async fn pull_slowly(registry: &TestRegistry) -> TcpStream {
+    let repository = image_name("acme/shop.storefront", "v1").repository;
+    let digest = put_streamed(&registry.store, vec![7; BIG]).await;
+    registry.store.link_blob(&repository, digest).await.unwrap();
+    let login = BASE64.encode(format!("{}:{}", registry.user(), registry.password()).as_bytes());
+    let mut stream = connect(registry).await;
+    let request = format!(
+        "GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nhost: x\r\nauthorization: Basic {login}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 15];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    stream
+}
+
+async fn read_to_end(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut bytes));
+    read.await.expect("the connection ends")?;
+    Ok(bytes)
+}
+
+/// Docker with the containerd image store greets with TLS and falls back to HTTP on this answer only.
+#[tokio::test]
+async fn a_tls_greeting_is_answered_in_http() {
+    let registry = TestRegistry::start().await;
+    let mut stream = connect(&registry).await;
+    stream.write_all(b"\x16\x03\x01\x00\xc4\x01\x00\x00\xc0\x03\x03").await.unwrap();
+    let answer = read_to_end(stream).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_no_whole_request_is_disconnected() {
+    let config = RegistryConfig { client_timeout: Duration::from_secs(1), ..RegistryConfig::default() };
+    let registry = TestRegistry::start_with(config).await;
+    for begun in ["", "GET /v2/ HTTP/1.1\r\nhost:"] {
+        let mut stream = connect(&registry).await;
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        assert_eq!(read_to_end(stream).await.unwrap(), b"");
+    }
+    registry.stop().await;
+}
+
+/// The only connection that may be served is taken by a client that does not read: another one is
+/// served when the deadline has freed it.
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_disconnected() {
+    let config = RegistryConfig {
+        client_timeout: Duration::from_secs(1),
+        max_connections: 1,
+        ..RegistryConfig::default()
+    };
+    let registry = TestRegistry::start_with(config).await;
+    let stalled = pull_slowly(&registry).await;
+    assert_eq!(registry.get("/v2/").await.status(), 200);
+    let received = read_to_end(stalled).await;
+    assert!(received.is_err() || received.is_ok_and(|bytes| bytes.len() < BIG));
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_running_pull_is_finished_before_the_end() {
+    let registry = TestRegistry::start().await;
+    let idle = connect(&registry).await;
+    let pull = pull_slowly(&registry).await;
+    registry.tell_to_stop();
+    let bytes = read_to_end(pull).await.unwrap();
+    let body = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    assert_eq!(Digest::of(&bytes[body..]), Digest::of(&vec![7; BIG]));
+    assert_eq!(read_to_end(idle).await.unwrap(), b"");
+    let host = registry.host.clone();
+    registry.stop().await;
+    assert!(TcpStream::connect(host).await.is_err());
+}
+
+#[tokio::test]
+async fn a_pull_that_does_not_end_is_cut_at_the_drain_limit() {
+    let config = RegistryConfig { drain_timeout: Duration::from_secs(1), ..RegistryConfig::default() };
+    let registry = TestRegistry::start_with(config).await;
+    let stalled = pull_slowly(&registry).await;
+    registry.stop().await;
+    let received = read_to_end(stalled).await;
+    assert!(received.is_err() || received.is_ok_and(|bytes| bytes.len() < BIG));
+}

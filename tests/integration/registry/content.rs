@@ -1,0 +1,192 @@
+//! Manifests and blobs: bytes, headers, ranges and conditions.
+
+use buildgrid::store::digest::Digest;
+use reqwest::{Method, Response, StatusCode};
+
+use crate::support::image::{TestImage, image_name};
+use crate::support::registry::TestRegistry;
+
+const REPOSITORY: &str = "acme/shop.storefront";
+
+async fn with_image() -> (TestRegistry, TestImage) {
+    let registry = TestRegistry::start().await;
+    let image = TestImage::saying("hello");
+    image.publish(&registry.store, &image_name(REPOSITORY, "v1")).await;
+    (registry, image)
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn the_api_answers_to_a_login() {
+    let registry = TestRegistry::start().await;
+    for path in ["/v2/", "/v2"] {
+        let response = registry.get(path).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(header(&response, "docker-distribution-api-version"), Some("registry/2.0"));
+        assert_eq!(response.text().await.unwrap(), "{}");
+    }
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_manifest_is_served_as_it_was_published() {
+    let (registry, image) = with_image().await;
+    let digest = image.digest().to_string();
+    for reference in ["v1", &digest] {
+        let path = format!("/v2/{REPOSITORY}/manifests/{reference}");
+        // Also to a client that lists other types only: it exists, in this one form.
+        for accept in [None, Some("application/vnd.oci.image.manifest.v1+json"), Some("text/plain")] {
+            for method in [Method::GET, Method::HEAD] {
+                let mut request = registry.request(method.clone(), &path);
+                if let Some(accept) = accept {
+                    request = request.header("accept", accept);
+                }
+                let response = registry.send(request).await;
+                assert_eq!(response.status(), StatusCode::OK);
+                let length = image.manifest.len().to_string();
+                for (name, value) in [
+                    ("content-type", "application/vnd.oci.image.manifest.v1+json"),
+                    ("content-length", &length),
+                    ("docker-content-digest", &digest),
+                    ("etag", &format!("\"{digest}\"")),
+                    ("docker-distribution-api-version", "registry/2.0"),
+                    ("x-content-type-options", "nosniff"),
+                ] {
+                    assert_eq!(header(&response, name), Some(value), "{method} {reference} {name}");
+                }
+                let body = response.bytes().await.unwrap();
+                assert_eq!(body, if method == Method::GET { &image.manifest[..] } else { b"" });
+            }
+        }
+    }
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_manifest_without_a_media_type_gets_that_of_its_kind() {
+    let registry = TestRegistry::start().await;
+    let repository = image_name(REPOSITORY, "v1").repository;
+    for (manifest, kind) in [
+        (r#"{"schemaVersion":2,"config":{}}"#, "application/vnd.oci.image.manifest.v1+json"),
+        (r#"{"schemaVersion":2,"manifests":[]}"#, "application/vnd.oci.image.index.v1+json"),
+        (
+            r#"{"mediaType":"application/vnd.docker.distribution.manifest.v2+json"}"#,
+            "application/vnd.docker.distribution.manifest.v2+json",
+        ),
+    ] {
+        let digest = registry.store.put_manifest(&repository, manifest.into()).await.unwrap();
+        let response = registry.get(&format!("/v2/{REPOSITORY}/manifests/{digest}")).await;
+        assert_eq!(header(&response, "content-type"), Some(kind));
+        assert_eq!(response.text().await.unwrap(), manifest);
+    }
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_blob_is_served_whole() {
+    let (registry, image) = with_image().await;
+    for bytes in [&image.layer, &image.config] {
+        let digest = Digest::of(bytes).to_string();
+        for method in [Method::GET, Method::HEAD] {
+            let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
+            let response = registry.send(registry.request(method.clone(), &path)).await;
+            assert_eq!(response.status(), StatusCode::OK);
+            let length = bytes.len().to_string();
+            for (name, value) in [
+                ("content-type", Some("application/octet-stream")),
+                ("content-length", Some(&*length)),
+                ("docker-content-digest", Some(&*digest)),
+                ("etag", Some(&*format!("\"{digest}\""))),
+                ("accept-ranges", Some("bytes")),
+                ("last-modified", None),
+            ] {
+                assert_eq!(header(&response, name), value, "{method} {name}");
+            }
+            let body = response.bytes().await.unwrap();
+            assert_eq!(body, if method == Method::GET { &bytes[..] } else { b"" });
+        }
+    }
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_range_of_a_blob_continues_a_broken_pull() {
+    let (registry, image) = with_image().await;
+    let digest = Digest::of(&image.layer);
+    let path = format!("/v2/{REPOSITORY}/blobs/{digest}");
+    let (etag, length) = (format!("\"{digest}\""), image.layer.len());
+    let whole = (StatusCode::OK, None, &image.layer[..]);
+    let part = |from: usize, to: usize| {
+        let range = format!("bytes {from}-{}/{length}", to - 1);
+        (StatusCode::PARTIAL_CONTENT, Some(range), &image.layer[from..to])
+    };
+    let beyond = (StatusCode::RANGE_NOT_SATISFIABLE, Some(format!("bytes */{length}")), &b""[..]);
+    for (range, condition, (status, content_range, body)) in [
+        ("bytes=2-5", None, part(2, 6)),
+        ("bytes=10-", None, part(10, length)),
+        ("bytes=-7", None, part(length - 7, length)),
+        ("bytes=0-999999", None, part(0, length)),
+        ("bytes=999999-", None, beyond),
+        ("bytes=0-1,4-5", None, whole.clone()),
+        ("bytes=2-5", Some(&*etag), part(2, 6)),
+        ("bytes=2-5", Some("\"sha256:other\""), whole.clone()),
+        ("bytes=2-5", Some("Wed, 21 Oct 2015 07:28:00 GMT"), whole),
+    ] {
+        let mut request = registry.request(Method::GET, &path).header("range", range);
+        if let Some(condition) = condition {
+            request = request.header("if-range", condition);
+        }
+        let response = registry.send(request).await;
+        assert_eq!(response.status(), status, "{range} {condition:?}");
+        assert_eq!(header(&response, "content-range"), content_range.as_deref(), "{range} {condition:?}");
+        assert_eq!(response.bytes().await.unwrap(), body, "{range} {condition:?}");
+    }
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn conditions_are_judged_by_the_digest() {
+    let (registry, image) = with_image().await;
+    let layer = Digest::of(&image.layer);
+    for (path, digest) in [
+        (format!("/v2/{REPOSITORY}/manifests/v1"), image.digest()),
+        (format!("/v2/{REPOSITORY}/blobs/{layer}"), layer),
+    ] {
+        let (same, other) = (format!("\"{digest}\""), format!("\"{}\"", Digest::of(b"other")));
+        for (name, value, status) in [
+            ("if-none-match", &*same, StatusCode::NOT_MODIFIED),
+            ("if-none-match", &*format!("{other}, W/{same}"), StatusCode::NOT_MODIFIED),
+            ("if-none-match", "*", StatusCode::NOT_MODIFIED),
+            ("if-none-match", &other, StatusCode::OK),
+            ("if-match", &same, StatusCode::OK),
+            ("if-match", &other, StatusCode::PRECONDITION_FAILED),
+            ("if-modified-since", "Wed, 21 Oct 2099 07:28:00 GMT", StatusCode::OK),
+        ] {
+            let request = registry.request(Method::GET, &path).header(name, value);
+            let response = registry.send(request).await;
+            assert_eq!(response.status(), status, "{path} {name}: {value}");
+            if status == StatusCode::NOT_MODIFIED {
+                assert_eq!(header(&response, "etag"), Some(&*same));
+                assert_eq!(header(&response, "docker-content-digest"), Some(&*digest.to_string()));
+                assert_eq!(response.bytes().await.unwrap(), "");
+            }
+        }
+    }
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn damaged_content_is_not_served() {
+    let (registry, image) = with_image().await;
+    let hex = image.digest().hex();
+    let data = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
+    std::fs::write(registry.root().join(data), b"{}").unwrap();
+    let response = registry.get(&format!("/v2/{REPOSITORY}/manifests/v1")).await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let body = response.text().await.unwrap();
+    assert_eq!(body, r#"{"errors":[{"code":"UNKNOWN","message":"the registry failed; its log says why"}]}"#);
+    registry.stop().await;
+}

@@ -1,0 +1,85 @@
+//! A registry in this process, on a free port, with a store and logins of its own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use buildgrid::registry::{Registry, RegistryConfig, serve};
+use buildgrid::store::{NewCredential, Store, StoreConfig};
+use reqwest::{Method, RequestBuilder, Response};
+use secrecy::ExposeSecret as _;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub struct TestRegistry {
+    pub store: Store,
+    /// `127.0.0.1:<port>`.
+    pub host: String,
+    /// A login for the namespace `acme`.
+    pub acme: NewCredential,
+    root: TempDir,
+    shutdown: CancellationToken,
+    server: JoinHandle<anyhow::Result<()>>,
+}
+
+impl TestRegistry {
+    pub async fn start() -> Self {
+        Self::start_with(RegistryConfig::default()).await
+    }
+
+    pub async fn start_with(config: RegistryConfig) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let path = StoreConfig { path: root.path().to_owned() };
+        let store = Store::open(&path).unwrap();
+        let acme = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let shutdown = CancellationToken::new();
+        let registry = Registry::new(config, Store::open_read_only(&path).unwrap());
+        let server = tokio::spawn(serve(listener, registry, shutdown.clone()));
+        Self { store, host, acme, root, shutdown, server }
+    }
+
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub fn user(&self) -> &str {
+        self.acme.credential.user.as_str()
+    }
+
+    pub fn password(&self) -> &str {
+        self.acme.password.expose_secret()
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
+        client.request(method, format!("http://{}{path}", self.host))
+    }
+
+    /// GET with the login for `acme`.
+    pub async fn get(&self, path: &str) -> Response {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    /// HEAD with the login for `acme`.
+    pub async fn head(&self, path: &str) -> Response {
+        self.send(self.request(Method::HEAD, path)).await
+    }
+
+    /// Sends a request with the login for `acme`.
+    pub async fn send(&self, request: RequestBuilder) -> Response {
+        request.basic_auth(self.user(), Some(self.password())).send().await.unwrap()
+    }
+
+    pub fn tell_to_stop(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Stops the server, which must end well.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.server.await.unwrap().unwrap();
+    }
+}
