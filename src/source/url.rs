@@ -27,6 +27,11 @@ pub enum InvalidUrl {
         "the repository URL contains credentials; remove the user name and password, credentials belong to the worker"
     )]
     Credentials,
+    // Not quoted either, for the same reason.
+    #[error(
+        "the repository URL contains a space, a control character, a backslash or a '..', which readers of URLs treat differently; write it out"
+    )]
+    Ambiguous,
     #[error("repository URL {0:?} has a query or a fragment, which git does not use")]
     Extra(String),
     #[error("repository URL {0:?} does not name a repository on the host")]
@@ -52,6 +57,16 @@ impl FromStr for RepositoryUrl {
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
         if text.len() > MAX_URL {
             return Err(InvalidUrl::TooLong(text.len()));
+        }
+        // The parser would drop tabs and line ends, turn '\\' into '/' and resolve '..' without a word.
+        let dots = |part: &str| part.to_ascii_lowercase().replace("%2e", ".") == "..";
+        if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\')
+            || text.split('/').any(dots)
+        {
+            return Err(match text.contains('@') {
+                true => InvalidUrl::Credentials,
+                false => InvalidUrl::Ambiguous,
+            });
         }
         let url = Url::parse(text).map_err(|error| match text.contains('@') {
             true => InvalidUrl::Credentials,
@@ -132,6 +147,11 @@ mod tests {
             "https://host/.git",
             "https://host/x?a=b",
             "https://host/x#y",
+            "https://host/a/../x",
+            "https://host/a/%2E./x",
+            "https://host/a\\x",
+            "https://ho\nst/x",
+            " https://host/x",
             "javascript:alert(1)",
         ] {
             assert!(bad.parse::<RepositoryUrl>().is_err(), "{bad}");
