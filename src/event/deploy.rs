@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fake::FakeBuild;
+use super::fields::{
+    MAX_TEXT, checked_path, checked_platform, checked_ref, free_text, leaves, renamed, sentence,
+};
 use super::strict::Strict;
 use crate::publish::name::{AppName, ImageName, ImageRepository, Namespace, RepositoryName, Tag, Variant};
 use crate::source::commit::CommitId;
@@ -18,10 +21,6 @@ use crate::store::digest::Digest;
 
 /// The largest event taken, in bytes.
 pub const MAX_EVENT: usize = 1 << 20;
-/// The longest free text (`deploy_id`, `requested_by`, a build argument's name), in bytes.
-const MAX_TEXT: usize = 256;
-/// The longest path inside a repository, in bytes.
-const MAX_PATH: usize = 1024;
 /// Services, build arguments and secrets of one event, each.
 const MAX_ITEMS: usize = 256;
 /// The shortest and longest time limit a build may ask for, in seconds.
@@ -139,7 +138,10 @@ impl DeployEvent {
             .map_err(|error| Rejected::unknown(format!("the event is not UTF-8: {error}")))?;
         let Strict(value) = serde_json::from_str(text)
             .map_err(|error| Rejected::unknown(format!("the event is not JSON as it must be: {error}")))?;
-        let reject = |reason: String| Rejected { identity: Identity::find(&value).map(Box::new), reason };
+        let reject = |reason: String| Rejected {
+            identity: Identity::find(&value).map(Box::new),
+            reason: sentence(&reason),
+        };
         if !value.is_object() {
             return Err(reject("the event is not a JSON object".to_owned()));
         }
@@ -151,6 +153,12 @@ impl DeployEvent {
                 )));
             }
             None => return Err(reject("missing field `version`".to_owned())),
+        }
+        // serde would read an array as the fields in their order.
+        for key in ["repository", "build", "fake"] {
+            if value.get(key).is_some_and(|part| !part.is_object() && !part.is_null()) {
+                return Err(reject(format!("{key}: is not a JSON object")));
+            }
         }
         let mut ignored = Vec::new();
         let mut track = serde_path_to_error::Track::new();
@@ -234,7 +242,7 @@ pub struct Rejected {
 
 impl Rejected {
     fn unknown(reason: String) -> Self {
-        Self { reason, identity: None }
+        Self { reason: sentence(&reason), identity: None }
     }
 }
 
@@ -297,6 +305,9 @@ impl Wire {
             (None, Some(url)) => Work::Repository(url),
             (None, None) => return Err("repository.url: missing; only a fake build needs none".to_owned()),
         };
+        if leaves(&named) {
+            return Err(format!("repository.name: {named:?} is a path, not a name; '..' is not allowed"));
+        }
         let repository = RepositoryName::fold(&named).map_err(|error| {
             format!("repository.name: {named:?} cannot be made into an image's name: {error}")
         })?;
@@ -385,75 +396,6 @@ impl WireBuild {
             variant: self.variant,
             rebuild: self.rebuild,
         })
-    }
-}
-
-/// The words of a name's error, for a field that follows the same grammar under another name.
-fn renamed(error: &crate::publish::name::InvalidName, part: &str) -> String {
-    let words = error.to_string();
-    match words.split_once(" \"") {
-        Some((_, rest)) => format!("{part} \"{rest}"),
-        None => words,
-    }
-}
-
-fn free_text(field: &str, text: Option<String>) -> Result<Option<String>, String> {
-    match text {
-        Some(text) if text.len() > MAX_TEXT => {
-            Err(format!("{field}: {} bytes long; at most {MAX_TEXT} are taken", text.len()))
-        }
-        Some(text) if text.chars().any(char::is_control) => {
-            Err(format!("{field}: contains a control character"))
-        }
-        text => Ok(text),
-    }
-}
-
-/// A path inside the repository, without `.` segments; empty for the repository itself.
-fn checked_path(field: &str, path: &str) -> Result<String, String> {
-    if path.len() > MAX_PATH {
-        return Err(format!("{field}: {} bytes long; at most {MAX_PATH} are taken", path.len()));
-    }
-    if path.starts_with('/') || path.contains('\\') || path.chars().any(char::is_control) {
-        return Err(format!(
-            "{field}: {path:?} is not a path relative to the repository, with '/' between its names"
-        ));
-    }
-    let segments: Vec<&str> = path.split('/').filter(|segment| !matches!(*segment, "" | ".")).collect();
-    if segments.contains(&"..") {
-        return Err(format!("{field}: {path:?} leaves the repository; '..' is not allowed"));
-    }
-    Ok(segments.join("/"))
-}
-
-/// A full ref name by the rules of git-check-ref-format(1).
-fn checked_ref(name: String) -> Result<String, String> {
-    let component = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
-    let forbidden = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
-    let valid = name.starts_with("refs/")
-        && name.len() <= MAX_PATH
-        && name.split('/').all(component)
-        && !name.contains("..")
-        && !name.contains("@{")
-        && !name.ends_with('.')
-        && !name.chars().any(forbidden);
-    match valid {
-        true => Ok(name),
-        false => Err(format!("ref: {name:?} is not a full ref name such as refs/heads/main")),
-    }
-}
-
-/// `os/architecture[/variant]`, as `docker build --platform` takes it.
-fn checked_platform(platform: String) -> Result<String, String> {
-    let part = |part: &str| {
-        (1..=32).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    };
-    let parts: Vec<&str> = platform.split('/').collect();
-    match (2..=3).contains(&parts.len()) && parts.iter().all(|p| part(p)) {
-        true => Ok(platform),
-        false => {
-            Err(format!("build.platform: {platform:?} is not a platform such as linux/amd64 or linux/arm/v7"))
-        }
     }
 }
 

@@ -2,5 +2,6 @@
 
 pub mod deploy;
 pub mod fake;
+mod fields;
 pub mod result;
 mod strict;
