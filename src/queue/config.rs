@@ -119,3 +119,50 @@ impl QueueConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(config: &QueueConfig) -> String {
+        let mut faults = Faults::default();
+        config.check(&mut faults);
+        format!("{faults:?}")
+    }
+
+    #[test]
+    fn the_defaults_have_no_fault() {
+        assert_eq!(faults(&QueueConfig::default()), format!("{:?}", Faults::default()));
+    }
+
+    #[test]
+    fn every_fault_is_named_and_no_password() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("url");
+        std::fs::write(&file, "http://me:hunter2@host/").unwrap();
+        let found = faults(&QueueConfig {
+            url_file: Some(file),
+            deploys: String::new(),
+            builds: "amq.builds".to_owned(),
+            events: "buildgrid.dead".to_owned(),
+            max_attempts: 0,
+            delivery_limit: 0,
+            heartbeat: Duration::from_millis(1500),
+            connect_timeout: Duration::ZERO,
+            ..QueueConfig::default()
+        });
+        for key in [
+            "queue.url_file",
+            "queue.deploys",
+            "queue.builds",
+            "queue.events",
+            "queue.max_attempts",
+            "queue.delivery_limit",
+            "queue.heartbeat",
+            "queue.connect_timeout",
+        ] {
+            assert!(found.contains(key), "{key} is not in {found}");
+        }
+        assert!(!found.contains("hunter2"), "{found}");
+    }
+}
