@@ -6,3 +6,4 @@ pub mod proxy;
 pub mod image;
 pub mod process;
 pub mod registry;
+pub mod git_proxy;

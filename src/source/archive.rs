@@ -1,0 +1,259 @@
+//! A git tree as a tar: no checkout, nothing but the objects and the rules. The same commit, root and
+//! Dockerfile give the same bytes: entries in git's order, owner 0:0, the commit's time, modes 0644,
+//! 0755 and 0777. GNU format (tar(5)), whose long-name entries take any bytes.
+
+use std::io::{self, Write};
+
+use git2::{Oid, Tree};
+use tar::{EntryType, Header};
+
+use super::context::ContextSummary;
+use super::error::SourceError;
+use super::ignore::Matched;
+use super::tree::{Entry, Git, MAX_LINK, Plan, kind};
+
+/// The longest path of an entry, in bytes: Linux' PATH_MAX.
+const MAX_PATH: usize = 4096;
+/// Entries that are looked at for each one that may be sent. Trees can share their subtrees, so that
+/// a small repository holds more paths than anybody can walk; those that are ignored count here.
+const LOOKED_AT_FOR_EACH: u64 = 10;
+/// The size of a tar block.
+const BLOCK: usize = 512;
+/// The length of a name in a header.
+const NAME: usize = 100;
+
+/// Writes the context. An error of `out` means that nobody reads any more.
+pub(super) fn write(plan: &Plan, out: &mut dyn Write) -> Result<ContextSummary, SourceError> {
+    let git = Git { repository: &plan.repository, source: &plan.source };
+    let mut writer =
+        Writer { out, plan, git, path: Vec::new(), looked_at: 0, summary: ContextSummary::default() };
+    writer.walk()?;
+    // Two blocks of zeros end an archive.
+    writer.out.write_all(&[0; 2 * BLOCK]).map_err(gone)?;
+    Ok(writer.summary)
+}
+
+struct Writer<'a> {
+    out: &'a mut dyn Write,
+    plan: &'a Plan,
+    git: Git<'a>,
+    /// The path of the entry at hand, relative to the context.
+    path: Vec<u8>,
+    looked_at: u64,
+    summary: ContextSummary,
+}
+
+/// A folder that is being walked.
+struct Folder<'a> {
+    tree: Tree<'a>,
+    /// The next of its entries.
+    next: usize,
+    /// The length of its path.
+    path: usize,
+    matched: Matched,
+    /// An ignored folder is sent only before the first thing in it that is not.
+    sent: bool,
+}
+
+impl<'a> Writer<'a> {
+    fn walk(&mut self) -> Result<(), SourceError> {
+        let root = self.git.tree(self.plan.root)?;
+        let mut folders =
+            vec![Folder { tree: root, next: 0, path: 0, matched: Matched::default(), sent: true }];
+        while let Some(folder) = folders.last_mut() {
+            let Some((id, kind)) = self.next_of(folder)? else {
+                folders.pop();
+                continue;
+            };
+            self.look()?;
+            let path = shown(&self.path);
+            let (ignored, matched) = self.plan.rules.ignores(&path, &folder.matched);
+            let sent = !ignored || self.is_needed(&self.path);
+            if kind == Entry::Folder {
+                if !sent && !self.leads_to_needed() && !self.plan.rules.reaches_into(&path) {
+                    continue;
+                }
+                let tree = self.git.tree(id)?;
+                folders.push(Folder { tree, next: 0, path: self.path.len(), matched, sent: false });
+            }
+            if !sent {
+                continue;
+            }
+            for folder in folders.iter_mut().filter(|folder| !folder.sent) {
+                folder.sent = true;
+                self.folder(folder.path)?;
+            }
+            match kind {
+                Entry::Folder => {}
+                Entry::File { executable } => self.file(id, &path, executable)?,
+                Entry::Link => self.link(id, &path)?,
+                Entry::Submodule => return Err(SourceError::Submodule { path }),
+                Entry::Unknown => {
+                    return Err(SourceError::BadName { path, reason: "its mode is none that git writes" });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps to the next entry of a folder.
+    fn next_of(&mut self, folder: &mut Folder<'_>) -> Result<Option<(Oid, Entry)>, SourceError> {
+        let Some(entry) = folder.tree.get(folder.next) else { return Ok(None) };
+        folder.next += 1;
+        self.path.truncate(folder.path);
+        self.push_name(entry.name_bytes())?;
+        Ok(Some((entry.id(), kind(&entry))))
+    }
+
+    /// Whether the path is sent whatever the rules say.
+    fn is_needed(&self, path: &[u8]) -> bool {
+        self.plan.always.iter().any(|needed| needed == path)
+    }
+
+    fn leads_to_needed(&self) -> bool {
+        let below =
+            |needed: &Vec<u8>| needed.strip_prefix(self.path.as_slice()).is_some_and(|r| r.starts_with(b"/"));
+        self.plan.always.iter().any(below)
+    }
+
+    fn push_name(&mut self, name: &[u8]) -> Result<(), SourceError> {
+        if !self.path.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(name);
+        let reason = match name {
+            b"" => "a name is empty",
+            b"." | b".." => "it stands for another folder",
+            _ if name.eq_ignore_ascii_case(b".git") => "git keeps its own files there",
+            _ if name.contains(&b'/') || name.contains(&0) => "a name contains '/' or NUL",
+            _ if self.path.len() > MAX_PATH => "the path is longer than 4096 bytes",
+            _ => return Ok(()),
+        };
+        Err(SourceError::BadName { path: shown(&self.path).chars().take(MAX_PATH).collect(), reason })
+    }
+
+    fn look(&mut self) -> Result<(), SourceError> {
+        self.looked_at += 1;
+        // Nothing is written while ignored folders are walked: this notices that nobody reads any more.
+        self.out.write_all(&[]).map_err(gone)?;
+        let limit = self.plan.source.config.max_files;
+        match self.looked_at > limit.saturating_mul(LOOKED_AT_FOR_EACH) {
+            true => Err(too_many_files("the repository, ignored ones included, has too many files", limit)),
+            false => Ok(()),
+        }
+    }
+
+    fn folder(&mut self, length: usize) -> Result<(), SourceError> {
+        let mut path = self.path[..length].to_vec();
+        path.push(b'/');
+        self.entry(&path, EntryType::Directory, 0o755, &[], &[])
+    }
+
+    fn link(&mut self, id: Oid, path: &str) -> Result<(), SourceError> {
+        let target = self.git.link_target(id, path)?;
+        let reason = match target.content() {
+            [] => "it is a symbolic link without a target",
+            target if target.contains(&0) => "the target of the symbolic link contains NUL",
+            target if target.len() >= MAX_LINK => "the target of the symbolic link is too long",
+            target => {
+                let path = self.path.clone();
+                return self.entry(&path, EntryType::Symlink, 0o777, target, &[]);
+            }
+        };
+        Err(SourceError::BadName { path: path.to_owned(), reason })
+    }
+
+    fn file(&mut self, id: Oid, path: &str, executable: bool) -> Result<(), SourceError> {
+        let config = &self.plan.source.config;
+        let blob = self.git.blob(id, path, config.max_file, "max_file")?;
+        if is_lfs_pointer(blob.content()) {
+            return Err(SourceError::LfsPointer { path: path.to_owned() });
+        }
+        self.summary.bytes += blob.size() as u64;
+        if self.summary.bytes > config.max_context.0 {
+            return Err(SourceError::TooLarge {
+                what: "the build context".to_owned(),
+                limit: config.max_context,
+                key: "max_context",
+                remedy: "; list in .dockerignore what the build does not need",
+            });
+        }
+        let mode = if executable { 0o755 } else { 0o644 };
+        let path = self.path.clone();
+        self.entry(&path, EntryType::Regular, mode, &[], blob.content())
+    }
+
+    fn entry(
+        &mut self,
+        path: &[u8],
+        kind: EntryType,
+        mode: u32,
+        link: &[u8],
+        content: &[u8],
+    ) -> Result<(), SourceError> {
+        let limit = self.plan.source.config.max_files;
+        self.summary.files += 1;
+        if self.summary.files > limit {
+            return Err(too_many_files("the build context has too many files and folders", limit));
+        }
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_mtime(self.plan.source.time);
+        header.set_size(content.len() as u64);
+        self.put(header, path, link, content).map_err(gone)
+    }
+
+    /// One entry, with entries of its long names before it.
+    fn put(&mut self, mut header: Header, path: &[u8], link: &[u8], content: &[u8]) -> io::Result<()> {
+        for (name, kind) in [(path, EntryType::GNULongName), (link, EntryType::GNULongLink)] {
+            if name.len() > NAME {
+                let mut long = Header::new_gnu();
+                long.set_entry_type(kind);
+                long.set_mode(0o644);
+                let content = [name, &[0]].concat();
+                long.set_size(content.len() as u64);
+                self.put(long, b"././@LongLink", &[], &content)?;
+            }
+        }
+        header.set_uid(0);
+        header.set_gid(0);
+        let fields = header.as_old_mut();
+        fill(&mut fields.name, path);
+        fill(&mut fields.linkname, link);
+        header.set_cksum();
+        self.out.write_all(header.as_bytes())?;
+        self.out.write_all(content)?;
+        let padding = content.len().next_multiple_of(BLOCK) - content.len();
+        self.out.write_all(&[0; BLOCK][..padding])
+    }
+}
+
+/// As much of a name as fits: the rest stands in an entry of its own.
+fn fill(field: &mut [u8; NAME], name: &[u8]) {
+    let length = name.len().min(NAME);
+    field[..length].copy_from_slice(&name[..length]);
+}
+
+fn gone(_: io::Error) -> SourceError {
+    SourceError::Cancelled
+}
+
+fn too_many_files(what: &str, limit: u64) -> SourceError {
+    SourceError::TooMany {
+        what: what.to_owned(),
+        limit,
+        key: "max_files",
+        remedy: "; list in .dockerignore what the build does not need",
+    }
+}
+
+/// A path for the rules and for people. Bytes that are not UTF-8 match no literal, only wildcards.
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+/// Whether a file is a pointer to one kept elsewhere, by the specification of Git LFS: its first line.
+fn is_lfs_pointer(content: &[u8]) -> bool {
+    content.len() < 1024 && content.starts_with(b"version https://git-lfs.github.com/spec/v1\n")
+}

@@ -1,0 +1,166 @@
+//! Why there is no source: one variant for each thing that somebody can do something about, each with
+//! its own sentence, and whose fault it is.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::commit::CommitId;
+
+/// Whose fault an error is, which decides whether the event is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The build's own: trying again changes nothing.
+    Build,
+    /// Ours, or the network's: worth another try.
+    Infrastructure,
+    /// Nobody's: the build was cancelled.
+    Cancelled,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    #[error("{url} cannot be reached: {reason}")]
+    Unreachable { url: String, reason: String },
+    #[error("{url} timed out: {doing} took longer than {} (source.{key})", humantime(.limit))]
+    TimedOut { url: String, doing: &'static str, limit: Duration, key: &'static str },
+    #[error(
+        "{host} is at {address}, which is not on the public internet; builds are fetched from there only if source.allow_private_addresses lists it"
+    )]
+    RefusedAddress { host: String, address: String },
+    #[error(
+        "{url} redirects to {target}, {reason}; if that is where the repository is, make it the event's repository.url"
+    )]
+    RefusedRedirect { url: String, target: String, reason: &'static str },
+    #[error(
+        "{url} asks for credentials (HTTP status {status}); the repository is private or does not exist, and only public ones can be fetched"
+    )]
+    NeedsCredentials { url: String, status: u16 },
+    #[error("{url} is not found (HTTP status {status}); check the event's repository.url")]
+    RepositoryNotFound { url: String, status: u16 },
+    #[error("{url} is not a git repository served over smart HTTP: {reason}")]
+    NotARepository { url: String, reason: String },
+    #[error(
+        "commit {commit} is not in {url}, or no branch or tag leads to it any more; was it force-pushed away, or never pushed?"
+    )]
+    CommitNotFound { url: String, commit: CommitId },
+    #[error("{what} is larger than {} (source.{key}){remedy}", .limit.display().iec())]
+    TooLarge { what: String, limit: ByteSize, key: &'static str, remedy: &'static str },
+    #[error("{what}: more than {limit} (source.{key}){remedy}")]
+    TooMany { what: String, limit: u64, key: &'static str, remedy: &'static str },
+    #[error("build.root {root:?} is not in commit {commit}")]
+    NoSuchFolder { root: String, commit: CommitId },
+    #[error("build.root {root:?} is {kind} in commit {commit}, not a folder")]
+    NotAFolder { root: String, kind: &'static str, commit: CommitId },
+    #[error("there is no {dockerfile:?} in {}{}", folder(.root), elsewhere(.found))]
+    NoDockerfile {
+        root: String,
+        dockerfile: String,
+        /// Files of the repository that look like Dockerfiles, as paths from its top.
+        found: Vec<String>,
+    },
+    #[error("{path:?} is {kind}, not a file")]
+    NotAFile { path: String, kind: &'static str },
+    #[error("{path:?} is a symbolic link{}, {reason}", .by.as_ref().map(|by| format!(" by way of {by:?}")).unwrap_or_default())]
+    BadLink { path: String, by: Option<String>, reason: &'static str },
+    #[error(
+        "{path:?} is a submodule, and submodules are not supported yet; add it to .dockerignore if the build does not need it"
+    )]
+    Submodule { path: String },
+    #[error(
+        "{path:?} is a Git LFS pointer: the file itself is not in the repository, and fetching from LFS is not supported; commit the file, or add it to .dockerignore if the build does not need it"
+    )]
+    LfsPointer { path: String },
+    #[error("{path:?} is not a name that a build context may have: {reason}")]
+    BadName { path: String, reason: &'static str },
+    #[error("{file}, line {line}: the pattern {pattern:?} cannot be read: {reason}")]
+    BadIgnorePattern { file: String, line: usize, pattern: String, reason: &'static str },
+    /// libgit2 or the git server went off the protocol.
+    #[error("fetching {url} failed: {reason}")]
+    Git { url: String, reason: String },
+    /// The disk, or what was on it.
+    #[error("the mirror of {url} on the worker's disk failed: {reason}")]
+    Mirror { url: String, reason: String },
+    /// The token was cancelled, or the receiving end of the context was dropped.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl SourceError {
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Git { .. } | Self::Mirror { .. } => {
+                Fault::Infrastructure
+            }
+            Self::Cancelled => Fault::Cancelled,
+            _ => Fault::Build,
+        }
+    }
+}
+
+fn humantime(duration: &Duration) -> impl std::fmt::Display {
+    humantime_serde::re::humantime::format_duration(*duration)
+}
+
+fn folder(root: &str) -> String {
+    match root {
+        "" => "the repository".to_owned(),
+        root => format!("the folder {root:?}"),
+    }
+}
+
+fn elsewhere(found: &[String]) -> String {
+    match found {
+        [] => ", nor a Dockerfile anywhere else in the repository: add one".to_owned(),
+        [one] => match one.rsplit_once('/') {
+            Some((parent, name)) => format!(
+                "; the repository has {one:?}: set build.root to {parent:?} and build.dockerfile to {name:?}"
+            ),
+            None => {
+                format!("; the repository has {one:?}: set build.root to \".\" and build.dockerfile to it")
+            }
+        },
+        found => {
+            let list: Vec<String> = found.iter().map(|path| format!("{path:?}")).collect();
+            format!(
+                "; the repository has {}: set build.root to the folder and build.dockerfile to the file",
+                list.join(", ")
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_where_the_dockerfiles_are() {
+        let error = |root: &str, found: &[&str]| {
+            let found = found.iter().map(|path| path.to_string()).collect();
+            SourceError::NoDockerfile { root: root.into(), dockerfile: "Dockerfile".into(), found }
+                .to_string()
+        };
+        assert_eq!(
+            error("", &["docker/web/Dockerfile"]),
+            r#"there is no "Dockerfile" in the repository; the repository has "docker/web/Dockerfile": set build.root to "docker/web" and build.dockerfile to "Dockerfile""#
+        );
+        assert!(
+            error("web", &["Dockerfile"]).starts_with(r#"there is no "Dockerfile" in the folder "web"; "#)
+        );
+        assert!(
+            error("", &["a/Dockerfile", "b/Dockerfile"]).contains(r#""a/Dockerfile", "b/Dockerfile": set"#)
+        );
+        assert!(error("", &[]).ends_with("add one"));
+    }
+
+    #[test]
+    fn the_remote_being_away_is_not_the_builds_fault() {
+        let url = || "https://git.example.com/x".to_owned();
+        let down = SourceError::Unreachable { url: url(), reason: "connection refused".into() };
+        assert_eq!(down.fault(), Fault::Infrastructure);
+        let missing = SourceError::CommitNotFound { url: url(), commit: "a".repeat(40).parse().unwrap() };
+        assert_eq!(missing.fault(), Fault::Build);
+        assert_eq!(SourceError::Cancelled.fault(), Fault::Cancelled);
+    }
+}

@@ -1,0 +1,104 @@
+//! A commit that lies in a mirror: what it says about itself, and the way to its context.
+
+use std::sync::Arc;
+
+use git2::{ErrorCode, Oid};
+use time::OffsetDateTime;
+
+use super::archive;
+use super::commit::CommitId;
+use super::config::SourceConfig;
+use super::context::Context;
+use super::error::SourceError;
+use super::libgit2;
+use super::mirror::Mirror;
+use super::session::Session;
+use super::tree::Plan;
+
+/// The longest subject and author kept, in characters.
+const MAX_TEXT: usize = 256;
+
+/// A commit that was fetched. It keeps its mirror: while it lives, its context can be streamed.
+#[derive(Debug, Clone)]
+pub struct FetchedCommit {
+    pub id: CommitId,
+    /// The first paragraph of its message, on one line.
+    pub subject: String,
+    /// The author's name.
+    pub author: String,
+    /// When it was committed.
+    pub time: OffsetDateTime,
+    pub(super) source: CommitSource,
+}
+
+/// Where a commit's content is read from, and within which limits.
+#[derive(Debug, Clone)]
+pub(super) struct CommitSource {
+    pub(super) mirror: Arc<Mirror>,
+    pub(super) commit: CommitId,
+    pub(super) tree: Oid,
+    /// Seconds since the epoch, not before it: the time of every file of the context.
+    pub(super) time: u64,
+    pub(super) url: String,
+    pub(super) config: Arc<SourceConfig>,
+}
+
+impl FetchedCommit {
+    /// Looks for a commit in a mirror.
+    pub(super) fn find(
+        mirror: &Arc<Mirror>,
+        id: &CommitId,
+        session: &Session,
+    ) -> Result<Option<Self>, git2::Error> {
+        let repository = mirror.open()?;
+        let commit = match repository.find_commit(Oid::from_str(id.as_str())?) {
+            Ok(commit) => commit,
+            Err(error) if error.code() == ErrorCode::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let seconds = commit.time().seconds();
+        let source = CommitSource {
+            mirror: Arc::clone(mirror),
+            commit: id.clone(),
+            tree: commit.tree()?.id(),
+            time: u64::try_from(seconds).unwrap_or(0),
+            url: session.url.clone(),
+            config: Arc::clone(&session.config),
+        };
+        Ok(Some(Self {
+            id: id.clone(),
+            subject: one_line(commit.summary_bytes().unwrap_or_default()),
+            author: one_line(commit.author().name_bytes()),
+            time: OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH),
+            source,
+        }))
+    }
+
+    /// The build context: the folder `root` of the commit (empty for the whole repository) as a tar
+    /// stream, without what `.dockerignore` leaves out. `dockerfile` is relative to `root`; both are
+    /// relative paths without `.` and `..`.
+    ///
+    /// Root, Dockerfile and `.dockerignore` are read before this returns, so that whatever is wrong
+    /// with them is known before an engine is asked; limits, submodules and the like show as the
+    /// stream runs.
+    pub async fn context(&self, root: &str, dockerfile: &str) -> Result<Context, SourceError> {
+        let (source, root, dockerfile) = (self.source.clone(), root.to_owned(), dockerfile.to_owned());
+        let plan = libgit2::blocking(move || Plan::make(source, &root, dockerfile)).await?;
+        let dockerfile = plan.dockerfile.clone();
+        Ok(Context::stream(dockerfile, move |out| archive::write(&plan, out)))
+    }
+}
+
+impl CommitSource {
+    /// What libgit2 could not read of the mirror: it is broken, and the next fetch replaces it.
+    pub(super) fn broken(&self, error: &git2::Error) -> SourceError {
+        tracing::warn!(url = self.url, error = error.message(), "the mirror cannot be read");
+        self.mirror.discard();
+        SourceError::Mirror { url: self.url.clone(), reason: error.message().to_owned() }
+    }
+}
+
+fn one_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect()
+}

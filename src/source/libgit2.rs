@@ -1,0 +1,67 @@
+//! What is set once for the whole process before libgit2 is used: its limits, its configuration, and
+//! our transport in the place of its own.
+
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, anyhow};
+use git2::opts;
+use git2::{ConfigLevel, transport};
+
+use super::error::SourceError;
+use super::transport::http_transport;
+
+/// How much of a pack is mapped into memory at a time, and of all packs together. libgit2's own
+/// figures for 32-bit machines; those for 64-bit ones (1 GiB and 8 GiB) would count against the
+/// memory limit of the worker's unit.
+const WINDOW: usize = 32 << 20;
+const MAPPED: usize = 256 << 20;
+
+/// Should a connection ever bypass our transport: libgit2's own wait without end.
+const SOCKET_TIMEOUT_MS: i32 = 60_000;
+
+/// Prepares libgit2; the second and every later call only repeats the first one's answer.
+pub(super) fn prepare() -> anyhow::Result<()> {
+    static PREPARED: OnceLock<Result<(), git2::Error>> = OnceLock::new();
+    PREPARED
+        .get_or_init(prepare_once)
+        .as_ref()
+        .map_err(|error| anyhow!(error.message().to_owned()))
+        .context("prepare libgit2")?;
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "libgit2's global options and transports are plain globals")]
+fn prepare_once() -> Result<(), git2::Error> {
+    // SAFETY: the setters ask that nothing else uses libgit2 meanwhile. Only this folder does, through
+    // `Sources`, which cannot be had before this function has returned; `OnceLock` lets it run once.
+    unsafe {
+        opts::set_mwindow_size(WINDOW)?;
+        opts::set_mwindow_mapped_limit(MAPPED)?;
+        opts::set_server_connect_timeout_in_milliseconds(SOCKET_TIMEOUT_MS)?;
+        opts::set_server_timeout_in_milliseconds(SOCKET_TIMEOUT_MS)?;
+        // The git configuration of the machine and its users could rewrite URLs (`url.*.insteadOf`) or
+        // name proxies: a build must not depend on it.
+        for level in [ConfigLevel::ProgramData, ConfigLevel::System, ConfigLevel::XDG, ConfigLevel::Global] {
+            opts::set_search_path(level, "")?;
+        }
+        for scheme in ["http", "https"] {
+            transport::register(scheme, http_transport)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs work on a blocking thread, within the caller's tracing span.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down and has not begun the work.
+            Err(_) => Err(SourceError::Cancelled),
+        },
+    }
+}

@@ -1,0 +1,257 @@
+//! The mirrors of one repository: bare repositories under `<mirrors>/<digest of the URL>/`, named
+//! `shallow-<n>` and `full-<n>`. A shallow repository stays shallow whatever is fetched later, so the
+//! two are kept apart. The highest number is the one in use: a mirror that is broken, or has gathered
+//! too many packs, is followed by a new one and removed when the last reader has let go of it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use git2::{Repository, RepositoryInitOptions};
+
+use super::error::SourceError;
+
+/// After so many fetches a mirror is started anew: each leaves a pack, every object is looked for in
+/// all of them, and libgit2 cannot join them.
+const MAX_PACKS: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Single commits without their history, fetched by id.
+    Shallow,
+    /// Refs with all of their history.
+    Full,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 2] = [Self::Shallow, Self::Full];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Shallow => "shallow",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// A bare repository on the disk.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    path: PathBuf,
+    discarded: AtomicBool,
+}
+
+impl Mirror {
+    fn new(path: PathBuf) -> Arc<Self> {
+        Arc::new(Self { path, discarded: AtomicBool::new(false) })
+    }
+
+    pub(super) fn open(&self) -> Result<Repository, git2::Error> {
+        Repository::open_bare(&self.path)
+    }
+
+    /// Marks it as broken: the next fetch starts a new one.
+    pub(super) fn discard(&self) {
+        self.discarded.store(true, Ordering::Release);
+    }
+
+    fn is_discarded(&self) -> bool {
+        self.discarded.load(Ordering::Acquire)
+    }
+
+    fn packs(&self) -> usize {
+        let Ok(entries) = fs::read_dir(self.path.join("objects/pack")) else { return 0 };
+        entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "pack")).count()
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        if !self.is_discarded() {
+            return;
+        }
+        let path = std::mem::take(&mut self.path);
+        let remove = move || {
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "a discarded mirror could not be removed");
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
+/// The mirrors of one repository; whoever holds it is the only one that fetches into them.
+pub(super) struct Slot {
+    folder: PathBuf,
+    url: String,
+    /// The number of the next mirror; `None` until the folder has been looked at.
+    next: Option<u64>,
+    mirrors: [Option<Arc<Mirror>>; 2],
+}
+
+impl Slot {
+    pub(super) fn new(folder: PathBuf, url: String) -> Self {
+        Self { folder, url, next: None, mirrors: [None, None] }
+    }
+
+    /// The mirror of a kind, if there is one.
+    pub(super) fn get(&mut self, kind: Kind) -> Result<Option<Arc<Mirror>>, SourceError> {
+        self.look()?;
+        let mirror = &mut self.mirrors[kind as usize];
+        if mirror.as_ref().is_some_and(|mirror| mirror.is_discarded()) {
+            *mirror = None;
+        }
+        Ok(mirror.clone())
+    }
+
+    /// The mirror of a kind to fetch into, and whether it is new.
+    pub(super) fn get_or_create(&mut self, kind: Kind) -> Result<(Arc<Mirror>, bool), SourceError> {
+        if let Some(mirror) = self.get(kind)? {
+            if mirror.packs() < MAX_PACKS {
+                return Ok((mirror, false));
+            }
+            mirror.discard();
+        }
+        let number = self.next.unwrap_or(0);
+        let path = self.folder.join(format!("{}-{number}", kind.name()));
+        let mut options = RepositoryInitOptions::new();
+        options.bare(true).external_template(false).description(&self.url);
+        Repository::init_opts(&path, &options).map_err(|error| self.failed(error.message().to_owned()))?;
+        self.next = Some(number + 1);
+        let mirror = Mirror::new(path);
+        self.mirrors[kind as usize] = Some(Arc::clone(&mirror));
+        Ok((mirror, true))
+    }
+
+    pub(super) fn failed(&self, reason: String) -> SourceError {
+        SourceError::Mirror { url: self.url.clone(), reason }
+    }
+
+    /// Takes stock of the folder once, and removes what an earlier process has left unfinished.
+    fn look(&mut self) -> Result<(), SourceError> {
+        if self.next.is_none() {
+            self.next = Some(self.take_stock().map_err(|error| self.failed(error.to_string()))?);
+        }
+        Ok(())
+    }
+
+    fn take_stock(&mut self) -> io::Result<u64> {
+        fs::create_dir_all(&self.folder)?;
+        let mut found: Vec<(u64, Kind, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let parsed = name.to_str().and_then(|name| {
+                let (kind, number) = name.rsplit_once('-')?;
+                let kind = Kind::ALL.into_iter().find(|known| known.name() == kind)?;
+                Some((number.parse().ok()?, kind, entry.path()))
+            });
+            found.extend(parsed);
+        }
+        found.sort_by_key(|(number, ..)| *number);
+        let next = found.last().map_or(0, |(number, ..)| number + 1);
+        for (_, kind, path) in found {
+            sweep(&path)?;
+            // A lower number is what a crash has left of a discarded mirror: dropping it removes it.
+            if let Some(older) = self.mirrors[kind as usize].replace(Mirror::new(path)) {
+                older.discard();
+            }
+        }
+        Ok(next)
+    }
+}
+
+/// Removes lock files and half-written packs. No other process uses the mirrors: whatever lies there
+/// was left by a crash, and a lock would stand in the way of every fetch.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() {
+            sweep(&entry.path())?;
+        } else if name.to_string_lossy().ends_with(".lock") || name.to_string_lossy().contains("_git2_") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(folder: &Path) -> Slot {
+        Slot::new(folder.to_owned(), "https://git.example.com/x".to_owned())
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_discarded_mirror_goes_with_its_last_reader() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut slot = slot(folder.path());
+        assert!(slot.get(Kind::Full).unwrap().is_none());
+        let (reader, new) = slot.get_or_create(Kind::Full).unwrap();
+        assert!(new && !slot.get_or_create(Kind::Full).unwrap().1);
+        reader.discard();
+        let (second, new) = slot.get_or_create(Kind::Full).unwrap();
+        assert!(new);
+        assert_eq!(names(folder.path()), ["full-0", "full-1"]);
+        reader.open().unwrap();
+        drop(reader);
+        assert_eq!(names(folder.path()), ["full-1"]);
+        drop((slot, second));
+        assert_eq!(names(folder.path()), ["full-1"]);
+    }
+
+    #[test]
+    fn sweeps_what_a_crash_has_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = slot(folder.path());
+        for kind in Kind::ALL {
+            first.get_or_create(kind).unwrap();
+        }
+        let (old, _) = first.get_or_create(Kind::Shallow).unwrap();
+        let left = old.path.clone();
+        fs::create_dir_all(folder.path().join("shallow-7/objects/pack")).unwrap();
+        for file in ["shallow.lock", "objects/pack/pack_git2_a1b2c3", "objects/pack/pack-1.pack"] {
+            fs::write(folder.path().join("shallow-7").join(file), "").unwrap();
+        }
+        drop((first, old));
+        let mut second = slot(folder.path());
+        let mirror = second.get(Kind::Shallow).unwrap().unwrap();
+        assert_eq!(mirror.path, folder.path().join("shallow-7"));
+        assert!(!left.exists());
+        assert_eq!(names(&mirror.path), ["objects"]);
+        assert_eq!(names(&mirror.path.join("objects/pack")), ["pack-1.pack"]);
+        assert!(second.get(Kind::Full).unwrap().is_some());
+        mirror.discard();
+        second.get_or_create(Kind::Shallow).unwrap();
+        drop(mirror);
+        assert_eq!(names(folder.path()), ["full-1", "shallow-8"]);
+    }
+
+    #[test]
+    fn a_mirror_of_many_packs_is_started_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut slot = slot(folder.path());
+        let (mirror, _) = slot.get_or_create(Kind::Full).unwrap();
+        for number in 0..MAX_PACKS {
+            assert!(!slot.get_or_create(Kind::Full).unwrap().1);
+            fs::write(mirror.path.join(format!("objects/pack/pack-{number}.pack")), "").unwrap();
+        }
+        assert!(slot.get_or_create(Kind::Full).unwrap().1);
+    }
+}

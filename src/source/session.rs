@@ -1,0 +1,186 @@
+//! One fetch as the transport sees it: its limits, its cancellation, and what went wrong. libgit2
+//! carries only text through its error codes, so the typed error is kept here.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::url::Url;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::address::AllowedAddress;
+use super::config::SourceConfig;
+use super::error::SourceError;
+use super::url::RepositoryUrl;
+
+thread_local! {
+    /// The fetch that runs on this blocking thread. libgit2 makes a transport from a URL alone.
+    static CURRENT: RefCell<Option<Arc<Session>>> = const { RefCell::new(None) };
+}
+
+pub(super) struct Session {
+    pub(super) config: Arc<SourceConfig>,
+    /// `source.allow_private_addresses`, read.
+    pub(super) allowed: Arc<[AllowedAddress]>,
+    /// The repository's URL, for messages.
+    pub(super) url: String,
+    runtime: Handle,
+    cancel: CancellationToken,
+    deadline: Instant,
+    received: AtomicU64,
+    /// Whether the server can be believed when it refuses a commit: see [`advertisement`](super::advertisement).
+    refuses_only_missing: AtomicBool,
+    notes: Mutex<Notes>,
+}
+
+struct Notes {
+    /// The repository's URL, or where the server redirected to on the same host.
+    base: Url,
+    failure: Option<SourceError>,
+    /// What the server said instead of a pack.
+    remote_error: Option<String>,
+}
+
+impl Session {
+    /// A session that begins now. To be made on the runtime.
+    pub(super) fn new(
+        config: Arc<SourceConfig>,
+        allowed: Arc<[AllowedAddress]>,
+        url: &RepositoryUrl,
+        cancel: CancellationToken,
+    ) -> Self {
+        let deadline = Instant::now() + config.fetch_timeout;
+        Self {
+            config,
+            allowed,
+            url: url.to_string(),
+            runtime: Handle::current(),
+            cancel,
+            deadline,
+            received: AtomicU64::new(0),
+            refuses_only_missing: AtomicBool::new(false),
+            notes: Mutex::new(Notes { base: url.as_url().clone(), failure: None, remote_error: None }),
+        }
+    }
+
+    /// Makes this the session of the current thread until the guard is dropped.
+    pub(super) fn enter(self: &Arc<Self>) -> impl Drop + use<> {
+        struct Guard;
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                CURRENT.set(None);
+            }
+        }
+        CURRENT.set(Some(Arc::clone(self)));
+        Guard
+    }
+
+    pub(super) fn current() -> Option<Arc<Self>> {
+        CURRENT.with_borrow(Clone::clone)
+    }
+
+    /// Waits for `work` on this blocking thread: no longer than `limit`, no longer than the fetch may
+    /// take, and not after it was cancelled. `key` is the setting that `limit` comes from.
+    pub(super) fn wait<T>(
+        &self,
+        doing: &'static str,
+        (limit, key): (Duration, &'static str),
+        work: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => Err(SourceError::Cancelled),
+                result = work => result,
+                () = tokio::time::sleep(limit) => Err(self.timed_out(doing, limit, key)),
+                () = tokio::time::sleep_until(self.deadline) => Err(self.fetch_timed_out()),
+            }
+        })
+    }
+
+    /// Whether the fetch may go on, for code that has nothing to wait for.
+    pub(super) fn check(&self) -> Result<(), SourceError> {
+        match () {
+            () if self.cancel.is_cancelled() => Err(SourceError::Cancelled),
+            () if Instant::now() >= self.deadline => Err(self.fetch_timed_out()),
+            () => Ok(()),
+        }
+    }
+
+    pub(super) fn connect_limit(&self) -> (Duration, &'static str) {
+        (self.config.connect_timeout, "connect_timeout")
+    }
+
+    pub(super) fn stall_limit(&self) -> (Duration, &'static str) {
+        (self.config.stall_timeout, "stall_timeout")
+    }
+
+    fn fetch_timed_out(&self) -> SourceError {
+        self.timed_out("the fetch", self.config.fetch_timeout, "fetch_timeout")
+    }
+
+    pub(super) fn timed_out(&self, doing: &'static str, limit: Duration, key: &'static str) -> SourceError {
+        SourceError::TimedOut { url: self.url.clone(), doing, limit, key }
+    }
+
+    /// Counts bytes that came from the server, up to `source.max_pack`.
+    pub(super) fn count(&self, bytes: usize) -> Result<(), SourceError> {
+        let received = self.received.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        match received > self.config.max_pack.0 {
+            true => Err(SourceError::TooLarge {
+                what: format!("what {} sent", self.url),
+                limit: self.config.max_pack,
+                key: "max_pack",
+                remedy: "",
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// The bytes received from the server so far, in all its answers.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the first failure; what libgit2 makes of it afterwards tells less.
+    pub(super) fn fail(&self, error: SourceError) {
+        self.notes().failure.get_or_insert(error);
+    }
+
+    pub(super) fn take_failure(&self) -> Option<SourceError> {
+        self.notes().failure.take()
+    }
+
+    pub(super) fn set_remote_error(&self, text: String) {
+        self.notes().remote_error = Some(text);
+    }
+
+    pub(super) fn take_remote_error(&self) -> Option<String> {
+        self.notes().remote_error.take()
+    }
+
+    pub(super) fn base(&self) -> Url {
+        self.notes().base.clone()
+    }
+
+    pub(super) fn set_base(&self, base: Url) {
+        self.notes().base = base;
+    }
+
+    pub(super) fn set_refuses_only_missing(&self, value: bool) {
+        self.refuses_only_missing.store(value, Ordering::Relaxed);
+    }
+
+    pub(super) fn refuses_only_missing(&self) -> bool {
+        self.refuses_only_missing.load(Ordering::Relaxed)
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        // Each note is one assignment: a panic elsewhere cannot leave them half written.
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
