@@ -2,6 +2,7 @@
 
 pub mod dead_letters;
 pub mod enqueue;
+pub mod credential;
 pub mod exit;
 mod printable;
 
