@@ -4,5 +4,6 @@ mod clients;
 mod connections;
 mod content;
 mod listings;
+mod observed;
 mod refusals;
 mod stock;

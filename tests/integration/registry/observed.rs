@@ -1,0 +1,77 @@
+//! What operators see of requests: a log line with fields, and a count by route and status.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use reqwest::Method;
+
+use crate::support::image::{TestImage, image_name};
+use crate::support::registry::TestRegistry;
+
+/// A log in memory.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Recorder and subscriber are this thread's, on which the server runs too.
+#[tokio::test(flavor = "current_thread")]
+async fn a_request_is_logged_once_and_counted_by_its_pattern() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+
+    let registry = TestRegistry::start().await;
+    TestImage::saying("hello").publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
+    registry.get("/v2/acme/shop.storefront/manifests/v1").await;
+    registry.get("/v2/acme/shop.storefront/manifests/v1").await;
+    registry.head("/v2/other/x.y/manifests/v1").await;
+    registry.get("/v2/acme/shop.storefront/tags/list").await;
+    registry.request(Method::POST, "/v2/a/b/blobs/uploads/").send().await.unwrap();
+    registry.request(Method::GET, "/v2/").send().await.unwrap();
+
+    let rendered = recorder.handle().render();
+    for (route, status, count) in [
+        ("/v2/{namespace}/{name}/manifests/{reference}", 200, 2),
+        ("/v2/{namespace}/{name}/manifests/{reference}", 404, 1),
+        ("/v2/{namespace}/{name}/tags/list", 200, 1),
+        ("other", 405, 1),
+        ("/v2/", 401, 1),
+    ] {
+        let line =
+            format!("buildgrid_registry_requests_total{{route=\"{route}\",status=\"{status}\"}} {count}\n");
+        assert!(rendered.contains(&line), "{line} in\n{rendered}");
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let requests: Vec<_> = log.lines().filter(|line| line.contains(" request ")).collect();
+    // The listing and the missing login are details.
+    assert_eq!(requests.len(), 4, "{log}");
+    let user = format!("user={}", registry.user());
+    let fields = [
+        "method=GET",
+        "path=\"/v2/acme/shop.storefront/manifests/v1\"",
+        "status=200",
+        &user,
+        "peer=127.0.0.1:",
+    ];
+    for field in fields {
+        assert!(requests[0].contains(field), "{field} in {}", requests[0]);
+    }
+    assert!(!log.contains(registry.password()));
+    registry.stop().await;
+}
