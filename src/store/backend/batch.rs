@@ -9,11 +9,9 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-
 use super::super::error::StoreError;
 use super::super::layout::Key;
-use super::directory::{Directory, sync_directory};
+use super::directory::{Directory, Temporary, sync_directory};
 
 pub(super) struct Batch<'a> {
     directory: &'a Directory,
@@ -87,16 +85,16 @@ impl<'a> Batch<'a> {
         let file = self.write(bytes)?;
         sync_file(&file)?;
         self.has_entry(&path);
-        match file.persist_noclobber(&path) {
-            Ok(_) => Ok(true),
+        match file.path.persist_noclobber(&path) {
+            Ok(()) => Ok(true),
             Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(failed) => Err(StoreError::io("write", &path, failed.error)),
         }
     }
 
     /// Moves a synced file to its place, after which it is [`written_in_place`].
-    pub(super) fn place(&mut self, file: &NamedTempFile, path: &Path) -> Result<(), StoreError> {
-        fs::rename(file.path(), path).map_err(|error| StoreError::io("write", path, error))?;
+    pub(super) fn place(&mut self, file: &Temporary, path: &Path) -> Result<(), StoreError> {
+        fs::rename(&file.path, path).map_err(|error| StoreError::io("write", path, error))?;
         self.has_entry(path);
         Ok(())
     }
@@ -116,22 +114,22 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<NamedTempFile, StoreError> {
+    fn write(&self, bytes: &[u8]) -> Result<Temporary, StoreError> {
         let mut file = self.directory.temporary()?;
-        file.write_all(bytes).map_err(|error| StoreError::io("write", file.path(), error))?;
+        file.file.write_all(bytes).map_err(|error| StoreError::io("write", &file.path, error))?;
         Ok(file)
     }
 }
 
 /// Forgets the temporary name of a file that has been moved to its place.
-pub(super) fn written_in_place(file: NamedTempFile) {
+pub(super) fn written_in_place(file: Temporary) {
     // The name is not removed and the handle is closed; on Unix keeping a path cannot fail.
-    let _ = file.into_temp_path().keep();
+    let _ = file.path.keep();
 }
 
 /// Makes a file's bytes durable, before its rename makes them visible.
-pub(super) fn sync_file(file: &NamedTempFile) -> Result<(), StoreError> {
-    file.as_file().sync_all().map_err(|error| StoreError::io("sync", file.path(), error))
+pub(super) fn sync_file(file: &Temporary) -> Result<(), StoreError> {
+    file.file.sync_all().map_err(|error| StoreError::io("sync", &file.path, error))
 }
 
 /// Whether the file holds exactly these bytes. One that cannot be read is written again.

@@ -7,13 +7,13 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 
+use super::super::credentials::random_text;
 use super::super::error::StoreError;
 use super::super::layout::{self, Key};
 use super::batch::Batch;
@@ -27,6 +27,13 @@ pub(in crate::store) struct Directory {
     /// Directories of which this process knows that they stand durably in their parents: shared
     /// ones, such as the 256 that blobs are spread over, not those made for one object.
     known: Mutex<HashSet<PathBuf>>,
+}
+
+/// A file being written. (Not `tempfile`'s own: that one wraps errors, so that their numbers are lost.)
+pub(super) struct Temporary {
+    pub(super) file: File,
+    /// Removed when dropped.
+    pub(super) path: TempPath,
 }
 
 /// What came of a compare-and-set.
@@ -105,12 +112,17 @@ impl Directory {
             batch.make_parent(key)?;
             batch.put(before)?;
             batch.sync()?;
-            let absent = batch.create(key, bytes)?;
-            // Also for what another has put: it may not have come to its own sync yet.
-            batch.sync()?;
-            match absent {
-                true => Ok(Swap::Done),
-                false => Ok(Swap::Found(self.read(key)?.unwrap_or_default())),
+            loop {
+                let put = batch.create(key, bytes)?;
+                // Also for what another has put: it may not have come to its own sync yet.
+                batch.sync()?;
+                if put {
+                    return Ok(Swap::Done);
+                }
+                // Where it has been removed since, the place is free again.
+                if let Some(found) = self.read(key)? {
+                    return Ok(Swap::Found(found));
+                }
             }
         })
     }
@@ -158,16 +170,14 @@ impl Directory {
         Ok(removed)
     }
 
-    /// A new file beside the objects, gone when it is dropped.
-    pub(in crate::store) fn temporary(&self) -> Result<NamedTempFile, StoreError> {
-        let path = self.path(&layout::temporary_files());
-        // As any other file of this user: the umask says who may read it, be it a stock registry.
-        let mode = fs::Permissions::from_mode(0o666);
-        tempfile::Builder::new()
-            .prefix("")
-            .permissions(mode)
-            .tempfile_in(&path)
-            .map_err(|error| StoreError::io("write into", &path, error))
+    /// A new file beside the objects, gone when it is dropped. The umask says who may read it, as with
+    /// any other file of this user: a stock registry may run as another.
+    pub(super) fn temporary(&self) -> Result<Temporary, StoreError> {
+        let path = self.path(&layout::temporary_files()).join(random_text::<10>());
+        let file = File::options().write(true).create_new(true).open(&path);
+        let file = file.map_err(|error| StoreError::io("write", &path, error))?;
+        let path = TempPath::try_from_path(&path).map_err(|error| StoreError::io("write", &path, error))?;
+        Ok(Temporary { file, path })
     }
 
     /// Removes temporary files not written to for `age`, which an earlier crash has left; answers how many.

@@ -1,16 +1,16 @@
 //! A blob on its way into the store: digested in passing, invisible until it is whole.
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 
 use super::super::digest::{Digest, Digesting};
 use super::super::error::StoreError;
 use super::super::layout;
 use super::batch::{Batch, sync_file, written_in_place};
-use super::directory::Directory;
+use super::directory::{Directory, Temporary};
 
 /// Bytes collected for one write to the file.
 const BUFFER: usize = 128 * 1024;
@@ -21,15 +21,14 @@ const BUFFER: usize = 128 * 1024;
 /// A write that fails answers an `io::Error` around a [`StoreError`], with path and remedy.
 pub struct BlobWriter {
     directory: Arc<Directory>,
-    path: PathBuf,
-    file: Digesting<BufWriter<NamedTempFile>>,
+    file: Digesting<BufWriter<File>>,
+    path: TempPath,
 }
 
 impl BlobWriter {
     pub(in crate::store) fn new(directory: Arc<Directory>) -> Result<Self, StoreError> {
-        let file = directory.temporary()?;
-        let path = file.path().to_owned();
-        Ok(Self { directory, path, file: Digesting::new(BufWriter::with_capacity(BUFFER, file)) })
+        let Temporary { file, path } = directory.temporary()?;
+        Ok(Self { directory, file: Digesting::new(BufWriter::with_capacity(BUFFER, file)), path })
     }
 
     /// Makes the blob durable and visible under its digest, which is answered with its length in
@@ -38,6 +37,7 @@ impl BlobWriter {
         let (digest, length, file) = self.file.finish();
         let file =
             file.into_inner().map_err(|error| StoreError::io("write", &self.path, error.into_parts().0))?;
+        let file = Temporary { file, path: self.path };
         let key = layout::blob(digest);
         let exists = self.directory.size(&key)? == Some(length);
         if !exists {

@@ -97,7 +97,8 @@ fn name(repository: usize, tag: usize) -> ImageName {
 }
 
 async fn run(steps: Vec<Step>) {
-    let root = tempfile::tempdir().unwrap();
+    // In memory: what is compared is content, and syncing a disk for each of many steps takes long.
+    let root = tempfile::tempdir_in("/dev/shm").unwrap();
     let config = StoreConfig { path: root.path().to_owned() };
     let mut store = Store::open(&config).unwrap();
     let images: Vec<_> = (0..IMAGES).map(|image| TestImage::saying(&format!("image {image}"))).collect();
@@ -190,7 +191,7 @@ async fn compare(store: &Store, model: &Model, images: &[TestImage]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_store_is_what_the_model_is(steps in steps()) {
