@@ -190,8 +190,8 @@ impl Directory {
             let stale = || Ok::<_, io::Error>(fs::metadata(&path)?.modified()? < limit);
             // A file that goes away meanwhile belongs to a writer that has just finished.
             if absent_is_none(stale()).map_err(|error| StoreError::io("read", &path, error))? == Some(true) {
-                fs::remove_file(&path).map_err(|error| StoreError::io("remove", &path, error))?;
-                removed += 1;
+                let gone = absent_is_none(fs::remove_file(&path));
+                removed += gone.map_err(|error| StoreError::io("remove", &path, error))?.map_or(0, |()| 1);
             }
         }
         Ok(removed)
