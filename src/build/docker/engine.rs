@@ -1,0 +1,171 @@
+//! A Docker engine that builds images.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bollard::Docker;
+use bollard::errors::Error;
+use tokio_util::sync::CancellationToken;
+
+use super::config::EngineConfig;
+use super::export;
+use super::failure;
+use super::request::BuildRequest;
+use super::session;
+use super::tags::{self, private_tag};
+use super::transport::{Address, Transport};
+use super::watch::Pulse;
+use crate::build::engine::{BuildError, BuiltImage};
+use crate::event::deploy::BuildId;
+use crate::timeline::sink::LogSink;
+
+/// A Docker engine that builds images with BuildKit. Any number of builds can run at a time.
+#[derive(Debug, Clone)]
+pub struct DockerEngine {
+    config: EngineConfig,
+    address: Address,
+}
+
+impl DockerEngine {
+    /// An engine at the configured address. Nothing is sent yet: an engine that is away now may be
+    /// there for the first build.
+    ///
+    /// # Errors
+    /// The address cannot be read.
+    pub fn connect(config: &EngineConfig) -> anyhow::Result<Self> {
+        let address = config.host.parse().map_err(anyhow::Error::msg).context("engine.host")?;
+        Ok(Self { config: config.clone(), address })
+    }
+
+    /// Builds an image, exports it to the request's spool directory and removes what is left of it
+    /// on the engine, however it ends.
+    ///
+    /// # Errors
+    /// [`BuildError::Failed`] when the Dockerfile, its steps or the context are at fault,
+    /// [`BuildError::Infrastructure`] when the engine or a registry is, [`BuildError::Cancelled`]
+    /// when `cancel` was, within seconds and with the steps' processes ended.
+    pub async fn build(
+        &self,
+        request: BuildRequest,
+        log: &LogSink,
+        cancel: &CancellationToken,
+    ) -> Result<BuiltImage, BuildError> {
+        request.check()?;
+        if cancel.is_cancelled() {
+            return Err(BuildError::Cancelled);
+        }
+        self.ping().await?;
+        let tag = private_tag(&request.id, request.attempt);
+        let spool = request.spool.clone();
+        // Severed at the end of this function, also when its future is dropped.
+        let severed = CancellationToken::new();
+        let _sever = severed.clone().drop_guard();
+        let transport = Transport { address: self.address.clone(), severed };
+        let image = match session::solve(self, &transport, request, &tag, log, cancel).await {
+            Ok(()) => export::export(self, &transport, &tag, &spool, log, cancel).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = self.remove(&tag).await {
+            tracing::warn!(%tag, %error, "a build's tag was left on the docker engine; a later sweep removes it");
+        }
+        image
+    }
+
+    /// Removes what an attempt has left on the engine when its worker ended in the middle of it.
+    pub async fn discard(&self, id: &BuildId, attempt: u32) -> Result<(), BuildError> {
+        self.remove(&private_tag(id, attempt)).await
+    }
+
+    /// Removes the private tags that crashed workers have left: those that are older than any build
+    /// can be, since other workers may share the engine. Answers how many.
+    pub async fn sweep(&self) -> Result<usize, BuildError> {
+        let docker = self.short();
+        let old = self.within(tags::older_than(&docker, self.config.build_timeout)).await?;
+        for tag in &old {
+            tracing::info!(%tag, "removing a build's tag that was left on the docker engine");
+            self.remove(tag).await?;
+        }
+        Ok(old.len())
+    }
+
+    async fn remove(&self, tag: &str) -> Result<(), BuildError> {
+        // Deleting the layers of a large image takes the engine longer than an answer does.
+        let docker = self.docker(self.transport(), REMOVE_LIMIT);
+        match tokio::time::timeout(REMOVE_LIMIT, tags::remove(&docker, tag)).await {
+            Ok(result) => result.map_err(|error| self.refused(error)),
+            Err(_) => Err(self.lost(&format!("did not remove {tag} within {REMOVE_LIMIT:?}"))),
+        }
+    }
+
+    /// Asks the engine to stop a build. It is asked once: the connections are cut in any case.
+    pub(super) async fn cancel_build(&self, id: &str) {
+        let request = http::Request::post(format!("/build/cancel?id={id}"))
+            .body(bollard::body_full(bytes::Bytes::new()));
+        let Ok(request) = request else { return };
+        let answer = tokio::time::timeout(CANCEL_LIMIT, self.transport().send(request)).await;
+        if !matches!(&answer, Ok(Ok(response)) if response.status().is_success()) {
+            tracing::debug!(build = id, "the docker engine did not take a cancellation");
+        }
+    }
+
+    async fn ping(&self) -> Result<(), BuildError> {
+        let docker = self.short();
+        self.within(docker.ping()).await.map(drop)
+    }
+
+    /// Waits for a short call's answer.
+    pub(super) async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, BuildError> {
+        match tokio::time::timeout(self.config.timeout, call).await {
+            Ok(answer) => answer.map_err(|error| self.refused(error)),
+            Err(_) => Err(self.lost(&format!("did not answer within {:?}", self.config.timeout))),
+        }
+    }
+
+    pub(super) fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// Connections that end by themselves.
+    fn transport(&self) -> Transport {
+        Transport { address: self.address.clone(), severed: CancellationToken::new() }
+    }
+
+    /// A client for short calls.
+    pub(super) fn short(&self) -> Docker {
+        // `within` keeps the time, over the answer's body too; the client's own limit must not come first.
+        self.docker(self.transport(), self.config.timeout * 2)
+    }
+
+    /// A client over `transport`, which waits `timeout` for an answer to begin.
+    pub(super) fn docker(&self, transport: Transport, timeout: Duration) -> Docker {
+        Docker::connect_with_custom_transport(
+            move |request| transport.clone().send(request),
+            Some("http://docker"),
+            timeout.as_secs().max(1),
+            bollard::API_DEFAULT_VERSION,
+        )
+        .expect("a client over a given transport parses nothing that could be wrong")
+    }
+
+    pub(super) fn pulse(&self) -> Pulse {
+        Pulse { docker: self.short(), timeout: self.config.timeout }
+    }
+
+    /// What an error of the client means for the build.
+    pub(super) fn refused(&self, error: Error) -> BuildError {
+        failure::of_client(&self.config.host, error)
+    }
+
+    /// The engine is at fault.
+    pub(super) fn lost(&self, what: &str) -> BuildError {
+        BuildError::Infrastructure(format!("the docker engine at {} {what}", self.config.host))
+    }
+}
+
+/// How long the engine may take to remove an image.
+const REMOVE_LIMIT: Duration = Duration::from_secs(120);
+/// How long it may take to hear of a cancellation.
+const CANCEL_LIMIT: Duration = Duration::from_secs(3);

@@ -1,0 +1,229 @@
+//! Whose fault an error of the engine is, and how it is put: pure, from BuildKit's words.
+//!
+//! The engine's API carries only messages, and their wording differs between its versions; both the
+//! old (Docker 20.10) and the new (23 and later) are known here.
+
+use bollard::errors::Error;
+
+use super::progress::FailedStep;
+use crate::build::engine::{BuildError, BuildFailure};
+
+/// What BuildKit puts before an error, and what helps nobody.
+const NOISE: [&str; 8] = [
+    "failed to solve with frontend dockerfile.v0: ",
+    "failed to solve with frontend gateway.v0: ",
+    "failed to solve: ",
+    "failed to create LLB definition: ",
+    "failed to compute cache key: ",
+    "failed to load cache key: ",
+    "failed to prepare: ",
+    "error from sender: ",
+];
+
+/// Signs, in lower case, that the engine or a registry is at fault and another attempt may succeed.
+const INFRASTRUCTURE: [&str; 29] = [
+    // the engine's disk
+    "no space left on device",
+    "disk quota exceeded",
+    "input/output error",
+    "read-only file system",
+    // a registry, and the way to it
+    "dial tcp",
+    "i/o timeout",
+    "tls handshake",
+    "tls: ",
+    "x509: ",
+    "connection refused",
+    "connection reset",
+    "broken pipe",
+    "no such host",
+    "network is unreachable",
+    "unexpected eof",
+    "httpreadseeker",
+    "client.timeout exceeded",
+    "toomanyrequests",
+    "429 too many requests",
+    "500 internal server error",
+    "502 bad gateway",
+    "503 service unavailable",
+    "504 gateway time",
+    // the engine itself
+    "no active session",
+    "context deadline exceeded",
+    "context canceled",
+    "code = unavailable",
+    "transport is closing",
+    "server is shutting down",
+];
+
+/// Signs, in lower case, that an image is not there for us.
+const NO_IMAGE: [&str; 7] = [
+    "pull access denied",
+    "insufficient_scope",
+    "manifest unknown",
+    "not found",
+    "401 unauthorized",
+    "403 forbidden",
+    "invalid reference format",
+];
+
+/// Whose fault `error` is, with which BuildKit has ended a build of `dockerfile`.
+pub(super) fn classify(error: &str, failed: Option<FailedStep>, dockerfile: &str) -> BuildError {
+    let message = plain(error);
+    let lower = message.to_lowercase();
+    let step = failed.as_ref().map(|step| step.name.as_str());
+    let own = |reason: String| {
+        let (step, excerpt) = match failed.clone() {
+            Some(step) => (Some(step.name), step.excerpt),
+            None => (None, Vec::new()),
+        };
+        BuildError::Failed(BuildFailure { reason, step, excerpt })
+    };
+    if let (Some(step), Some(code)) = (step, exit_code(&message)) {
+        let hint = if code == "137" { " (killed, as when memory runs out)" } else { "" };
+        return own(format!("step {step}: exit code {code}{hint}"));
+    }
+    if let Some(reason) = dockerfile_error(&message, &lower, dockerfile) {
+        return own(reason);
+    }
+    if let Some(reason) = step.and_then(|step| missing_source(step, &message)) {
+        return own(reason);
+    }
+    let fetched = step.is_some_and(|step| step.contains("://"));
+    let unreachable = ["no such host", "connection refused"].iter().any(|sign| lower.contains(sign));
+    if INFRASTRUCTURE.iter().any(|sign| lower.contains(sign)) && !(fetched && unreachable) {
+        return BuildError::Infrastructure(match step {
+            Some(step) => format!("{step}: {message}"),
+            None => message,
+        });
+    }
+    let base = step.and_then(base_image);
+    match (base, step) {
+        (Some(image), _) if NO_IMAGE.iter().any(|sign| lower.contains(sign)) => {
+            own(format!("base image {image} does not exist, or the engine may not pull it: {message}"))
+        }
+        (_, Some(step)) => own(format!("step {step}: {message}")),
+        (_, None) => own(message),
+    }
+}
+
+/// What an error of the HTTP client means.
+pub(super) fn of_client(host: &str, error: Error) -> BuildError {
+    match error {
+        Error::DockerResponseServerError { status_code: 400, message } => {
+            BuildError::Failed(BuildFailure { reason: plain(&message), ..BuildFailure::default() })
+        }
+        Error::DockerResponseServerError { status_code: 414 | 431, .. } => BuildError::Failed(BuildFailure {
+            reason: "build.args and labels are too long for the docker engine, which takes 1 MiB of them"
+                .to_owned(),
+            ..BuildFailure::default()
+        }),
+        Error::DockerResponseServerError { status_code, message } => BuildError::Infrastructure(format!(
+            "the docker engine at {host} answered {status_code}: {}",
+            plain(&message)
+        )),
+        Error::DockerStreamError { error } => {
+            BuildError::Infrastructure(format!("the docker engine at {host}: {}", plain(&error)))
+        }
+        Error::RequestTimeoutError => {
+            BuildError::Infrastructure(format!("the docker engine at {host} did not answer in time"))
+        }
+        error => BuildError::Infrastructure(format!(
+            "the docker engine at {host} cannot be reached: {}",
+            chain(&error)
+        )),
+    }
+}
+
+/// One line, without what BuildKit puts before every error.
+fn plain(error: &str) -> String {
+    let mut message = error.trim();
+    loop {
+        let shorter = NOISE.iter().find_map(|noise| message.strip_prefix(noise)).or_else(|| {
+            let (before, after) = message.strip_prefix("rpc error: code = ")?.split_once(" desc = ")?;
+            // The code says whose fault it is where the description does not.
+            (before != "Unavailable").then_some(after)
+        });
+        match shorter {
+            Some(shorter) => message = shorter,
+            None => break,
+        }
+    }
+    message.split(['\r', '\n']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// The exit code of a step's process: `executor failed running [/bin/sh -c make]: exit code: 2`, or
+/// `process "/bin/sh -c make" did not complete successfully: exit code: 2`.
+fn exit_code(message: &str) -> Option<&str> {
+    let ran =
+        message.contains("executor failed running [") || message.contains("did not complete successfully");
+    let (_, rest) = message.rsplit_once("exit code: ")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    (ran && end > 0).then(|| &rest[..end])
+}
+
+/// A fault of the Dockerfile itself, before any step.
+fn dockerfile_error(message: &str, lower: &str, dockerfile: &str) -> Option<String> {
+    const PARSE: &str = "dockerfile parse error ";
+    if let Some(at) = lower.find(PARSE) {
+        let rest = message[at + PARSE.len()..].trim_start_matches("on ");
+        return Some(format!("{dockerfile} {rest}"));
+    }
+    if lower.contains("file with no instructions") || lower.contains("the dockerfile cannot be empty") {
+        return Some(format!("{dockerfile} has no instructions"));
+    }
+    if lower.starts_with("failed to read dockerfile") && lower.contains("no such file or directory") {
+        return Some(format!("there is no {dockerfile} in the build context"));
+    }
+    if lower.starts_with("target stage") && lower.contains("could not be found") {
+        let stage = message["target stage ".len()..].split(" could not").next()?.trim_matches('"');
+        return Some(format!("{dockerfile} has no stage {stage:?}"));
+    }
+    None
+}
+
+/// A source of COPY or ADD that is not there: `"/x" not found: not found` (20.10),
+/// `failed to calculate checksum of ref …: "/x": not found`, or, from another stage in 20.10,
+/// `lstat /var/lib/docker/overlay2/…/merged/x: no such file or directory`.
+fn missing_source(step: &str, message: &str) -> Option<String> {
+    if !step.contains(" COPY ") && !step.contains(" ADD ") {
+        return None;
+    }
+    let path = if message.ends_with("not found") {
+        message.split('"').nth(1)?
+    } else {
+        let path = message.rsplit_once("lstat ")?.1.strip_suffix(": no such file or directory")?;
+        path.split_once("/merged").map_or(path, |(_, inside)| inside)
+    };
+    let place = match step.contains("--from=") {
+        true => "the stage or image it is copied from",
+        false => "the build context, or is left out by .dockerignore",
+    };
+    Some(format!("step {step}: {path} is not in {place}"))
+}
+
+/// The image that a step is about to load.
+fn base_image(step: &str) -> Option<&str> {
+    let image = step.strip_prefix("[internal] load metadata for ").or_else(|| {
+        let (before, image) = step.split_once("FROM ")?;
+        (before.is_empty() || before.ends_with("] ")).then_some(image)
+    });
+    image.or_else(|| step.strip_prefix("resolve image config for "))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "failure_tests.rs"]
+mod tests;

@@ -1,0 +1,149 @@
+//! What an engine is and what it cannot do, for `buildgrid check` and the worker's start.
+
+use bollard::models::{SystemInfo, SystemVersion};
+use serde::Serialize;
+
+use super::config::EngineConfig;
+use super::engine::DockerEngine;
+use super::transport::Address;
+use crate::build::engine::BuildError;
+
+/// The first API version with BuildKit (Docker 18.09).
+const BUILDKIT_SINCE: (u32, u32) = (1, 39);
+
+/// An engine that has answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EngineInfo {
+    pub version: String,
+    pub api_version: String,
+    /// What it builds for unless an event asks for another platform: `linux/amd64`.
+    pub platform: String,
+    /// Its storage driver, or that it keeps images in containerd.
+    pub storage: String,
+    /// Without BuildKit no build can be done.
+    pub buildkit: bool,
+    /// The version of its control groups: `1` or `2`.
+    pub cgroup: String,
+    /// What this engine cannot enforce or does not tell, in sentences for its operator.
+    pub limits: Vec<String>,
+}
+
+impl DockerEngine {
+    /// Asks the engine what it is.
+    ///
+    /// # Errors
+    /// [`BuildError::Infrastructure`] when it does not answer within `engine.timeout`.
+    pub async fn probe(&self) -> Result<EngineInfo, BuildError> {
+        let docker = self.short();
+        let (version, info) =
+            self.within(async { tokio::try_join!(docker.version(), docker.info()) }).await?;
+        Ok(describe(version, &info, self.config()))
+    }
+}
+
+fn describe(version: SystemVersion, info: &SystemInfo, config: &EngineConfig) -> EngineInfo {
+    let unknown = || "unknown".to_owned();
+    let os = version.os.unwrap_or_else(unknown);
+    let api_version = version.api_version.unwrap_or_else(unknown);
+    EngineInfo {
+        platform: format!("{os}/{}", version.arch.unwrap_or_else(unknown)),
+        buildkit: os == "linux" && parts(&api_version).is_some_and(|api| api >= BUILDKIT_SINCE),
+        storage: storage(info),
+        cgroup: info.cgroup_version.map_or_else(unknown, |version| version.to_string()),
+        limits: limits(info, config),
+        version: version.version.unwrap_or_else(unknown),
+        api_version,
+    }
+}
+
+fn parts(version: &str) -> Option<(u32, u32)> {
+    let (major, minor) = version.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// With the containerd image store, the driver is a snapshotter (moby, daemon/containerd/service.go).
+fn storage(info: &SystemInfo) -> String {
+    let driver = info.driver.as_deref().unwrap_or("unknown");
+    let containerd = info.driver_status.iter().flatten().any(|status| {
+        matches!(status.as_slice(), [key, value] if key == "driver-type" && value.starts_with("io.containerd."))
+    });
+    if containerd { format!("containerd image store ({driver})") } else { driver.to_owned() }
+}
+
+fn limits(info: &SystemInfo, config: &EngineConfig) -> Vec<String> {
+    let mut limits = vec![
+        "memory, CPU and process limits of a build step are not enforced: BuildKit does not take them over the \
+         engine's API; limit the engine's own service (systemd: MemoryMax=, CPUQuota=, TasksMax=)"
+            .to_owned(),
+        "whether a step's output is cut (2 MiB and 200 KiB/s unless told otherwise) cannot be asked of the engine; \
+         set BUILDKIT_STEP_LOG_MAX_SIZE=-1 and BUILDKIT_STEP_LOG_MAX_SPEED=-1 in its environment"
+            .to_owned(),
+    ];
+    if matches!(config.host.parse(), Ok(Address::Tcp(_))) {
+        limits.push(
+            "the connection to the engine is neither encrypted nor authenticated; use its socket, or keep the \
+             network between to yourself"
+                .to_owned(),
+        );
+    }
+    if !config.dedicated {
+        limits.push(
+            "the engine is shared (engine.dedicated = false), so its build cache is not pruned by BuildGrid; \
+             let its own garbage collection keep it within bounds"
+                .to_owned(),
+        );
+    }
+    if info
+        .security_options
+        .iter()
+        .flatten()
+        .all(|option| !option.contains("name=rootless") && !option.contains("name=userns"))
+    {
+        limits.push(
+            "root in a build step is root on the engine's machine, behind namespaces alone; a rootless engine or \
+             userns-remap separates them"
+                .to_owned(),
+        );
+    }
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn describes_an_engine_with_the_containerd_image_store() {
+        let version = SystemVersion {
+            version: Some("28.5.1".into()),
+            api_version: Some("1.51".into()),
+            os: Some("linux".into()),
+            arch: Some("arm64".into()),
+            ..SystemVersion::default()
+        };
+        let info = SystemInfo {
+            driver: Some("overlayfs".into()),
+            driver_status: Some(vec![vec!["driver-type".into(), "io.containerd.snapshotter.v1".into()]]),
+            security_options: Some(vec!["name=seccomp,profile=builtin".into(), "name=rootless".into()]),
+            ..SystemInfo::default()
+        };
+        let config = EngineConfig { dedicated: true, ..EngineConfig::default() };
+        let described = describe(version, &info, &config);
+        assert_eq!(described.platform, "linux/arm64");
+        assert_eq!(described.storage, "containerd image store (overlayfs)");
+        assert!(described.buildkit);
+        assert_eq!(described.limits.len(), 2);
+    }
+
+    #[test]
+    fn buildkit_came_with_api_1_39() {
+        let version = |api: &str| SystemVersion {
+            api_version: Some(api.into()),
+            os: Some("linux".into()),
+            ..SystemVersion::default()
+        };
+        let buildkit =
+            |api| describe(version(api), &SystemInfo::default(), &EngineConfig::default()).buildkit;
+        assert_eq!(["1.38", "1.39", "2.0", "?"].map(buildkit), [false, true, true, false]);
+    }
+}

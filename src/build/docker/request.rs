@@ -1,0 +1,120 @@
+//! What is to be built, and what of it the engine is told.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use bollard::query_parameters::{BuildImageOptions, BuilderVersion};
+use bytes::Bytes;
+use futures::Stream;
+
+use crate::build::engine::{BuildError, BuildFailure};
+use crate::event::deploy::BuildId;
+use crate::publish::name::Namespace;
+
+/// The build context as a tar archive, uncompressed, in pieces.
+///
+/// An error of kind `InvalidData`, `InvalidInput`, `FileTooLarge` or `QuotaExceeded` is the build's
+/// own fault, and its text is for the person who wrote the Dockerfile; any other is infrastructure's.
+pub type Context = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// A build for the Docker engine.
+pub struct BuildRequest {
+    pub id: BuildId,
+    /// Counts the attempts at this build, so that each has a private tag of its own.
+    pub attempt: u32,
+    /// Whose cache mounts (`RUN --mount=type=cache`) the build may use: those of its namespace.
+    pub namespace: Namespace,
+    /// The Dockerfile's path in the context.
+    pub dockerfile: String,
+    /// The stage to build; the last one if `None`.
+    pub target: Option<String>,
+    pub args: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    /// `os/architecture[/variant]`; the engine's own if `None`.
+    pub platform: Option<String>,
+    pub no_cache: bool,
+    pub context: Context,
+    /// An existing private directory, to which the image is exported.
+    pub spool: PathBuf,
+}
+
+/// Keeps the cache mounts of namespaces apart (BuildKit, frontend/dockerfile/builder, `keyCacheNSArg`).
+const CACHE_MOUNT_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
+/// The arguments with a meaning for BuildKit that an event may give. Any other is refused:
+/// `BUILDKIT_SYNTAX` would run a front end of the event's choice, and what later versions add is unknown.
+const PASSED_ON: [&str; 3] =
+    ["BUILDKIT_CONTEXT_KEEP_GIT_DIR", "BUILDKIT_INLINE_CACHE", "BUILDKIT_SANDBOX_HOSTNAME"];
+
+impl BuildRequest {
+    /// Refuses what no build may ask for.
+    pub(super) fn check(&self) -> Result<(), BuildError> {
+        let refused = |name: &&String| name.starts_with("BUILDKIT_") && !PASSED_ON.contains(&name.as_str());
+        match self.args.keys().find(refused) {
+            Some(name) => Err(BuildError::Failed(BuildFailure {
+                reason: format!(
+                    "build.args: {name} is not allowed; of BuildKit's own arguments only {} are passed on",
+                    PASSED_ON.join(", ")
+                ),
+                ..BuildFailure::default()
+            })),
+            None => Ok(()),
+        }
+    }
+
+    /// The query of `POST /build` for this request under `tag`, with the session `session`.
+    pub(super) fn options(&self, tag: &str, session: &str) -> BuildImageOptions {
+        let mut args: HashMap<_, _> = self.args.clone().into_iter().collect();
+        args.insert(CACHE_MOUNT_NAMESPACE.to_owned(), self.namespace.to_string());
+        BuildImageOptions {
+            dockerfile: self.dockerfile.clone(),
+            t: Some(tag.to_owned()),
+            nocache: self.no_cache,
+            buildargs: Some(args),
+            labels: Some(self.labels.clone().into_iter().collect()),
+            platform: self.platform.clone().unwrap_or_default(),
+            target: self.target.clone().unwrap_or_default(),
+            version: BuilderVersion::BuilderBuildKit,
+            session: Some(session.to_owned()),
+            ..BuildImageOptions::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(args: &[(&str, &str)]) -> BuildRequest {
+        BuildRequest {
+            id: "b1".parse().unwrap(),
+            attempt: 1,
+            namespace: "acme".parse().unwrap(),
+            dockerfile: "Dockerfile".into(),
+            target: None,
+            args: args.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            labels: BTreeMap::new(),
+            platform: None,
+            no_cache: false,
+            context: Box::pin(futures::stream::empty()),
+            spool: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn refuses_the_arguments_that_would_change_buildkit_itself() {
+        assert!(request(&[("RAILS_ENV", "production"), ("BUILDKIT_INLINE_CACHE", "1")]).check().is_ok());
+        for name in ["BUILDKIT_SYNTAX", "BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_OF_TOMORROW"] {
+            let Err(BuildError::Failed(failure)) = request(&[(name, "x")]).check() else { panic!("{name}") };
+            assert!(failure.reason.contains(name), "{}", failure.reason);
+        }
+    }
+
+    #[test]
+    fn cache_mounts_are_those_of_the_namespace() {
+        let args = request(&[("A", "1")]).options("tag", "session").buildargs.unwrap();
+        assert_eq!(args[CACHE_MOUNT_NAMESPACE], "acme");
+        assert_eq!(args["A"], "1");
+    }
+}

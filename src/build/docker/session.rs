@@ -1,0 +1,136 @@
+//! One BuildKit build: the request, its messages, its end, and how it is cancelled.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::models::{BuildInfo, BuildInfoAux};
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::DockerEngine;
+use super::failure;
+use super::progress::{Entry, Progress};
+use super::request::{BuildRequest, Context};
+use super::transport::Transport;
+use crate::build::engine::{BuildError, BuildFailure};
+use crate::timeline::sink::LogSink;
+
+/// How long a cancelled build may take to stop before its connections are cut.
+const CANCEL_GRACE: Duration = Duration::from_secs(8);
+
+/// Builds `request` under `tag` over connections that end when `transport` is severed.
+pub(super) async fn solve(
+    engine: &DockerEngine,
+    transport: &Transport,
+    mut request: BuildRequest,
+    tag: &str,
+    log: &LogSink,
+    cancel: &CancellationToken,
+) -> Result<(), BuildError> {
+    let id = uuid::Uuid::now_v7().to_string();
+    let docker = identified(engine.docker(transport.clone(), engine.config().build_timeout), id.clone());
+    let fault = Arc::new(OnceLock::new());
+    let empty: Context = Box::pin(futures::stream::empty());
+    let context = noting(std::mem::replace(&mut request.context, empty), fault.clone());
+    let options = request.options(tag, &id);
+    let run = async {
+        let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
+        let mut progress = Progress::default();
+        let ended = follow(engine, stream, &mut progress, log).await;
+        write(log, progress.finish()).await;
+        match ended {
+            Ok(()) => Ok(()),
+            Err(_) if fault.get().is_some() => Err(context_error(fault.get())),
+            Err(Ended::Error(Error::DockerStreamError { error })) => {
+                Err(failure::classify(&error, progress.failed(&error), &request.dockerfile))
+            }
+            Err(Ended::Error(error)) => Err(engine.refused(error)),
+            Err(Ended::Silent) => Err(engine.lost("stopped answering in the middle of the build")),
+            Err(Ended::WithoutResult) => Err(engine.lost("ended the build without a result")),
+        }
+    };
+    tokio::pin!(run);
+    tokio::select! {
+        result = &mut run => return result,
+        () = cancel.cancelled() => {}
+    }
+    // Told by its id, the engine stops the step's processes before it ends the stream; only when it
+    // does not are the connections cut, which it takes for a cancellation, too.
+    engine.cancel_build(&id).await;
+    if tokio::time::timeout(CANCEL_GRACE, run).await.is_err() {
+        tracing::warn!(%tag, "the docker engine did not stop a cancelled build in time; leaving it");
+    }
+    Err(BuildError::Cancelled)
+}
+
+/// Why there is no image.
+enum Ended {
+    Error(Error),
+    Silent,
+    WithoutResult,
+}
+
+async fn follow(
+    engine: &DockerEngine,
+    stream: impl futures::Stream<Item = Result<BuildInfo, Error>>,
+    progress: &mut Progress,
+    log: &LogSink,
+) -> Result<(), Ended> {
+    let mut stream = std::pin::pin!(stream);
+    let pulse = engine.pulse();
+    let mut image = None;
+    while let Some(message) = pulse.next(&mut stream).await.map_err(|_| Ended::Silent)? {
+        match message.map_err(Ended::Error)?.aux {
+            Some(BuildInfoAux::BuildKit(status)) => write(log, progress.update(status)).await,
+            Some(BuildInfoAux::Default(id)) => image = id.id.or(image),
+            None => {}
+        }
+    }
+    image.map(drop).ok_or(Ended::WithoutResult)
+}
+
+async fn write(log: &LogSink, entries: Vec<Entry>) {
+    for entry in entries {
+        log.write(entry.stream, entry.step, entry.text).await;
+    }
+}
+
+/// Gives the build an id by which it can be cancelled (`POST /build/cancel?id=`): bollard has no
+/// parameter for it.
+fn identified(docker: Docker, id: String) -> Docker {
+    docker.with_request_modifier(move |mut request| {
+        let uri = request.uri();
+        if uri.path().ends_with("/build") {
+            let with_id = format!("{uri}{}buildid={id}", if uri.query().is_some() { '&' } else { '?' });
+            if let Ok(uri) = with_id.parse() {
+                *request.uri_mut() = uri;
+            }
+        }
+        request
+    })
+}
+
+type Fault = Arc<OnceLock<(io::ErrorKind, String)>>;
+
+/// Keeps the context's own error: the client would only say that a body has failed.
+fn noting(context: Context, fault: Fault) -> Context {
+    Box::pin(context.map(move |piece| {
+        piece.inspect_err(|error| {
+            fault.get_or_init(|| (error.kind(), error.to_string()));
+        })
+    }))
+}
+
+fn context_error(fault: Option<&(io::ErrorKind, String)>) -> BuildError {
+    use io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, QuotaExceeded};
+    match fault {
+        Some((InvalidData | InvalidInput | FileTooLarge | QuotaExceeded, reason)) => {
+            BuildError::Failed(BuildFailure { reason: reason.clone(), ..BuildFailure::default() })
+        }
+        Some((_, reason)) => BuildError::Infrastructure(format!("read the build context: {reason}")),
+        None => BuildError::Infrastructure("the build context could not be read".to_owned()),
+    }
+}

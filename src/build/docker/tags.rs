@@ -1,0 +1,52 @@
+//! The private tag that a build's image has on the engine between build and export.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::query_parameters::{ListImagesOptions, RemoveImageOptions};
+use time::OffsetDateTime;
+
+use crate::event::deploy::BuildId;
+
+/// The repository of all private tags. Its host does not exist, so that nothing can be pushed there.
+const REPOSITORY: &str = "buildgrid.local/build";
+
+/// The private tag of one attempt. The attempt stands first because a tag must not begin with `-`
+/// or `.`, which an id may; both keep their case, which tags tell apart as ids do.
+pub(super) fn private_tag(id: &BuildId, attempt: u32) -> String {
+    format!("{REPOSITORY}:{attempt}-{id}")
+}
+
+/// Removes a private tag, and its image if nothing else names it. That it is not there is success.
+pub(super) async fn remove(docker: &Docker, tag: &str) -> Result<(), Error> {
+    // Forced, because a container that was started from the image would keep the tag.
+    let options = RemoveImageOptions { force: true, ..RemoveImageOptions::default() };
+    match docker.remove_image(tag, Some(options), None).await {
+        Ok(_) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The private tags that were set longer than `age` ago.
+pub(super) async fn older_than(docker: &Docker, age: Duration) -> Result<Vec<String>, Error> {
+    let filters = HashMap::from([("reference".to_owned(), vec![REPOSITORY.to_owned()])]);
+    let options = ListImagesOptions { filters: Some(filters), ..ListImagesOptions::default() };
+    let mut old = Vec::new();
+    for image in docker.list_images(Some(options)).await? {
+        let tags = image.repo_tags.into_iter().filter(|tag| tag.starts_with(REPOSITORY));
+        for tag in tags {
+            let metadata = match docker.inspect_image(&tag).await {
+                Ok(image) => image.metadata,
+                Err(Error::DockerResponseServerError { status_code: 404, .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let set = metadata.and_then(|metadata| metadata.last_tag_time);
+            if set.is_none_or(|set| set + age <= OffsetDateTime::now_utc()) {
+                old.push(tag);
+            }
+        }
+    }
+    Ok(old)
+}
