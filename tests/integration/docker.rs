@@ -1,1 +1,349 @@
 //! Builds on a real Docker engine.
+
+use std::time::{Duration, Instant};
+
+use buildgrid::build::docker::{DockerEngine, EngineConfig, open_archive};
+use buildgrid::build::engine::BuildError;
+use buildgrid::timeline::entry::Stream;
+use buildgrid::timeline::sink::LogSink;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::docker::*;
+
+#[tokio::test]
+async fn builds_what_the_request_says() {
+    let dockerfile = format!(
+        "FROM {BASE} AS base\nARG WORD\nRUN echo $WORD > /word\nCOPY app/file /file\n\
+         FROM base AS wanted\nRUN echo wanted > /stage\nFROM base\nRUN echo last > /stage\n"
+    );
+    let request = buildgrid::build::docker::BuildRequest {
+        dockerfile: "docker/Production.Dockerfile".into(),
+        target: Some("wanted".into()),
+        args: [("WORD".into(), "büchse & \"quotes\"".into())].into(),
+        labels: [("net.buildgrid.build".into(), "b1".into())].into(),
+        context: context(&[("docker/Production.Dockerfile", &dockerfile), ("app/file", "content")]),
+        ..request("")
+    };
+    let image = build(&engine(), request).await.image();
+    let files = files(&image);
+    assert_eq!(files["word"], "büchse & \"quotes\"\n".as_bytes());
+    assert_eq!(files["file"], b"content");
+    assert_eq!(files["stage"], b"wanted\n");
+    let config: serde_json::Value = serde_json::from_slice(&image.config).unwrap();
+    assert_eq!(config["config"]["Labels"]["net.buildgrid.build"], "b1");
+    assert_eq!(config["config"]["Env"][0], "PATH=/bin");
+    assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), image.diff_ids.len());
+}
+
+#[tokio::test]
+async fn leaves_no_connection_open_and_the_image_is_its_own() {
+    base_image();
+    let between = Between::new();
+    let request = request(&format!("FROM {BASE}\nRUN echo {} > /x\n", unique()));
+    let image = build(&engine_at(between.socket()), request).await.image();
+    eventually("the connections are closed", Duration::from_secs(5), || between.connections() == 0).await;
+    assert_eq!(files(&image).keys().filter(|name| *name == "x").count(), 1, "read without the engine");
+}
+
+#[tokio::test]
+async fn a_step_is_cached_the_second_time_unless_no_cache() {
+    let engine = engine();
+    let dockerfile = format!("FROM {BASE}\nRUN echo {}\n", unique());
+    let first = build(&engine, request(&dockerfile)).await;
+    assert_eq!(first.lines(Stream::Stdout, "[2/2] RUN").len(), 1);
+    let second = build(&engine, request(&dockerfile)).await;
+    assert_eq!(second.lines(Stream::Status, "[2/2] RUN"), ["cached"]);
+    let mut third = request(&dockerfile);
+    third.no_cache = true;
+    let third = build(&engine, third).await;
+    assert_eq!(third.lines(Stream::Stdout, "[2/2] RUN").len(), 1);
+    assert_eq!(first.image().diff_ids, second.image().diff_ids);
+}
+
+#[tokio::test]
+async fn the_log_comes_while_the_step_runs() {
+    let (sink, mut lines) = LogSink::channel();
+    let engine = engine();
+    let cancel = CancellationToken::new();
+    let request = request(&format!("FROM {BASE}\nRUN echo first {}; sleep 600\n", unique()));
+    let build = engine.build(request, &sink, &cancel);
+    let read = async {
+        loop {
+            let line = lines.recv().await.expect("a line");
+            if line.stream == Stream::Stdout && line.text.starts_with("first ") {
+                cancel.cancel();
+                break;
+            }
+        }
+        while lines.try_recv().is_ok() {}
+    };
+    let (result, ()) = tokio::join!(build, read);
+    assert!(matches!(result, Err(BuildError::Cancelled)));
+}
+
+#[tokio::test]
+async fn a_failing_step_is_told_with_code_and_last_lines() {
+    let dockerfile = format!(
+        "FROM {BASE}\nRUN echo {}; seq 100; sleep 0.5; echo no rule to make target >&2; exit 42\n",
+        unique()
+    );
+    let built = build(&engine(), request(&dockerfile)).await;
+    assert!(built.lines(Stream::Status, "[2/2] RUN").last().unwrap().starts_with("failed after "));
+    let failure = built.failure();
+    let step = failure.step.as_deref().unwrap();
+    assert!(step.starts_with("[2/2] RUN echo ") && step.ends_with("exit 42"), "{step}");
+    assert_eq!(failure.reason, format!("step {step}: exit code 42"));
+    assert_eq!(failure.excerpt.len(), 20);
+    assert_eq!(failure.excerpt[18..], ["100", "no rule to make target"]);
+}
+
+#[tokio::test]
+async fn faults_of_the_dockerfile_are_the_builds_own() {
+    let engine = engine();
+    for (dockerfile, reason) in [
+        (format!("FROM {BASE}\nRUNN true\n"), "Dockerfile line 2: unknown instruction: RUNN"),
+        ("# nothing\n".to_owned(), "Dockerfile has no instructions"),
+        (
+            format!("FROM {BASE}\nCOPY nothing /\n"),
+            "step [2/2] COPY nothing /: /nothing is not in the build context, or is left out by .dockerignore",
+        ),
+        (
+            format!("FROM {BASE} AS one\nFROM {BASE}\nCOPY --from=one /nothing /\n"),
+            "step [stage-1 2/2] COPY --from=one /nothing /: /nothing is not in the stage or image it is copied from",
+        ),
+    ] {
+        assert_eq!(build(&engine, request(&dockerfile)).await.failure().reason, reason);
+    }
+    let mut nowhere = request("FROM scratch\n");
+    nowhere.dockerfile = "docker/Dockerfile".into();
+    let reason = build(&engine, nowhere).await.failure().reason;
+    assert_eq!(reason, "there is no docker/Dockerfile in the build context");
+    let mut stage = request(&format!("FROM {BASE} AS one\n"));
+    stage.target = Some("two".into());
+    assert_eq!(build(&engine, stage).await.failure().reason, "Dockerfile has no stage \"two\"");
+    let mut platform = request(&format!("FROM {BASE}\n"));
+    platform.platform = Some("linux/a/b/c".into());
+    let reason = build(&engine, platform).await.failure().reason;
+    assert!(reason.contains("linux/a/b/c"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_argument_that_would_choose_the_front_end_is_refused() {
+    let mut request = request(&format!("FROM {BASE}\n"));
+    request.args.insert("BUILDKIT_SYNTAX".into(), "evil/frontend".into());
+    let reason = build(&engine(), request).await.failure().reason;
+    assert!(reason.starts_with("build.args: BUILDKIT_SYNTAX is not allowed"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_registry_that_does_not_answer_is_not_the_builds_fault() {
+    let built = build(&engine(), request("FROM 127.0.0.1:1/acme/base:1\n")).await;
+    let reason = built.infrastructure();
+    assert!(reason.starts_with("[internal] load metadata for 127.0.0.1:1/acme/base:1: "), "{reason}");
+    assert!(reason.contains("connection refused"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_registry_without_the_image_is_the_builds_fault() {
+    let app = axum::Router::new().fallback(|| async { axum::http::StatusCode::NOT_FOUND });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let image = format!("{}/acme/base:1", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    let reason = build(&engine(), request(&format!("FROM {image}\n"))).await.failure().reason;
+    server.abort();
+    assert!(reason.starts_with(&format!("base image {image} does not exist")), "{reason}");
+}
+
+#[tokio::test]
+async fn output_that_the_engine_cuts_is_marked() {
+    let dockerfile =
+        format!("FROM {BASE}\nRUN echo {}; yes 0123456789 | head -c 8000000; exit 3\n", unique());
+    let built = build(&engine(), request(&dockerfile)).await;
+    let marks = built.lines(Stream::Status, "[2/2] RUN");
+    let clipped =
+        built.lines(Stream::Stdout, "[2/2] RUN").iter().any(|line| line.starts_with("[output clipped"));
+    let marked = marks.iter().any(|line| line.contains("BUILDKIT_STEP_LOG_MAX_SIZE=-1"));
+    assert_eq!(clipped, marked, "{marks:?}");
+    let bytes: usize = built.lines(Stream::Stdout, "[2/2] RUN").iter().map(|line| line.len() + 1).sum();
+    assert!(clipped || bytes > 8_000_000, "{bytes} bytes came, and no mark");
+}
+
+#[tokio::test]
+async fn stages_in_parallel_and_progress_bars_stay_readable() {
+    let word = unique();
+    let dockerfile = format!(
+        "FROM {BASE} AS a\nRUN for i in 1 2 3; do echo {word} a$i; sleep 0.1; done; touch /a\n\
+         FROM {BASE} AS b\nRUN for i in 1 2 3; do echo {word} b$i >&2; sleep 0.1; done; touch /b\n\
+         FROM {BASE}\nCOPY --from=a /a /\nCOPY --from=b /b /\n\
+         RUN for i in 10 50 100; do echo -en \"$i%\\r\"; sleep 0.1; done; echo; echo -n end {word}\n"
+    );
+    let built = build(&engine(), request(&dockerfile)).await;
+    let numbered = |stage: &str| [1, 2, 3].map(|i| format!("{word} {stage}{i}"));
+    assert_eq!(built.lines(Stream::Stdout, "[a 2/2] RUN"), numbered("a"));
+    assert_eq!(built.lines(Stream::Stderr, "[b 2/2] RUN"), numbered("b"));
+    assert_eq!(built.lines(Stream::Stdout, "[stage-2 4/4] RUN"), ["100%".to_owned(), format!("end {word}")]);
+    let names = files(&built.image());
+    assert!(names.contains_key("a") && names.contains_key("b"));
+}
+
+/// A number of seconds to sleep that no other process on the machine sleeps.
+fn long_sleep() -> String {
+    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_nanos();
+    format!("{}", 1_000_000 + nanos % 1_000_000_000)
+}
+
+#[tokio::test]
+async fn a_cancelled_build_leaves_no_process() {
+    let sleep = long_sleep();
+    let cancel = CancellationToken::new();
+    let engine = engine();
+    let request = request(&format!("FROM {BASE}\nRUN sleep {sleep}\n"));
+    let build = build_until(&engine, request, &cancel);
+    let end = async {
+        eventually("the step runs", Duration::from_secs(60), || runs(&sleep)).await;
+        cancel.cancel();
+        Instant::now()
+    };
+    let (built, cancelled) = tokio::join!(build, end);
+    assert!(matches!(built.result, Err(BuildError::Cancelled)));
+    assert!(!runs(&sleep), "the step's process outlived the build");
+    assert!(cancelled.elapsed() < Duration::from_secs(10));
+    assert_eq!(built.lines(Stream::Status, "[2/2] RUN").last(), Some(&"cancelled"));
+}
+
+#[tokio::test]
+async fn a_build_whose_future_is_dropped_ends_on_the_engine() {
+    let sleep = long_sleep();
+    let engine = engine();
+    let (sink, _lines) = LogSink::channel();
+    let request = request(&format!("FROM {BASE}\nRUN sleep {sleep}\n"));
+    let cancel = CancellationToken::new();
+    {
+        let build = std::pin::pin!(engine.build(request, &sink, &cancel));
+        let started = eventually("the step runs", Duration::from_secs(60), || runs(&sleep));
+        tokio::select! { _ = build => panic!("it ended"), () = started => {} }
+    }
+    eventually("the step's process is gone", Duration::from_secs(10), || !runs(&sleep)).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_goes_away_in_the_middle_is_not_the_builds_fault() {
+    base_image();
+    let between = Between::new();
+    let engine = engine_at(between.socket());
+    let sleep = long_sleep();
+    let build = build(&engine, request(&format!("FROM {BASE}\nRUN sleep {sleep}\n")));
+    let cut = async {
+        eventually("the step runs", Duration::from_secs(60), || runs(&sleep)).await;
+        between.cut();
+    };
+    let (built, ()) = tokio::join!(build, cut);
+    let reason = built.infrastructure();
+    assert!(reason.starts_with("the docker engine at unix://"), "{reason}");
+    eventually("the step's process is gone", Duration::from_secs(10), || !runs(&sleep)).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_or_hangs_is_said_so() {
+    let away =
+        build(&engine_at("/nonexistent/docker.sock"), request("FROM scratch\n")).await.infrastructure();
+    assert_eq!(
+        away,
+        "the docker engine at unix:///nonexistent/docker.sock cannot be reached: No such file or directory (os error 2)"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("docker.sock");
+    let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let host = format!("unix://{}", socket.display());
+    let config =
+        EngineConfig { host: host.clone(), timeout: Duration::from_secs(1), ..EngineConfig::default() };
+    let hanging = DockerEngine::connect(&config).unwrap();
+    let reason = build(&hanging, request("FROM scratch\n")).await.infrastructure();
+    assert_eq!(reason, format!("the docker engine at {host} did not answer within 1s"));
+    assert!(matches!(hanging.probe().await, Err(BuildError::Infrastructure(_))));
+}
+
+#[tokio::test]
+async fn an_error_of_the_context_keeps_its_words() {
+    let engine = engine();
+    for (kind, own) in [(std::io::ErrorKind::FileTooLarge, true), (std::io::ErrorKind::Other, false)] {
+        let mut request = request("");
+        let broken =
+            vec![Ok(bytes::Bytes::from(vec![0; 100])), Err(std::io::Error::new(kind, "video.mp4 is 9 GB"))];
+        request.context = Box::pin(futures::stream::iter(broken));
+        let built = build(&engine, request).await;
+        match own {
+            true => assert_eq!(built.failure().reason, "video.mp4 is 9 GB"),
+            false => assert_eq!(built.infrastructure(), "read the build context: video.mp4 is 9 GB"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn cache_mounts_are_not_shared_between_namespaces() {
+    let engine = engine();
+    let word = unique();
+    let dockerfile = format!(
+        "FROM {BASE}\nARG ROUND\nRUN --mount=type=cache,target=/c,id={word} touch /c/$ROUND; ls /c | tr '\\n' ' ' > /found\n"
+    );
+    let mut found = Vec::new();
+    for (round, namespace) in [("one", "acme"), ("two", "acme"), ("three", "rival")] {
+        let mut request = request(&dockerfile);
+        request.namespace = namespace.parse().unwrap();
+        request.args.insert("ROUND".into(), round.into());
+        let image = build(&engine, request).await.image();
+        found.push(String::from_utf8(files(&image)["found"].clone()).unwrap());
+    }
+    assert_eq!(found, ["one ", "one two ", "three "]);
+}
+
+#[tokio::test]
+async fn probes_the_engine() {
+    let info = engine().probe().await.unwrap();
+    assert!(info.buildkit);
+    assert!(info.platform.starts_with("linux/"), "{}", info.platform);
+    let said = run("docker", &["version", "--format", "{{.Server.Version}} {{.Server.APIVersion}}"]);
+    assert_eq!(format!("{} {}", info.version, info.api_version), said.trim());
+    assert!(info.limits.iter().any(|limit| limit.contains("BUILDKIT_STEP_LOG_MAX_SIZE")));
+}
+
+#[tokio::test]
+async fn discards_what_a_crashed_worker_left_and_spares_the_young() {
+    let engine = engine();
+    let id: buildgrid::event::deploy::BuildId = format!("-Left_{}", unique()).parse().unwrap();
+    let tag = format!("buildgrid.local/build:2-{id}");
+    run("docker", &["tag", BASE, &tag]);
+    engine.sweep().await.unwrap();
+    assert_eq!(private_tags(&id), [tag], "a tag that a running build may have was removed");
+    engine.discard(&id, 2).await.unwrap();
+    assert_eq!(private_tags(&id), [""; 0]);
+    engine.discard(&id, 2).await.unwrap();
+    run("docker", &["image", "inspect", BASE]);
+}
+
+#[tokio::test]
+async fn reads_the_archive_of_an_engine_with_compressed_layers() {
+    let name = format!("buildgrid-test/skopeo:{}", unique());
+    base_image();
+    run("docker", &["tag", BASE, &name]);
+    let directory = tempfile::tempdir().unwrap();
+    let layout = directory.path().join("layout");
+    let target = format!("oci:{}", layout.display());
+    run("skopeo", &["copy", "--quiet", &format!("docker-daemon:{name}"), &target]);
+    run("docker", &["rmi", &name]);
+    let json = |path: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(layout.join(path)).unwrap()).unwrap()
+    };
+    let blob = |digest: &serde_json::Value| digest.as_str().unwrap().replace("sha256:", "blobs/sha256/");
+    let manifest = json(&blob(&json("index.json")["manifests"][0]["digest"]));
+    assert_eq!(manifest["layers"][0]["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
+    let layers: Vec<_> = manifest["layers"].as_array().unwrap().iter().map(|l| blob(&l["digest"])).collect();
+    let saved = serde_json::json!([{
+        "Config": blob(&manifest["config"]["digest"]), "RepoTags": [name], "Layers": layers,
+    }]);
+    std::fs::write(layout.join("manifest.json"), saved.to_string()).unwrap();
+    let mut archive = tar::Builder::new(tempfile::tempfile().unwrap());
+    archive.append_dir_all(".", &layout).unwrap();
+    let image = open_archive(archive.into_inner().unwrap()).unwrap();
+    assert!(files(&image).contains_key("bin/busybox"));
+}

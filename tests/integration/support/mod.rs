@@ -7,3 +7,4 @@ pub mod image;
 pub mod process;
 pub mod registry;
 pub mod git_proxy;
+pub mod docker;

@@ -1,0 +1,285 @@
+//! The Docker engine under test: its base image, builds on it, and what is left of them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use buildgrid::build::docker::{BuildRequest, Context, DockerEngine, EngineConfig};
+use buildgrid::build::engine::{BuildError, BuiltImage};
+use buildgrid::event::deploy::BuildId;
+use buildgrid::store::digest::Digest;
+use buildgrid::timeline::entry::Stream;
+use buildgrid::timeline::sink::LogSink;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The base image of the tests: busybox alone, made here, because nothing can be pulled.
+pub const BASE: &str = "buildgrid-test/busybox:latest";
+/// The engine's socket.
+pub const SOCKET: &str = "/var/run/docker.sock";
+
+/// Runs a command and answers what it printed.
+pub fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {errors}", args.join(" "));
+    String::from_utf8(output.stdout).expect("output in UTF-8")
+}
+
+/// Makes the base image unless the engine has it; one at a time, whether tests are threads or processes.
+pub fn base_image() {
+    let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join("busybox.lock");
+    let lock = File::create(lock).expect("create the lock file");
+    lock.lock().expect("lock");
+    let known = Command::new("docker").args(["image", "inspect", BASE]).output().expect("docker");
+    if known.status.success() {
+        return;
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+    let busybox = busybox.expect("busybox-static is not installed");
+    let mut root = tar::Builder::new(Vec::new());
+    let mut program = File::open(busybox).expect("open busybox");
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(&program.metadata().expect("metadata"));
+    header.set_mode(0o755);
+    root.append_data(&mut header, "bin/busybox", &mut program).expect("add busybox");
+    for applet in run(busybox, &["--list"]).lines().filter(|applet| *applet != "busybox") {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        header.set_mode(0o777);
+        root.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("link an applet");
+    }
+    for folder in ["etc/", "tmp/"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        header.set_mode(0o777);
+        root.append_data(&mut header, folder, &[][..]).expect("add a folder");
+    }
+    let root = root.into_inner().expect("finish the archive");
+    let mut import = Command::new("docker")
+        .args(["import", "--change", "ENV PATH=/bin", "--change", "CMD [\"sh\"]", "-", BASE])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("docker import");
+    import.stdin.take().expect("a pipe").write_all(&root).expect("write the root");
+    assert!(import.wait().expect("docker import").success());
+}
+
+/// A word that no other test uses.
+pub fn unique() -> String {
+    BuildId::generate().to_string()
+}
+
+/// The engine, with its base image.
+pub fn engine() -> DockerEngine {
+    base_image();
+    engine_at(SOCKET)
+}
+
+pub fn engine_at(socket: impl AsRef<Path>) -> DockerEngine {
+    let host = format!("unix://{}", socket.as_ref().display());
+    let config = EngineConfig { host, timeout: Duration::from_secs(10), ..EngineConfig::default() };
+    DockerEngine::connect(&config).expect("an engine")
+}
+
+/// A build context of these files, in pieces of an odd size.
+pub fn context(files: &[(&str, &str)]) -> Context {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, content.as_bytes()).expect("add a file");
+    }
+    let bytes = archive.into_inner().expect("finish the archive");
+    let pieces: Vec<_> = bytes.chunks(1000).map(|piece| Ok(bytes::Bytes::copy_from_slice(piece))).collect();
+    Box::pin(futures::stream::iter(pieces))
+}
+
+/// A request to build `dockerfile` in an otherwise empty context; `build` gives it a spool.
+pub fn request(dockerfile: &str) -> BuildRequest {
+    BuildRequest {
+        id: BuildId::generate(),
+        attempt: 1,
+        namespace: "acme".parse().expect("a namespace"),
+        dockerfile: "Dockerfile".to_owned(),
+        target: None,
+        args: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        platform: None,
+        no_cache: false,
+        context: context(&[("Dockerfile", dockerfile)]),
+        spool: std::path::PathBuf::new(),
+    }
+}
+
+/// What came of a build.
+pub struct Built {
+    pub result: Result<BuiltImage, BuildError>,
+    pub log: Vec<Logged>,
+}
+
+/// A line of a build's log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logged {
+    pub stream: Stream,
+    pub step: String,
+    pub text: String,
+}
+
+impl Built {
+    pub fn image(self) -> BuiltImage {
+        self.result.unwrap_or_else(|error| panic!("no image: {error}\n{:#?}", self.log))
+    }
+
+    /// The texts of one step's lines on a stream; a step is known by how its name begins.
+    pub fn lines(&self, stream: Stream, step: &str) -> Vec<&str> {
+        let wanted = |line: &&Logged| line.stream == stream && line.step.starts_with(step);
+        self.log.iter().filter(wanted).map(|line| line.text.as_str()).collect()
+    }
+
+    pub fn failure(self) -> buildgrid::build::engine::BuildFailure {
+        match self.result {
+            Err(BuildError::Failed(failure)) => failure,
+            Err(other) => panic!("{other:?}\n{:#?}", self.log),
+            Ok(_) => panic!("an image was built"),
+        }
+    }
+
+    pub fn infrastructure(self) -> String {
+        match self.result {
+            Err(BuildError::Infrastructure(reason)) => reason,
+            Err(other) => panic!("{other:?}\n{:#?}", self.log),
+            Ok(_) => panic!("an image was built"),
+        }
+    }
+}
+
+/// Builds, and shows that neither a private tag nor a spooled file is left, however it ended.
+pub async fn build(engine: &DockerEngine, request: BuildRequest) -> Built {
+    build_until(engine, request, &CancellationToken::new()).await
+}
+
+pub async fn build_until(
+    engine: &DockerEngine,
+    mut request: BuildRequest,
+    cancel: &CancellationToken,
+) -> Built {
+    let id = request.id.clone();
+    let spool = tempfile::tempdir().expect("a directory");
+    request.spool = spool.path().to_owned();
+    let (sink, mut lines) = LogSink::channel();
+    let reader = tokio::spawn(async move {
+        let mut log = Vec::new();
+        while let Some(line) = lines.recv().await {
+            let step = line.step.as_deref().unwrap_or_default().to_owned();
+            log.push(Logged { stream: line.stream, step, text: line.text });
+        }
+        log
+    });
+    let result = engine.build(request, &sink, cancel).await;
+    drop(sink);
+    assert_eq!(private_tags(&id), [""; 0], "a private tag is left on the engine");
+    assert_eq!(std::fs::read_dir(spool.path()).expect("list").count(), 0, "a file is left in the spool");
+    Built { result, log: reader.await.expect("the log") }
+}
+
+/// The private tags of one build that are on the engine.
+pub fn private_tags(id: &BuildId) -> Vec<String> {
+    let tags = run("docker", &["images", "--format", "{{.Repository}}:{{.Tag}}", "buildgrid.local/build"]);
+    tags.lines().filter(|tag| tag.contains(id.as_str())).map(str::to_owned).collect()
+}
+
+/// The files of an image, each layer's digest having been checked on the way. Later layers win.
+pub fn files(image: &BuiltImage) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for (index, diff_id) in image.diff_ids.iter().enumerate() {
+        let mut layer = Vec::new();
+        image.open_layer(index).expect("open the layer").read_to_end(&mut layer).expect("read the layer");
+        assert_eq!(Digest::of(&layer), *diff_id, "layer {index}");
+        let mut archive = tar::Archive::new(&layer[..]);
+        for entry in archive.entries().expect("a tar archive") {
+            let mut entry = entry.expect("an entry");
+            let name = entry.path().expect("a path").to_string_lossy().into_owned();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).expect("read a file");
+            files.insert(name, content);
+        }
+    }
+    files
+}
+
+/// Whether a process with this argument runs on the machine.
+pub fn runs(argument: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").expect("list the processes");
+    processes.flatten().any(|process| {
+        let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|one| one == argument.as_bytes())
+    })
+}
+
+/// Waits until `condition` holds; panics after `limit`.
+pub async fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < end, "{what}: not within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Stands between worker and engine: counts the connections, and cuts them.
+pub struct Between {
+    pub directory: tempfile::TempDir,
+    open: std::sync::Arc<Mutex<JoinSet<()>>>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Between {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(directory.path().join("docker.sock")).expect("listen");
+        let open = std::sync::Arc::new(Mutex::new(JoinSet::new()));
+        let connections = open.clone();
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                connections.lock().expect("no panic").spawn(async move {
+                    let mut there = UnixStream::connect(SOCKET).await.expect("connect to the engine");
+                    // A connection that was cut is an error here, and expected.
+                    let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+                });
+            }
+        });
+        Self { directory, open, accepting }
+    }
+
+    pub fn socket(&self) -> std::path::PathBuf {
+        self.directory.path().join("docker.sock")
+    }
+
+    pub fn connections(&self) -> usize {
+        let mut open = self.open.lock().expect("no panic");
+        while open.try_join_next().is_some() {}
+        open.len()
+    }
+
+    /// Cuts every connection, and takes no more.
+    pub fn cut(&self) {
+        self.accepting.abort();
+        let _ = std::fs::remove_file(self.socket());
+        self.open.lock().expect("no panic").abort_all();
+    }
+}
+
+impl Drop for Between {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
