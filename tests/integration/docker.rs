@@ -308,6 +308,14 @@ async fn probes_the_engine() {
 }
 
 #[tokio::test]
+async fn arguments_beyond_what_the_engine_takes_are_the_builds_fault() {
+    let mut request = request(&format!("FROM {BASE}\n"));
+    request.args.insert("LONG".into(), "é".repeat(20_000));
+    let reason = build(&engine(), request).await.failure().reason;
+    assert!(reason.contains("too long"), "{reason}");
+}
+
+#[tokio::test]
 async fn discards_what_a_crashed_worker_left_and_spares_the_young() {
     let engine = engine();
     let id: buildgrid::event::deploy::BuildId = format!("-Left_{}", unique()).parse().unwrap();
@@ -319,6 +327,20 @@ async fn discards_what_a_crashed_worker_left_and_spares_the_young() {
     assert_eq!(private_tags(&id), [""; 0]);
     engine.discard(&id, 2).await.unwrap();
     run("docker", &["image", "inspect", BASE]);
+}
+
+#[tokio::test]
+async fn sweeps_the_tags_that_are_older_than_any_build() {
+    base_image();
+    let id: buildgrid::event::deploy::BuildId = unique().parse().unwrap();
+    let tag = format!("buildgrid.local/build:1-{id}");
+    run("docker", &["tag", BASE, &tag]);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let only = OnlyTag::new(&tag);
+    let second = Duration::from_secs(1);
+    let config = EngineConfig { host: only.host(), build_timeout: second, ..EngineConfig::default() };
+    assert_eq!(DockerEngine::connect(&config).unwrap().sweep().await.unwrap(), 1);
+    assert_eq!(private_tags(&id), [""; 0]);
 }
 
 #[tokio::test]

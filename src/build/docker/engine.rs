@@ -14,7 +14,7 @@ use super::request::BuildRequest;
 use super::session;
 use super::tags::{self, private_tag};
 use super::transport::{Address, Transport};
-use super::watch::Pulse;
+use super::watch::{Pulse, SILENCE};
 use crate::build::engine::{BuildError, BuiltImage};
 use crate::event::deploy::BuildId;
 use crate::timeline::sink::LogSink;
@@ -151,7 +151,7 @@ impl DockerEngine {
     }
 
     pub(super) fn pulse(&self) -> Pulse {
-        Pulse { docker: self.short(), timeout: self.config.timeout }
+        Pulse { docker: self.short(), timeout: self.config.timeout, silence: SILENCE }
     }
 
     /// What an error of the client means for the build.

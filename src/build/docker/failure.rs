@@ -113,11 +113,14 @@ pub(super) fn of_client(host: &str, error: Error) -> BuildError {
         Error::DockerResponseServerError { status_code: 400, message } => {
             BuildError::Failed(BuildFailure { reason: plain(&message), ..BuildFailure::default() })
         }
-        Error::DockerResponseServerError { status_code: 414 | 431, .. } => BuildError::Failed(BuildFailure {
-            reason: "build.args and labels are too long for the docker engine, which takes 1 MiB of them"
-                .to_owned(),
-            ..BuildFailure::default()
-        }),
+        // They travel in the request's URI, which `http` bounds at 64 KiB and the engine at 1 MiB.
+        Error::InvalidURIError { .. } | Error::DockerResponseServerError { status_code: 414 | 431, .. } => {
+            BuildError::Failed(BuildFailure {
+                reason: "build.args and labels are too long: percent-encoded, at most 64 KiB are taken"
+                    .to_owned(),
+                ..BuildFailure::default()
+            })
+        }
         Error::DockerResponseServerError { status_code, message } => BuildError::Infrastructure(format!(
             "the docker engine at {host} answered {status_code}: {}",
             plain(&message)

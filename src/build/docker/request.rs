@@ -30,6 +30,7 @@ pub struct BuildRequest {
     pub dockerfile: String,
     /// The stage to build; the last one if `None`.
     pub target: Option<String>,
+    /// With the labels at most 64 KiB, percent-encoded.
     pub args: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
     /// `os/architecture[/variant]`; the engine's own if `None`.

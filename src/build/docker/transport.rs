@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use bollard::BollardRequest;
 use bollard::errors::Error;
 use http::header::HOST;
+use http::uri::Authority;
 use http::{HeaderValue, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -40,8 +41,8 @@ impl FromStr for Address {
         match host.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.to_owned())),
             Some(("tcp" | "http", authority)) => {
-                let uri: Uri = authority.parse().map_err(|_| wrong())?;
-                match uri.port_u16() {
+                let parsed: Authority = authority.parse().map_err(|_| wrong())?;
+                match parsed.port_u16() {
                     Some(_) => Ok(Self::Tcp(authority.to_owned())),
                     None => Err(wrong()),
                 }
@@ -144,6 +145,7 @@ mod tests {
             "/var/run/docker.sock",
             "unix://docker.sock",
             "tcp://host",
+            "tcp://host:1/path",
             "https://host:2376",
             "ssh://host",
         ] {

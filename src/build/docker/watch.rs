@@ -6,7 +6,7 @@ use bollard::Docker;
 use futures::{Stream, StreamExt};
 
 /// How long the engine may be silent before it is asked whether it is there.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
 /// How many questions in a row it may leave without an answer.
 const MISSES: u32 = 3;
 
@@ -14,6 +14,7 @@ const MISSES: u32 = 3;
 pub(super) struct Pulse {
     pub(super) docker: Docker,
     pub(super) timeout: Duration,
+    pub(super) silence: Duration,
 }
 
 /// The engine has stopped answering.
@@ -25,7 +26,7 @@ impl Pulse {
     pub(super) async fn next<S: Stream + Unpin>(&self, stream: &mut S) -> Result<Option<S::Item>, Silent> {
         let mut misses = 0;
         loop {
-            match tokio::time::timeout(SILENCE, stream.next()).await {
+            match tokio::time::timeout(self.silence, stream.next()).await {
                 Ok(item) => return Ok(item),
                 Err(_) if self.beats().await => misses = 0,
                 Err(_) => misses += 1,
@@ -38,5 +39,49 @@ impl Pulse {
 
     async fn beats(&self) -> bool {
         matches!(tokio::time::timeout(self.timeout, self.docker.ping()).await, Ok(Ok(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::docker::{DockerEngine, EngineConfig};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    /// The pulse of an engine that answers `answer` to everything, or nothing at all.
+    fn pulse(directory: &tempfile::TempDir, answer: Option<&'static str>) -> Pulse {
+        let socket = directory.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut connection, _)) = listener.accept().await {
+                connection.read_buf(&mut Vec::with_capacity(4096)).await.unwrap();
+                if let Some(answer) = answer {
+                    connection.write_all(answer.as_bytes()).await.unwrap();
+                }
+                open.push(connection);
+            }
+        });
+        let host = format!("unix://{}", socket.display());
+        let engine = DockerEngine::connect(&EngineConfig { host, ..EngineConfig::default() }).unwrap();
+        let moment = Duration::from_millis(20);
+        Pulse { timeout: moment * 5, silence: moment, ..engine.pulse() }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_has_stopped_answering_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let pulse = pulse(&directory, None);
+        let next = pulse.next(&mut futures::stream::pending::<()>()).await;
+        assert!(matches!(next, Err(Silent)));
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_answers_may_be_silent_for_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let pulse = pulse(&directory, Some("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK"));
+        let mut late = Box::pin(futures::stream::once(tokio::time::sleep(Duration::from_secs(1))));
+        assert!(matches!(pulse.next(&mut late).await, Ok(Some(()))));
     }
 }

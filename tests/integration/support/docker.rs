@@ -283,3 +283,51 @@ impl Drop for Between {
         self.accepting.abort();
     }
 }
+
+/// The engine, seen as if it had one tag: so that sweeping tags of any age spares the builds of the
+/// tests that run at the same time.
+pub struct OnlyTag {
+    directory: tempfile::TempDir,
+    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl OnlyTag {
+    pub fn new(tag: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(directory.path().join("docker.sock")).expect("listen");
+        let client = reqwest::Client::builder().unix_socket(SOCKET).build().expect("a client");
+        let tag = tag.to_owned();
+        let app = axum::Router::new().fallback(move |request: axum::extract::Request| {
+            let (client, tag) = (client.clone(), tag.clone());
+            async move {
+                let url = format!("http://docker{}", request.uri());
+                let answer = client.request(request.method().clone(), url).send().await.expect("an answer");
+                let status = answer.status();
+                let body = answer.bytes().await.expect("a body");
+                if !request.uri().path().ends_with("/images/json") {
+                    return (status, body.to_vec());
+                }
+                let mut images: Vec<serde_json::Value> = serde_json::from_slice(&body).expect("images");
+                images.retain_mut(|image| {
+                    let named =
+                        image["RepoTags"].as_array().is_some_and(|tags| tags.contains(&tag.as_str().into()));
+                    image["RepoTags"] = serde_json::json!([tag]);
+                    named
+                });
+                (status, serde_json::to_vec(&images).expect("JSON"))
+            }
+        });
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { directory, serving }
+    }
+
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.directory.path().join("docker.sock").display())
+    }
+}
+
+impl Drop for OnlyTag {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
