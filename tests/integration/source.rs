@@ -1,7 +1,10 @@
 //! Fetching from a real git server over smart HTTP, and the contexts made of what was fetched.
 
+mod context;
 mod faults;
 mod fetching;
+mod limits;
+mod refusals;
 
 use std::path::Path;
 use std::sync::Arc;

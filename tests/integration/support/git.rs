@@ -131,8 +131,9 @@ pub fn git(folder: &Path) -> Command {
 
 /// Runs a command that must succeed and returns its trimmed output.
 pub fn run(command: &mut Command) -> String {
-    let output = command.stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", output.status);
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}: {error}", output.status);
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
