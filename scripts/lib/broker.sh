@@ -47,11 +47,18 @@ stop_broker() {
 
 ensure_broker() { broker_answers || start_broker; }
 
-# broker_ctl ARGUMENTS...: rabbitmqctl at the node that runs here, under its usual name or ours.
+# broker_ctl ARGUMENTS...: rabbitmqctl at the node that runs here: ours, or the one under the usual name,
+# or one that another checkout's setup has started.
 broker_ctl() {
-    if [[ -z ${broker_is_at+known} ]]; then
-        broker_is_at=()
-        as_root rabbitmqctl -q ping &>/dev/null || broker_is_at=(-n "$broker_node")
+    if is_running "$services/rabbitmq.pid"; then
+        as_root rabbitmqctl -q -n "$broker_node" "$@"
+    else
+        as_root rabbitmqctl -q "$@" 2>/dev/null || as_root rabbitmqctl -q -n "$broker_node" "$@"
     fi
-    as_root rabbitmqctl -q "${broker_is_at[@]}" "$@"
+}
+
+# make_vhost NAME: a virtual host that guest may use.
+make_vhost() {
+    broker_ctl add_vhost "$1"
+    broker_ctl set_permissions --vhost "$1" guest '.*' '.*' '.*'
 }
