@@ -199,16 +199,29 @@ impl DeployEvent {
             Work::Fake(fake) => Some(fake),
             Work::Repository(_) => None,
         };
-        let definition = serde_json::json!({
-            "root": self.options.root,
-            "dockerfile": self.options.dockerfile,
-            "target": self.options.target,
-            "args": self.options.args,
-            "secrets": self.options.secrets,
-            "platform": self.options.platform.as_deref().unwrap_or(platform),
-            "fake": fake,
+        // A struct and not `json!`: its fields stay in this order whatever features serde_json has,
+        // and the digest must be the same in every version.
+        #[derive(Serialize)]
+        struct Definition<'a> {
+            root: &'a str,
+            dockerfile: &'a str,
+            target: Option<&'a str>,
+            args: &'a BTreeMap<String, String>,
+            secrets: &'a BTreeSet<String>,
+            platform: &'a str,
+            fake: Option<&'a FakeBuild>,
+        }
+        let options = &self.options;
+        let definition = serde_json::to_vec(&Definition {
+            root: &options.root,
+            dockerfile: &options.dockerfile,
+            target: options.target.as_deref(),
+            args: &options.args,
+            secrets: &options.secrets,
+            platform: options.platform.as_deref().unwrap_or(platform),
+            fake,
         });
-        Digest::of(definition.to_string().as_bytes())
+        Digest::of(&definition.expect("a struct of strings is always valid JSON"))
     }
 }
 

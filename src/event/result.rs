@@ -64,6 +64,16 @@ pub enum Kind {
     Event,
 }
 
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Infrastructure => "infrastructure",
+            Self::Event => "event",
+        }
+    }
+}
+
 /// A result event. Fields without a value are written as `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResultEvent {

@@ -21,6 +21,12 @@ pub mod timestamp {
         super::rfc3339_millis::serialize(&PrimitiveDateTime::new(utc.date(), utc.time()), serializer)
     }
 
+    /// The form in which times are written, for text outside of JSON.
+    pub fn to_string(at: OffsetDateTime) -> String {
+        let utc = at.to_offset(UtcOffset::UTC);
+        utc.format(super::TIMESTAMP).unwrap_or_default()
+    }
+
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<OffsetDateTime, D::Error> {
         super::rfc3339_millis::deserialize(d).map(PrimitiveDateTime::assume_utc)
     }

@@ -24,17 +24,18 @@ use crate::timeline::sink::LogSink;
 pub struct DockerEngine {
     config: EngineConfig,
     address: Address,
+    longest_build: Duration,
 }
 
 impl DockerEngine {
-    /// An engine at the configured address. Nothing is sent yet: an engine that is away now may be
-    /// there for the first build.
+    /// An engine at the configured address, for builds that take `longest_build` at most. Nothing is
+    /// sent yet: an engine that is away now may be there for the first build.
     ///
     /// # Errors
     /// The address cannot be read.
-    pub fn connect(config: &EngineConfig) -> anyhow::Result<Self> {
+    pub fn connect(config: &EngineConfig, longest_build: Duration) -> anyhow::Result<Self> {
         let address = config.host.parse().map_err(anyhow::Error::msg).context("engine.host")?;
-        Ok(Self { config: config.clone(), address })
+        Ok(Self { config: config.clone(), address, longest_build })
     }
 
     /// Builds an image, exports it to the request's spool directory and removes what is left of it
@@ -80,7 +81,7 @@ impl DockerEngine {
     /// can be, since other workers may share the engine. Answers how many.
     pub async fn sweep(&self) -> Result<usize, BuildError> {
         let docker = self.short();
-        let old = self.within(tags::older_than(&docker, self.config.build_timeout)).await?;
+        let old = self.within(tags::older_than(&docker, self.longest_build)).await?;
         for tag in &old {
             tracing::info!(%tag, "removing a build's tag that was left on the docker engine");
             self.remove(tag).await?;
@@ -122,6 +123,10 @@ impl DockerEngine {
             Ok(answer) => answer.map_err(|error| self.refused(error)),
             Err(_) => Err(self.lost(&format!("did not answer within {:?}", self.config.timeout))),
         }
+    }
+
+    pub(super) fn longest_build(&self) -> Duration {
+        self.longest_build
     }
 
     pub(super) fn config(&self) -> &EngineConfig {

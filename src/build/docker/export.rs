@@ -31,7 +31,7 @@ pub(super) async fn export(
     cancel: &CancellationToken,
 ) -> Result<BuiltImage, BuildError> {
     let begun = Instant::now();
-    let docker = engine.docker(transport.clone(), engine.config().build_timeout);
+    let docker = engine.docker(transport.clone(), engine.longest_build());
     let archive = pieces(docker, tag.to_owned(), engine.pulse()).take_until(cancel.clone().cancelled_owned());
     let path = spool.join("export.tar");
     let spooled = tokio::task::spawn_blocking(move || {

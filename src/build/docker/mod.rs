@@ -10,6 +10,7 @@ mod config;
 mod engine;
 mod export;
 mod failure;
+mod health;
 mod lines;
 mod probe;
 mod progress;

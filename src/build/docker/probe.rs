@@ -86,13 +86,11 @@ fn limits(info: &SystemInfo, config: &EngineConfig) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if !config.dedicated {
-        limits.push(
-            "the engine is shared (engine.dedicated = false), so its build cache is not pruned by BuildGrid; \
-             let its own garbage collection keep it within bounds"
-                .to_owned(),
-        );
-    }
+    limits.push(
+        "the engine's build cache is not pruned by BuildGrid, since nothing in it says whose it is; let the engine's \
+         own garbage collection keep it within bounds"
+            .to_owned(),
+    );
     if info
         .security_options
         .iter()
@@ -127,12 +125,12 @@ mod tests {
             security_options: Some(vec!["name=seccomp,profile=builtin".into(), "name=rootless".into()]),
             ..SystemInfo::default()
         };
-        let config = EngineConfig { dedicated: true, ..EngineConfig::default() };
+        let config = EngineConfig::default();
         let described = describe(version, &info, &config);
         assert_eq!(described.platform, "linux/arm64");
         assert_eq!(described.storage, "containerd image store (overlayfs)");
         assert!(described.buildkit);
-        assert_eq!(described.limits.len(), 2);
+        assert_eq!(described.limits.len(), 3, "a rootless engine has one less: {:?}", described.limits);
     }
 
     #[test]

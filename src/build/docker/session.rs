@@ -31,7 +31,7 @@ pub(super) async fn solve(
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
     let id = uuid::Uuid::now_v7().to_string();
-    let docker = identified(engine.docker(transport.clone(), engine.config().build_timeout), id.clone());
+    let docker = identified(engine.docker(transport.clone(), engine.longest_build()), id.clone());
     let fault = Arc::new(OnceLock::new());
     let empty: Context = Box::pin(futures::stream::empty());
     let context = noting(std::mem::replace(&mut request.context, empty), fault.clone());

@@ -64,7 +64,11 @@ mod tests {
             }
         });
         let host = format!("unix://{}", socket.display());
-        let engine = DockerEngine::connect(&EngineConfig { host, ..EngineConfig::default() }).unwrap();
+        let engine = DockerEngine::connect(
+            &EngineConfig { host, ..EngineConfig::default() },
+            Duration::from_secs(3600),
+        )
+        .unwrap();
         let moment = Duration::from_millis(20);
         Pulse { timeout: moment * 5, silence: moment, ..engine.pulse() }
     }

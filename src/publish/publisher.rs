@@ -1,0 +1,206 @@
+//! The publisher: the one way from a [`BuiltImage`] to an image that can be pulled.
+//!
+//! Order is the promise: layers and configuration, then the manifest, and the tag last, so that
+//! nobody ever sees a name whose content is not whole.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use anyhow::Context;
+use oci_spec::image::MediaType;
+use tokio_util::sync::CancellationToken;
+
+use super::compress::{Compressed, compress};
+use super::config::PublishConfig;
+use super::manifest::{self, Part, Summary};
+use super::name::ImageName;
+use crate::build::engine::BuiltImage;
+use crate::store::digest::Digest;
+use crate::store::{Layer, Store, StoreError, TagOutcome, TagPut};
+use crate::timeline::sink::LogSink;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The name is taken by an image of another definition.
+    #[error(
+        "{name} is published already, built by another definition (root, dockerfile, target, args, secrets or platform); name a build.variant to build both, or set build.rebuild to replace it"
+    )]
+    Conflict { name: ImageName },
+    #[error("cancelled")]
+    Cancelled,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The engine's layers could not be read, or are not what its configuration says.
+    #[error("{0:#}")]
+    Image(anyhow::Error),
+}
+
+/// How an image is to be published.
+pub struct Publication<'a> {
+    pub name: &'a ImageName,
+    /// The digest of what was asked for, kept in the manifest.
+    pub definition: Digest,
+    /// What else the manifest says of the image.
+    pub annotations: BTreeMap<String, String>,
+    pub put: TagPut,
+}
+
+/// An image that can be pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// What a client without any of its layers downloads, in bytes.
+    pub size: u64,
+    /// The image was there already; this build added nothing.
+    pub reused: bool,
+}
+
+/// Bytes that publishing an image stored and found stored, for the metrics.
+#[derive(Debug, Clone, Copy, Default)]
+struct Traffic {
+    stored: u64,
+    known: u64,
+}
+
+#[derive(Clone)]
+pub struct Publisher {
+    store: Store,
+    gzip_level: u32,
+}
+
+impl Publisher {
+    pub fn new(config: &PublishConfig, store: Store) -> Self {
+        Self { store, gzip_level: config.gzip_level }
+    }
+
+    /// The image that stands at `name` already, if it was built by the same definition.
+    pub async fn existing(
+        &self,
+        name: &ImageName,
+        definition: Digest,
+    ) -> Result<Option<Published>, PublishError> {
+        let Some(digest) = self.store.tag(name).await? else { return Ok(None) };
+        let Some(bytes) = self.store.manifest(&name.repository, digest).await? else { return Ok(None) };
+        let summary = Summary::read(&bytes).map_err(PublishError::Image)?;
+        match summary.definition.as_deref() == Some(definition.to_string().as_str()) {
+            true => Ok(Some(Published { digest, size: summary.size, reused: true })),
+            false => Err(PublishError::Conflict { name: name.clone() }),
+        }
+    }
+
+    /// The digest that `name` has now, for a rebuild to replace.
+    pub async fn current(&self, name: &ImageName) -> Result<Option<Digest>, PublishError> {
+        Ok(self.store.tag(name).await?)
+    }
+
+    /// Publishes `image`. If another build was faster, its image stands and is returned as
+    /// reused; if that one has another definition, it is a conflict.
+    pub async fn publish(
+        &self,
+        image: BuiltImage,
+        publication: Publication<'_>,
+        log: &LogSink,
+        cancel: &CancellationToken,
+    ) -> Result<Published, PublishError> {
+        let Publication { name, definition, mut annotations, put } = publication;
+        let image = Arc::new(image);
+        let mut traffic = Traffic::default();
+        let mut layers = Vec::with_capacity(image.diff_ids.len());
+        for index in 0..image.diff_ids.len() {
+            let layer = self.layer(&image, index, &mut traffic, log, cancel).await?;
+            layers.push(layer);
+        }
+        let config = Part { digest: Digest::of(&image.config), size: image.config.len() as u64 };
+        self.store.put_blob(image.config.clone()).await?;
+        let parts = layers.iter().chain([&config]).map(|part| part.digest).collect();
+        self.store.link_blobs(&name.repository, parts).await?;
+        annotations.insert(manifest::DEFINITION.to_owned(), definition.to_string());
+        let bytes = manifest::assemble(config, &layers, &annotations).map_err(PublishError::Image)?;
+        let digest = self.store.put_manifest(&name.repository, bytes).await?;
+        metrics::counter!("buildgrid_published_bytes_total", "source" => "stored").increment(traffic.stored);
+        metrics::counter!("buildgrid_published_bytes_total", "source" => "reused").increment(traffic.known);
+        if cancel.is_cancelled() {
+            return Err(PublishError::Cancelled);
+        }
+        match self.store.put_tag(name, digest, put).await? {
+            TagOutcome::Put => {
+                let size = config.size + layers.iter().map(|layer| layer.size).sum::<u64>();
+                Ok(Published { digest, size, reused: false })
+            }
+            TagOutcome::Exists(_) => match self.existing(name, definition).await? {
+                Some(existing) => Ok(existing),
+                None => Err(PublishError::Image(anyhow::anyhow!("the tag of {name} has no manifest"))),
+            },
+        }
+    }
+
+    /// The stored blob of one layer: the one that is there, or a new one.
+    async fn layer(
+        &self,
+        image: &Arc<BuiltImage>,
+        index: usize,
+        traffic: &mut Traffic,
+        log: &LogSink,
+        cancel: &CancellationToken,
+    ) -> Result<Part, PublishError> {
+        let diff_id = image.diff_ids[index];
+        let place = format!("layer {} of {}", index + 1, image.diff_ids.len());
+        if let Some(known) = self.store.find_layer(diff_id).await? {
+            traffic.known += known.size;
+            log.status(format!(
+                "{place}: already stored ({})",
+                bytesize::ByteSize(known.size).display().si()
+            ))
+            .await;
+            return Ok(Part { digest: known.digest, size: known.size });
+        }
+        let started = std::time::Instant::now();
+        let part = self.store_layer(image.clone(), index, cancel.clone()).await?;
+        traffic.stored += part.size;
+        let layer = Layer { digest: part.digest, size: part.size, media_type: MediaType::ImageLayerGzip };
+        self.store.index_layer(diff_id, &layer).await?;
+        log.status(format!(
+            "{place}: stored {} in {:.1} s",
+            bytesize::ByteSize(part.size).display().si(),
+            started.elapsed().as_secs_f64()
+        ))
+        .await;
+        Ok(part)
+    }
+
+    async fn store_layer(
+        &self,
+        image: Arc<BuiltImage>,
+        index: usize,
+        cancel: CancellationToken,
+    ) -> Result<Part, PublishError> {
+        let (store, level) = (self.store.clone(), self.gzip_level);
+        let span = tracing::Span::current();
+        let pass = move || -> Result<Part, PublishError> {
+            let _entered = span.enter();
+            let expected = image.diff_ids[index];
+            let reading = |error: io::Error| match error.kind() {
+                io::ErrorKind::Interrupted => PublishError::Cancelled,
+                _ => PublishError::Image(
+                    anyhow::Error::from(error).context(format!("store the layer {expected}")),
+                ),
+            };
+            let layer = image
+                .open_layer(index)
+                .with_context(|| format!("open the layer {expected}"))
+                .map_err(PublishError::Image)?;
+            let Compressed { diff_id, writer, .. } =
+                compress(layer, store.blob_writer()?, level, &cancel).map_err(reading)?;
+            if diff_id != expected {
+                return Err(PublishError::Image(anyhow::anyhow!(
+                    "the engine's layer {expected} has the digest {diff_id}; nothing was published"
+                )));
+            }
+            let (digest, size) = writer.commit()?;
+            Ok(Part { digest, size })
+        };
+        tokio::task::spawn_blocking(pass).await.context("compress a layer").map_err(PublishError::Image)?
+    }
+}
