@@ -1,0 +1,56 @@
+//! Metrics in Prometheus' text format. Never a label per commit or build: their number is bounded.
+
+use std::sync::OnceLock;
+
+use anyhow::Context;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Upper bounds of the stage times, in seconds: from a cached build to the longest.
+const STAGE_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
+
+/// Upper bounds of the time an event waited in the queue, in seconds.
+const WAIT_SECONDS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
+
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Starts collecting, once for the whole program, and gives what renders the numbers.
+pub fn recorder() -> anyhow::Result<PrometheusHandle> {
+    if let Some(handle) = RECORDER.get() {
+        return Ok(handle.clone());
+    }
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full("buildgrid_stage_seconds".to_owned()), STAGE_SECONDS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(
+                Matcher::Full("buildgrid_queue_wait_seconds".to_owned()),
+                WAIT_SECONDS,
+            )
+        })
+        .context("set the buckets of the metrics")?
+        .build_recorder();
+    let handle = recorder.handle();
+    // Another thread may have been faster; then its recorder is the one that collects.
+    if metrics::set_global_recorder(recorder).is_ok() {
+        describe();
+        let _ = RECORDER.set(handle);
+    }
+    RECORDER.get().cloned().context("another recorder collects the metrics of this program")
+}
+
+fn describe() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_counter!("buildgrid_builds_total", "Builds that ended, by outcome and kind of failure");
+    describe_histogram!("buildgrid_stage_seconds", Unit::Seconds, "Time in each stage of a build");
+    describe_histogram!("buildgrid_queue_wait_seconds", Unit::Seconds, "Time an event waited for a slot");
+    describe_gauge!("buildgrid_slots_busy", "Slots that are building");
+    describe_gauge!("buildgrid_slots_total", "Slots of this worker");
+    describe_counter!(
+        "buildgrid_published_bytes_total",
+        Unit::Bytes,
+        "Layer bytes of published images: stored by the build, or reused from the store"
+    );
+    describe_counter!("buildgrid_log_entries_total", "Log entries written");
+    describe_gauge!("buildgrid_disk_free_bytes", Unit::Bytes, "Free space, by what is stored there");
+    describe_counter!("buildgrid_registry_requests_total", "Requests to the registry, by route and status");
+    describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");
+}

@@ -1,0 +1,64 @@
+//! Text from outside on a terminal.
+
+/// `text` with every control character and bidirectional override written out, so that what somebody
+/// else wrote can neither move the cursor nor pass for something that it is not.
+pub fn printable(text: &str) -> String {
+    let mut printed = String::with_capacity(text.len());
+    write_out(&mut printed, text);
+    printed
+}
+
+/// As [`printable`], but colours (the escape sequences of `ESC [ … m`) stay: for a build's own lines.
+/// They end with the text.
+pub fn with_colours(text: &str) -> String {
+    let mut printed = String::with_capacity(text.len());
+    let (mut rest, mut coloured) = (text, false);
+    while let Some(at) = rest.find("\x1b[") {
+        let (before, sequence) = rest.split_at(at);
+        write_out(&mut printed, before);
+        let digits =
+            sequence[2..].find(|c: char| !c.is_ascii_digit() && c != ';').map_or(sequence.len(), |n| n + 2);
+        let colour = sequence[digits..].starts_with('m');
+        let end = if colour { digits + 1 } else { 2 };
+        match colour {
+            true => printed.push_str(&sequence[..end]),
+            false => write_out(&mut printed, &sequence[..end]),
+        }
+        coloured |= colour;
+        rest = &sequence[end..];
+    }
+    write_out(&mut printed, rest);
+    if coloured {
+        printed.push_str("\x1b[0m");
+    }
+    printed
+}
+
+fn write_out(printed: &mut String, text: &str) {
+    for c in text.chars() {
+        let hidden = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match c {
+            '\t' => printed.push(c),
+            c if c.is_control() || hidden => printed.extend(c.escape_unicode()),
+            c => printed.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_words_and_shows_the_rest() {
+        assert_eq!(printable("größer\tthan 日本"), "größer\tthan 日本");
+        assert_eq!(printable("\u{1b}[2J\r\n\u{202e}x\u{9b}"), "\\u{1b}[2J\\u{d}\\u{a}\\u{202e}x\\u{9b}");
+    }
+
+    #[test]
+    fn colours_stay_and_end() {
+        assert_eq!(with_colours("\x1b[1;32mok\x1b[0m done"), "\x1b[1;32mok\x1b[0m done\x1b[0m");
+        assert_eq!(with_colours("\x1b[2Ja\x1b[31"), "\\u{1b}[2Ja\\u{1b}[31");
+        assert_eq!(with_colours("plain"), "plain");
+    }
+}

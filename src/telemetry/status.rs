@@ -1,0 +1,79 @@
+//! The status pages of a daemon: `/healthz` (it runs), `/readyz` (it does its work), `/metrics`.
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// How often the samples of the histograms are summed up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// One condition of readiness: what it is about, and what is wrong with it if anything is.
+pub struct Condition {
+    pub name: &'static str,
+    pub fault: Option<String>,
+}
+
+/// Asked at each request to `/readyz`; must answer at once.
+pub type Readiness = Arc<dyn Fn() -> Vec<Condition> + Send + Sync>;
+
+#[derive(Clone)]
+struct Pages {
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+}
+
+/// Serves the status pages until `stop` is cancelled.
+pub async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let upkeep = metrics.clone();
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+        .with_state(Pages { readiness, metrics });
+    let pages = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    tokio::select! {
+        served = pages.into_future() => served.context("serve the status pages"),
+        never = summarise(upkeep) => never,
+    }
+}
+
+/// Sums up the histograms from time to time: their samples would grow for ever if nobody scraped.
+async fn summarise(metrics: PrometheusHandle) -> ! {
+    let mut interval = tokio::time::interval(UPKEEP);
+    loop {
+        interval.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+/// 200 when every condition holds, 503 otherwise; one line for each condition.
+async fn readyz(State(pages): State<Pages>) -> Response {
+    let conditions = (pages.readiness)();
+    let ready = conditions.iter().all(|condition| condition.fault.is_none());
+    let mut text = String::from(if ready { "ready\n" } else { "not ready\n" });
+    for Condition { name, fault } in conditions {
+        text.push_str(&format!("{name}: {}\n", fault.as_deref().unwrap_or("ok")));
+    }
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, text).into_response()
+}
+
+async fn render(State(pages): State<Pages>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())
+        .into_response()
+}
