@@ -1,13 +1,29 @@
 //! BuildGrid turns the commit of a deploy event into a pullable Docker image.
+//!
+//! ```text
+//! deploy event ─► queue ─► slot ─► claim ─► pipeline ───────────────────────────────────┐
+//!                                           │ source:  fetch commit → context (tar stream)
+//!                                           │ build:   context → image on the engine    │
+//!                                           │ publish: image → blobs, manifest, tag last│─► result event ─► ack
+//!                                           └────────── log lines ─► build directory ◄──┘
+//! store ◄─ publish       store ─► registry ─► docker pull
+//! ```
+//!
+//! Follow one event: [`event`] reads it, [`queue`] brings it, [`worker`] takes it into a slot and
+//! claims it, [`pipeline`] is the whole way in one function, with the stages [`source`], [`build`] and
+//! [`publish`]; [`store`] keeps what was published, and [`registry`] serves it. [`timeline`] is the
+//! log of a build, [`telemetry`] what operators see, [`cli`] the commands, [`config`] the file they read.
 
 pub mod build;
 pub mod cli;
 pub mod config;
 pub mod event;
+pub mod pipeline;
 pub mod publish;
 pub mod queue;
 pub mod registry;
 pub mod source;
 pub mod store;
+pub mod telemetry;
 pub mod timeline;
 pub mod worker;

@@ -1,1 +1,14 @@
-//! The worker daemon.
+//! The worker daemon: deliveries into slots, each claimed, built, settled, and acked last.
+//!
+//! Read [`daemon`] for start and drain, [`intake`] for the slots, [`delivery`] for what happens to a
+//! delivery, [`attempt`] for one run of the pipeline, [`build_directory`] for what survives a crash.
+
+pub mod attempt;
+pub mod build_directory;
+mod build_log;
+pub mod claims;
+pub mod config;
+pub mod daemon;
+mod delivery;
+mod intake;
+mod report;

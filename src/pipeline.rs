@@ -1,0 +1,354 @@
+//! The way of a build, in one function: [`Pipeline::run`] takes a [`DeployEvent`] and gives an
+//! [`Outcome`]. Only this module knows all the stages; each of them takes a typed value and gives one.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use crate::build::docker::{BuildRequest, DockerEngine};
+use crate::build::engine::{BuildError, BuildFailure, BuiltImage};
+use crate::build::fake;
+use crate::event::deploy::{DeployEvent, Work};
+use crate::event::fake::FakeBuild;
+use crate::publish::name::Namespace;
+use crate::publish::publisher::{Publication, PublishError, Published, Publisher};
+use crate::source::url::RepositoryUrl;
+use crate::source::{Fault, SourceError, Sources};
+use crate::store::TagPut;
+use crate::timeline::sink::LogSink;
+
+/// The platform of fake images, and what a build without an engine would be compared by.
+const FAKE_PLATFORM: &str = "linux/amd64";
+
+/// How a build ended. The variant decides what happens to the event and who is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The image can be pulled.
+    Published(Published),
+    /// The build's own fault; never tried again.
+    Failed(BuildFailure),
+    /// The event asks for what cannot be done; never tried again.
+    Rejected(String),
+    /// Somebody ended it.
+    Cancelled,
+    /// Not the build's fault; tried again.
+    Infrastructure(String),
+}
+
+/// Where a build stands, as the build directory notes it and the metrics count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Fetching,
+    Building,
+    Publishing,
+}
+
+impl Stage {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fetching => "fetching",
+            Self::Building => "building",
+            Self::Publishing => "publishing",
+        }
+    }
+}
+
+/// What the pipeline needs to know beside the event.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Where fake builds are allowed.
+    pub fake_namespaces: Vec<Namespace>,
+    /// The time limit of an event that names none.
+    pub build_timeout: Duration,
+    /// The longest time limit an event may have.
+    pub max_build_timeout: Duration,
+}
+
+/// The stages, ready to run any number of builds at once.
+pub struct Pipeline {
+    pub sources: Sources,
+    /// `None` on a worker for fake builds only.
+    pub engine: Option<DockerEngine>,
+    pub publisher: Publisher,
+    pub rules: Rules,
+}
+
+/// One run of the pipeline: which attempt it is and where it leaves its traces.
+pub struct Run<'a> {
+    pub attempt: u32,
+    /// A private directory for what the run spools; removed by the caller.
+    pub spool: &'a Path,
+    pub log: &'a LogSink,
+    pub cancel: &'a CancellationToken,
+    /// Told at the start of each stage.
+    pub entered: &'a (dyn Fn(Stage) + Sync),
+}
+
+impl Pipeline {
+    /// Takes an event the whole way. Never panics on what an event can contain, and always ends:
+    /// by itself, by the time limit, or soon after `run.cancel` is cancelled.
+    pub async fn run(&self, event: &DeployEvent, run: Run<'_>) -> Outcome {
+        match self.try_run(event, run).await {
+            Ok(published) => Outcome::Published(published),
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn try_run(&self, event: &DeployEvent, run: Run<'_>) -> Result<Published, Outcome> {
+        self.permit(event)?;
+        let name = event.image();
+        let definition = event.definition(&self.platform(event).await?);
+        let put = if event.options.rebuild {
+            TagPut::Replace { expected: self.publisher.current(&name).await? }
+        } else if let Some(existing) = self.publisher.existing(&name, definition).await? {
+            run.log.status(format!("{name} is published already, by the same definition")).await;
+            return Ok(existing);
+        } else {
+            TagPut::IfAbsent
+        };
+
+        let limit = self.limit(event, run.log).await;
+        let labels = labels(event, OffsetDateTime::now_utc());
+        let built = within(limit, run.cancel, |cancel| async move {
+            match &event.work {
+                Work::Fake(spec) => self.build_fake(spec, &labels, &run, &cancel).await,
+                Work::Repository(url) => self.build_commit(event, url, &labels, &run, &cancel).await,
+            }
+            .map(|image| (image, labels, run))
+        });
+        let (image, labels, run) = built.await?;
+
+        (run.entered)(Stage::Publishing);
+        run.log.status(format!("publishing {name}")).await;
+        let publication = Publication { name: &name, definition, annotations: labels, put };
+        let publish = self.publisher.publish(image, publication, run.log, run.cancel);
+        Ok(timed(Stage::Publishing, publish).await?)
+    }
+
+    /// What no amount of building would make right.
+    fn permit(&self, event: &DeployEvent) -> Result<(), Outcome> {
+        let secrets = &event.options.secrets;
+        if !secrets.is_empty() {
+            return Err(Outcome::Rejected(format!(
+                "build.secrets names {}; this version of BuildGrid cannot hand secrets to a build",
+                secrets.iter().cloned().collect::<Vec<_>>().join(", ")
+            )));
+        }
+        match &event.work {
+            Work::Fake(_) if !self.rules.fake_namespaces.contains(&event.namespace) => {
+                Err(Outcome::Rejected(format!(
+                    "fake builds are not allowed in namespace {}; fake.namespaces lists where they are",
+                    event.namespace
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The platform that the event's image is for.
+    async fn platform(&self, event: &DeployEvent) -> Result<String, Outcome> {
+        match (&event.work, &event.options.platform) {
+            (Work::Fake(_), _) => Ok(FAKE_PLATFORM.to_owned()),
+            (Work::Repository(_), Some(platform)) => Ok(platform.clone()),
+            (Work::Repository(_), None) => Ok(self.engine()?.platform().await?),
+        }
+    }
+
+    fn engine(&self) -> Result<&DockerEngine, Outcome> {
+        self.engine.as_ref().ok_or_else(|| {
+            Outcome::Infrastructure("this worker has no Docker engine: engine.host is \"none\"".to_owned())
+        })
+    }
+
+    async fn limit(&self, event: &DeployEvent, log: &LogSink) -> Duration {
+        let asked = event.options.timeout.unwrap_or(self.rules.build_timeout);
+        let most = self.rules.max_build_timeout;
+        if asked > most {
+            log.status(format!(
+                "time limit {} s, as worker.max_build_timeout says; the event asks for {} s",
+                most.as_secs(),
+                asked.as_secs()
+            ))
+            .await;
+        }
+        asked.min(most)
+    }
+
+    async fn build_fake(
+        &self,
+        spec: &FakeBuild,
+        labels: &BTreeMap<String, String>,
+        run: &Run<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<BuiltImage, Outcome> {
+        (run.entered)(Stage::Building);
+        let build = fake::build(spec, labels.clone(), run.log, cancel);
+        Ok(timed(Stage::Building, build).await?)
+    }
+
+    async fn build_commit(
+        &self,
+        event: &DeployEvent,
+        url: &RepositoryUrl,
+        labels: &BTreeMap<String, String>,
+        run: &Run<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<BuiltImage, Outcome> {
+        let engine = self.engine()?;
+        let options = &event.options;
+
+        (run.entered)(Stage::Fetching);
+        let fetch = self.sources.fetch(url, &event.commit, event.git_ref.as_deref(), run.log, cancel);
+        let commit = timed(Stage::Fetching, fetch).await?;
+        run.log
+            .status(format!("commit {} {:?} by {}", event.commit.short(), commit.subject, commit.author))
+            .await;
+
+        (run.entered)(Stage::Building);
+        let context = commit.context(&options.root, &options.dockerfile).await?;
+        let dockerfile = context.dockerfile.clone();
+        let (stream, sent) = context.split();
+        let request = BuildRequest {
+            id: event.id.clone(),
+            attempt: run.attempt,
+            namespace: event.namespace.clone(),
+            dockerfile,
+            target: options.target.clone(),
+            args: options.args.clone(),
+            labels: labels.clone(),
+            platform: options.platform.clone(),
+            no_cache: options.no_cache,
+            context: Box::pin(stream),
+            spool: run.spool.to_owned(),
+        };
+        match timed(Stage::Building, engine.build(request, run.log, cancel)).await {
+            Ok(image) => Ok(image),
+            // An upload that broke off looks to the engine like a broken tar; the cause is with us.
+            Err(error @ (BuildError::Failed(_) | BuildError::Infrastructure(_))) => {
+                sent.await?;
+                Err(error.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Runs `work` with a token that is cancelled with `cancel` or when `limit` is over; after the
+/// latter, what it gives is the build's own failure.
+async fn within<T, F: Future<Output = Result<T, Outcome>>>(
+    limit: Duration,
+    cancel: &CancellationToken,
+    work: impl FnOnce(CancellationToken) -> F,
+) -> Result<T, Outcome> {
+    let token = cancel.child_token();
+    let mut work = std::pin::pin!(work(token.clone()));
+    tokio::select! {
+        result = &mut work => return result,
+        () = tokio::time::sleep(limit) => token.cancel(),
+    }
+    match work.await {
+        Err(Outcome::Cancelled) if !cancel.is_cancelled() => Err(Outcome::Failed(BuildFailure {
+            reason: format!(
+                "the build did not end within its time limit of {} s; raise build.timeout_s, or make it faster",
+                limit.as_secs()
+            ),
+            ..BuildFailure::default()
+        })),
+        result => result,
+    }
+}
+
+/// Counts the time of a stage, whatever comes of it.
+async fn timed<T>(stage: Stage, work: impl Future<Output = T>) -> T {
+    let started = Instant::now();
+    let result = work.await;
+    metrics::histogram!("buildgrid_stage_seconds", "stage" => stage.name()).record(started.elapsed());
+    result
+}
+
+/// What the image says of itself: labels of its configuration and annotations of its manifest.
+///
+/// A fake image's labels leave out the build and the time: the same seed gives the same bytes.
+fn labels(event: &DeployEvent, now: OffsetDateTime) -> BTreeMap<String, String> {
+    let repository = event.image().repository;
+    let mut labels = BTreeMap::from([
+        ("org.opencontainers.image.revision".to_owned(), event.commit.to_string()),
+        (
+            "org.opencontainers.image.title".to_owned(),
+            format!("{}.{}", repository.app, repository.repository),
+        ),
+        ("net.buildgrid.namespace".to_owned(), event.namespace.to_string()),
+        ("net.buildgrid.app".to_owned(), event.app.to_string()),
+        ("net.buildgrid.services".to_owned(), event.services.join(",")),
+    ]);
+    let created = match &event.work {
+        Work::Fake(_) => {
+            labels.insert("net.buildgrid.fake".to_owned(), "true".to_owned());
+            OffsetDateTime::UNIX_EPOCH
+        }
+        Work::Repository(url) => {
+            labels.insert("org.opencontainers.image.source".to_owned(), url.to_string());
+            labels.insert("net.buildgrid.build".to_owned(), event.id.to_string());
+            now
+        }
+    };
+    let created = crate::timeline::entry::timestamp::to_string(created);
+    labels.insert("org.opencontainers.image.created".to_owned(), created);
+    labels
+}
+
+impl From<SourceError> for Outcome {
+    fn from(error: SourceError) -> Self {
+        match error.fault() {
+            Fault::Cancelled => Self::Cancelled,
+            Fault::Build => {
+                Self::Failed(BuildFailure { reason: error.to_string(), ..BuildFailure::default() })
+            }
+            Fault::Infrastructure => Self::Infrastructure(error.to_string()),
+        }
+    }
+}
+
+impl From<BuildError> for Outcome {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Failed(failure) => Self::Failed(failure),
+            BuildError::Infrastructure(reason) => Self::Infrastructure(reason),
+            BuildError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl From<PublishError> for Outcome {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Conflict { .. } => Self::Rejected(error.to_string()),
+            PublishError::Cancelled => Self::Cancelled,
+            PublishError::Store(_) | PublishError::Image(_) => Self::Infrastructure(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_time_limit_is_the_builds_own_failure() {
+        let hang = |token: CancellationToken| async move {
+            token.cancelled().await;
+            Err::<(), _>(Outcome::Cancelled)
+        };
+        let cancel = CancellationToken::new();
+        let outcome = within(Duration::from_secs(1), &cancel, hang).await.unwrap_err();
+        let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
+        assert!(failure.reason.contains("1 s"), "{}", failure.reason);
+
+        cancel.cancel();
+        assert_eq!(within(Duration::from_secs(1), &cancel, hang).await, Err(Outcome::Cancelled));
+    }
+}

@@ -1,0 +1,100 @@
+//! One attempt at a build: its directory, its log, and the pipeline between them.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::build_directory::{BuildDirectory, BuildState};
+use super::build_log::BuildLog;
+pub use super::build_log::Mirror;
+use crate::event::deploy::DeployEvent;
+use crate::pipeline::{Outcome, Pipeline, Run, Stage};
+use crate::timeline::sink::LogSink;
+
+/// Where attempts are made: what stands in logs and results.
+#[derive(Clone)]
+pub struct Place {
+    /// The worker's name.
+    pub worker: String,
+    /// The host of the registry, which image URLs begin with.
+    pub registry_host: String,
+    /// Who looks on while a log is written.
+    pub mirror: Mirror,
+}
+
+pub struct Attempt<'a> {
+    pub event: &'a DeployEvent,
+    /// The event's bytes.
+    pub body: &'a [u8],
+    pub number: u32,
+    pub directory: BuildDirectory,
+    pub place: &'a Place,
+    pub cancel: &'a CancellationToken,
+}
+
+impl Attempt<'_> {
+    /// Runs the pipeline with a log of its own. A log that could not be kept makes the outcome an
+    /// infrastructure failure, unless the image is published: that stays true.
+    pub async fn run(&self, pipeline: &Pipeline) -> Outcome {
+        match self.try_run(pipeline).await {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome::Infrastructure(format!("the build directory cannot be used: {error:#}")),
+        }
+    }
+
+    async fn try_run(&self, pipeline: &Pipeline) -> anyhow::Result<Outcome> {
+        let (directory, body, number) = (self.directory.clone(), self.body.to_vec(), self.number);
+        let spool = tokio::task::spawn_blocking(move || directory.begin(&body, number)).await??;
+        let (build_log, log) =
+            BuildLog::start(&self.directory.log_path(), &self.place.worker, self.place.mirror.clone())?;
+        log.status(format!("attempt {} on {}", self.number, self.place.worker)).await;
+        let entered = |stage: Stage| {
+            tracing::debug!(stage = stage.name(), "stage entered");
+            self.directory.note(&BuildState { attempt: self.number, stage: stage.name().to_owned() });
+        };
+        let run =
+            Run { attempt: self.number, spool: &spool, log: &log, cancel: self.cancel, entered: &entered };
+        let outcome = pipeline.run(self.event, run).await;
+        self.last_words(&log, &outcome).await;
+        drop(log);
+        let written = build_log.finish().await;
+        let directory = self.directory.clone();
+        tokio::task::spawn_blocking(move || directory.clear_spool()).await??;
+        match (written, outcome) {
+            (Err(error), outcome @ Outcome::Published(_)) => {
+                tracing::error!(%error, "the image is published, but its log is not whole");
+                Ok(outcome)
+            }
+            (Err(error), _) => Err(error.into()),
+            (Ok(_), outcome) => Ok(outcome),
+        }
+    }
+
+    /// The end of the log says how the build ended, so that it can be read alone.
+    async fn last_words(&self, log: &LogSink, outcome: &Outcome) {
+        let words = match outcome {
+            Outcome::Published(image) => {
+                let url = self.event.image().url(&self.place.registry_host);
+                let how = if image.reused { "already published" } else { "published" };
+                format!("{how} {url} ({}, {})", image.digest, bytesize::ByteSize(image.size).display().si())
+            }
+            Outcome::Failed(failure) => format!("failed: {}", failure.reason),
+            Outcome::Rejected(reason) => format!("rejected: {reason}"),
+            Outcome::Cancelled => "cancelled".to_owned(),
+            Outcome::Infrastructure(reason) => format!("not the build's fault: {reason}"),
+        };
+        log.status(words).await;
+    }
+}
+
+/// The mirror of a daemon: each line of a build to the program's log, under the build's span.
+pub fn to_program_log() -> Mirror {
+    Arc::new(|entry| {
+        let stream = match entry.stream {
+            crate::timeline::entry::Stream::Stdout => "stdout",
+            crate::timeline::entry::Stream::Stderr => "stderr",
+            crate::timeline::entry::Stream::Status => "status",
+        };
+        tracing::info!(target: "buildgrid::build_output", step = entry.step, stream, "{}", entry.text);
+    })
+}

@@ -1,0 +1,102 @@
+//! The sections `worker` and `fake`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Faults;
+use crate::publish::name::Namespace;
+
+/// The most slots of one worker: each has a channel, a build and its spool.
+const MAX_SLOTS: usize = 256;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// The worker's name in logs and results; empty means the machine's host name.
+    pub name: String,
+    /// Where build directories, mirrors and spools are kept. Used by one process at a time.
+    pub data_dir: PathBuf,
+    /// How many builds run at once.
+    pub slots: usize,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    pub status_listen: SocketAddr,
+    /// The time limit, for fetch and build, of an event that names none.
+    #[serde(with = "humantime_serde")]
+    pub build_timeout: Duration,
+    /// The longest time limit an event may have; a longer one is cut to it.
+    #[serde(with = "humantime_serde")]
+    pub max_build_timeout: Duration,
+    /// How long running builds may go on after SIGTERM before they are given back to the queue.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// How long the build directory (event, log, outcome) of an ended build is kept. Within this
+    /// time the same event id is answered with the same outcome.
+    #[serde(with = "humantime_serde")]
+    pub keep_builds: Duration,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            data_dir: PathBuf::from("/var/lib/buildgrid/worker"),
+            slots: 2,
+            status_listen: SocketAddr::from(([127, 0, 0, 1], 9441)),
+            build_timeout: Duration::from_secs(3600),
+            max_build_timeout: Duration::from_secs(6 * 3600),
+            drain_timeout: Duration::from_secs(3600),
+            keep_builds: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+impl WorkerConfig {
+    pub fn check(&self, faults: &mut Faults) {
+        if !(1..=MAX_SLOTS).contains(&self.slots) {
+            faults.add(
+                "worker.slots",
+                format_args!("{} is out of range; 1 to {MAX_SLOTS} are possible", self.slots),
+            );
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            faults.add("worker.data_dir", "is empty; name a directory");
+        }
+        if self.build_timeout.is_zero() {
+            faults.add("worker.build_timeout", "is zero; no build could end in time");
+        }
+        if self.max_build_timeout < self.build_timeout {
+            faults.add("worker.max_build_timeout", "is shorter than worker.build_timeout");
+        }
+    }
+
+    /// The worker's name: the configured one, else the machine's.
+    pub fn resolved_name(&self) -> String {
+        match self.name.is_empty() {
+            false => self.name.clone(),
+            true => hostname::get()
+                .map_or_else(|_| "worker".to_owned(), |name| name.to_string_lossy().into_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FakeConfig {
+    /// The namespaces in which fake builds are accepted, so that none can take a real image's place.
+    pub namespaces: Vec<Namespace>,
+}
+
+impl Default for FakeConfig {
+    fn default() -> Self {
+        let smoke = "smoke".parse().expect("the default namespace follows the grammar");
+        Self { namespaces: vec![smoke] }
+    }
+}
+
+impl FakeConfig {
+    /// Nothing to check: each name has been read as a namespace, and none at all allows no fakes.
+    pub fn check(&self, _: &mut Faults) {}
+}
