@@ -5,9 +5,9 @@ use std::io::Write;
 use anyhow::anyhow;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::printable;
 use crate::queue::QueueConfig;
 use crate::queue::amqp::{Broker, BrokerError, Letter, LetterError, Selection};
+use crate::telemetry::printable::printable;
 
 /// The longest reason in a listing, in characters; `show` has all of it.
 const REASON: usize = 120;

@@ -1,19 +1,16 @@
 //! `buildgrid enqueue`: publishes a deploy event, of a file or of flags, and waits for its outcome if asked.
 
-mod fields;
 mod wait;
 
-use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use futures::{StreamExt, TryStreamExt};
 
-use self::fields::{Fields, Pretence};
 use self::wait::Waiting;
+use crate::cli::event::{EventArgs, Prepared};
 use crate::cli::exit::{Exit, Failure};
-use crate::event::deploy::{DeployEvent, MAX_EVENT};
 use crate::queue::QueueConfig;
 use crate::queue::amqp::{Broker, BrokerError};
 
@@ -38,13 +35,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A file with the event as JSON, `-` for standard input
-    #[arg(conflicts_with = "Fields", required_unless_present = "Fields")]
-    event: Option<PathBuf>,
     #[command(flatten)]
-    fields: Fields,
-    #[command(flatten)]
-    pretence: Pretence,
+    events: EventArgs,
     /// Wait until the build has ended, printing what becomes of it
     #[arg(long)]
     wait: bool,
@@ -54,12 +46,6 @@ pub struct Args {
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
-}
-
-/// An event that is going to be sent.
-struct Prepared {
-    event: DeployEvent,
-    body: Vec<u8>,
 }
 
 pub async fn run(args: Args, config: &QueueConfig) -> Result<Exit, Failure> {
@@ -72,10 +58,7 @@ pub async fn execute(
     config: &QueueConfig,
     out: &mut (dyn Write + Send),
 ) -> Result<Exit, Failure> {
-    let events = match &args.event {
-        Some(path) => vec![prepare(read(path.clone()).await?)?],
-        None => args.fields.events(&args.pretence)?.into_iter().map(prepare).collect::<Result<_, _>>()?,
-    };
+    let events = args.events.read().await?;
     let broker = Broker::connect(config, "enqueue");
     broker.ready().await.map_err(explain)?;
     // Before publishing: a fake build may be over before its publisher has turned round.
@@ -106,32 +89,6 @@ pub async fn execute(
     Ok(exit)
 }
 
-/// Reads at most one byte more than an event may have: the parser says what is wrong with that.
-async fn read(path: PathBuf) -> Result<Vec<u8>, Failure> {
-    let shown = path.display().to_string();
-    let read = tokio::task::spawn_blocking(move || {
-        let source: Box<dyn Read> = match path.as_os_str() == "-" {
-            true => Box::new(std::io::stdin().lock()),
-            false => Box::new(std::fs::File::open(&path)?),
-        };
-        let mut bytes = Vec::new();
-        source.take(MAX_EVENT as u64 + 1).read_to_end(&mut bytes)?;
-        std::io::Result::Ok(bytes)
-    });
-    let bytes = read.await?.with_context(|| format!("read the event from {shown}"));
-    bytes.map_err(|error| Failure::new(Exit::Usage, error))
-}
-
-fn prepare(body: Vec<u8>) -> Result<Prepared, Failure> {
-    let (event, ignored) = DeployEvent::parse(&body).map_err(|rejected| {
-        Failure::new(Exit::Rejected, anyhow!("the event would be rejected: {rejected}"))
-    })?;
-    for field in ignored {
-        tracing::warn!(field, "workers ignore this field of the event");
-    }
-    Ok(Prepared { event, body })
-}
-
 async fn publish(broker: &Broker, events: &[Prepared]) -> Result<(), Failure> {
     let publish = async |Prepared { event, body }: &Prepared| {
         broker.publish_deploy(&event.namespace, &event.app, body.clone()).await
@@ -158,5 +115,25 @@ fn explain(error: BrokerError) -> Failure {
         }
         BrokerError::Settings(_) => Failure::new(Exit::Configuration, error),
         error => Failure::unavailable(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        _args: super::Args,
+    }
+
+    #[test]
+    fn flags_that_need_others_are_refused_alone() {
+        let parses =
+            |line: &str| Program::try_parse_from(format!("enqueue {line}").split_whitespace()).is_ok();
+        assert!(parses("event.json --wait --wait-timeout 3s"));
+        assert!(parses("--fake --count 3"));
+        assert!(!parses("event.json --wait-timeout 3s"));
     }
 }

@@ -53,3 +53,16 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         Self::new(Exit::Internal, error)
     }
 }
+
+/// The table, as `--help` shows it.
+pub const HELP: &str = "\
+Exit codes:
+   0  done
+   1  a failure inside BuildGrid
+   2  the command line is wrong
+  10  the build failed: its own fault          (build, enqueue --wait)
+  11  the event was rejected                   (build, enqueue)
+  12  the build was cancelled                  (build, enqueue --wait)
+  13  the build could not be done: not its fault
+  69  a service (broker, engine, registry) does not answer
+  78  the configuration is wrong";

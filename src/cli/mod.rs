@@ -1,9 +1,68 @@
 //! The commands: one file each. A command reads its arguments, calls the library and says what came of it.
 
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use self::exit::{Exit, Failure};
+use crate::config::Config;
+
+mod build;
+mod check;
+pub mod credential;
 pub mod dead_letters;
 pub mod enqueue;
-pub mod credential;
+mod event;
 pub mod exit;
-mod printable;
+mod registry;
+mod shutdown;
+mod terminal;
+mod worker;
 
-use printable::printable;
+/// Builds the commits of deploy events into pullable Docker images and serves them read-only.
+#[derive(Parser)]
+#[command(name = "buildgrid", version, after_help = exit::HELP)]
+pub struct Cli {
+    /// The configuration file [default: $BUILDGRID_CONFIG, ./worker-config.toml, /etc/buildgrid/worker-config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Worker(worker::Args),
+    Registry(registry::Args),
+    Enqueue(enqueue::Args),
+    Build(build::Args),
+    Check(check::Args),
+    Credential(credential::CredentialArgs),
+    DeadLetters(dead_letters::Args),
+}
+
+/// Runs a command.
+pub async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let file = Config::find(cli.config);
+    let loaded = Config::load(file.as_deref());
+    if let Command::Check(args) = cli.command {
+        return check::run(args, file.as_deref(), loaded).await;
+    }
+    let config = loaded.map_err(|error| Failure::new(Exit::Configuration, error))?;
+    crate::telemetry::logging::init(
+        &config.logging,
+        matches!(cli.command, Command::Worker(_) | Command::Registry(_)),
+    )
+    .map_err(|error| Failure::new(Exit::Configuration, error))?;
+    match cli.command {
+        Command::Worker(args) => worker::run(args, &config).await,
+        Command::Registry(args) => registry::run(args, &config).await,
+        Command::Enqueue(args) => enqueue::run(args, &config.queue).await,
+        Command::Build(args) => build::run(args, &config).await,
+        Command::Credential(args) => {
+            credential::run(args, &config.store, &config.registry.host).await.map(|()| Exit::Done)
+        }
+        Command::DeadLetters(args) => dead_letters::run(args, &config.queue).await,
+        Command::Check(_) => unreachable!("answered above"),
+    }
+}

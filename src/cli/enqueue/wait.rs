@@ -5,11 +5,11 @@ use std::io::Write;
 
 use super::Prepared;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::printable;
 use crate::event::deploy::BuildId;
 use crate::event::result::{Kind, ResultEvent, State};
 use crate::publish::name::{AppName, Namespace};
 use crate::queue::amqp::{Broker, BrokerError, Results};
+use crate::telemetry::printable::printable;
 
 /// Listens for the results of some events.
 pub(super) struct Waiting {

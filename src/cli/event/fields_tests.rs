@@ -2,23 +2,23 @@
 
 use clap::Parser;
 
-use super::super::Args;
+use super::super::EventArgs;
 use super::*;
 use crate::event::deploy::{DeployEvent, Work};
 
 #[derive(Debug, Parser)]
 struct Program {
     #[command(flatten)]
-    args: Args,
+    args: EventArgs,
 }
 
-fn parse(line: &str) -> Result<Args, clap::Error> {
+fn parse(line: &str) -> Result<Program, clap::Error> {
     let words = std::iter::once("enqueue").chain(line.split_whitespace());
-    Program::try_parse_from(words).map(|program| program.args)
+    Program::try_parse_from(words)
 }
 
 fn events(line: &str) -> Vec<DeployEvent> {
-    let args = parse(line).unwrap();
+    let Program { args } = parse(line).unwrap();
     let bodies = args.fields.events(&args.pretence).unwrap();
     let parsed = bodies.iter().map(|body| DeployEvent::parse(body).unwrap());
     parsed.map(|(event, ignored)| (ignored.is_empty()).then_some(event).unwrap()).collect()
@@ -75,15 +75,13 @@ fn what_makes_no_sense_is_a_matter_of_usage() {
         "--fake --count 0",
         "--fake --outcome wonderful",
         "--app shop --arg NAME",
-        "event.json --wait-timeout 3s",
     ] {
         assert!(parse(bad).is_err(), "{bad:?} was taken");
     }
     for bad in ["--app shop", "--fake --count 2 --commit 9fceb02d0ae598e95dc970b74767f19372d61af8"] {
-        let args = parse(bad).unwrap();
+        let Program { args } = parse(bad).unwrap();
         let failure = args.fields.events(&args.pretence).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage, "{bad:?}");
     }
-    assert!(parse("event.json --wait --wait-timeout 3s").is_ok());
     assert!(parse("-").is_ok());
 }

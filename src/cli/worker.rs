@@ -1,0 +1,58 @@
+//! `buildgrid worker`: the daemon that builds.
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+
+use super::exit::{Exit, Failure};
+use super::shutdown::on_signals;
+use crate::config::Config;
+use crate::queue::amqp::DeclareError;
+use crate::worker::daemon::{self, Shutdown};
+
+/// Take deploy events from AMQP and build them
+#[derive(clap::Args)]
+#[command(after_help = "\
+Ends at SIGTERM once its running builds have ended (worker.drain_timeout); a second SIGTERM gives them
+back to the queue.
+
+Example:
+  buildgrid --config /etc/buildgrid/worker-config.toml worker")]
+pub struct Args {}
+
+pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
+    config
+        .queue
+        .check_url_file()
+        .map_err(|fault| Failure::new(Exit::Configuration, anyhow::anyhow!(fault)))?;
+    let listen = config.worker.status_listen;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("listen on worker.status_listen {listen}; is another worker running?"))?;
+    let shutdown = Shutdown::default();
+    on_signals(shutdown.drain.clone(), shutdown.abort.clone())?;
+    let stopping = shutdown.drain.clone();
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        tracing::info!(
+            "stopping: running builds go on to their end; a second signal gives them back to the queue"
+        );
+        notify(NotifyState::Stopping);
+    });
+    // A daemon that was not started by systemd has nobody to notify, and that is no fault.
+    let ready = || notify(NotifyState::Ready);
+    match daemon::run(config, listener, shutdown, ready).await {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) if error.downcast_ref::<DeclareError>().is_some() => {
+            Err(Failure::new(Exit::Configuration, error))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Tells systemd, where it listens.
+pub(super) fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
