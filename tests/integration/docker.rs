@@ -257,7 +257,7 @@ async fn an_engine_that_is_away_or_hangs_is_said_so() {
     let host = format!("unix://{}", socket.display());
     let config =
         EngineConfig { host: host.clone(), timeout: Duration::from_secs(1), ..EngineConfig::default() };
-    let hanging = DockerEngine::connect(&config).unwrap();
+    let hanging = DockerEngine::connect(&config, Duration::from_secs(3600)).unwrap();
     let reason = build(&hanging, request("FROM scratch\n")).await.infrastructure();
     assert_eq!(reason, format!("the docker engine at {host} did not answer within 1s"));
     assert!(matches!(hanging.probe().await, Err(BuildError::Infrastructure(_))));
@@ -338,8 +338,8 @@ async fn sweeps_the_tags_that_are_older_than_any_build() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let only = OnlyTag::new(&tag);
     let second = Duration::from_secs(1);
-    let config = EngineConfig { host: only.host(), build_timeout: second, ..EngineConfig::default() };
-    assert_eq!(DockerEngine::connect(&config).unwrap().sweep().await.unwrap(), 1);
+    let config = EngineConfig { host: only.host(), ..EngineConfig::default() };
+    assert_eq!(DockerEngine::connect(&config, second).unwrap().sweep().await.unwrap(), 1);
     assert_eq!(private_tags(&id), [""; 0]);
 }
 

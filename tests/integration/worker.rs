@@ -1,1 +1,315 @@
-//! Events through the whole worker.
+//! Events through the whole worker: real RabbitMQ, real store, builds that are fake.
+
+use std::time::Duration;
+
+use buildgrid::event::result::{Kind, State};
+use buildgrid::publish::name::ImageName;
+use buildgrid::store::Store;
+use buildgrid::store::digest::Digest;
+use buildgrid::timeline::entry::Stream;
+use oci_spec::image::ImageManifest;
+
+use crate::support::grid::{TestGrid, fake_event, read_log, until};
+
+const COMMIT: &str = "9fceb02d0ae598e95dc970b74767f19372d61af8";
+
+/// A quick fake with an image of its own.
+fn quick(seed: u32) -> String {
+    format!(r#"{{"log_lines":10,"layers":2,"layer_bytes":4096,"seed":{seed}}}"#)
+}
+
+/// The event, for another commit, whose image is not there yet.
+fn other_commit(event: &str) -> String {
+    event.replace(COMMIT, &COMMIT.replace('9', "8"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_becomes_a_pullable_image() {
+    let grid = TestGrid::start().await;
+    grid.publish(fake_event("b-1", &quick(1))).await;
+    let started = grid.result("b-1", State::Started).await;
+    assert_eq!((started.attempt, started.worker.as_str()), (1, "worker-1"));
+    let published = grid.result("b-1", State::Published).await;
+    let host = &grid.config.registry.host;
+    assert_eq!(published.image.as_deref(), Some(format!("{host}/smoke/web.fake:{COMMIT}").as_str()));
+    assert!(!published.reused && published.kind.is_none() && published.finished_at.is_some());
+
+    // Everything the manifest names is in the store, and of the digest it says.
+    let store = Store::open_read_only(&grid.config.store).unwrap();
+    let repository = "smoke/web.fake".parse().unwrap();
+    let digest = published.digest.unwrap();
+    let manifest = store.manifest(&repository, digest).await.unwrap().unwrap();
+    assert_eq!(Digest::of(&manifest), digest);
+    let manifest: ImageManifest = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest.layers().len(), 2);
+    for part in manifest.layers().iter().chain([manifest.config()]) {
+        let part_digest: Digest = part.digest().to_string().parse().unwrap();
+        let blob = store.blob(&repository, part_digest).await.unwrap().unwrap();
+        assert_eq!(Digest::of(&std::fs::read(&blob.path).unwrap()), part_digest);
+        assert_eq!(blob.size, part.size());
+    }
+
+    let log = grid.log("b-1");
+    assert_eq!(log.iter().filter(|entry| entry.stream == Stream::Stdout).count(), 10);
+    assert!(log.iter().all(|entry| entry.server == "worker-1"));
+    assert!(log.last().unwrap().text.contains(&format!("published {host}/smoke/web.fake:{COMMIT}")));
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_published_five_times_is_built_once() {
+    let grid = TestGrid::with(|config| config.worker.slots = 4).await;
+    let event = fake_event("b-1", r#"{"log_lines":20,"line_interval_ms":50,"layers":1,"layer_bytes":10}"#);
+    for _ in 0..5 {
+        grid.publish(event.clone()).await;
+    }
+    grid.result("b-1", State::Published).await;
+    // Some attached to the running build, some came after its end and were answered again.
+    grid.publish(event.clone()).await;
+    grid.nth_result("b-1", State::Published, 2).await;
+    assert_eq!(grid.results("b-1").iter().filter(|r| r.state == State::Started).count(), 1);
+    let directory = grid.build_directory("b-1");
+    assert!(!directory.join("log.1.ndjson").exists(), "there was one attempt");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_id_with_another_body_is_a_conflict() {
+    let grid = TestGrid::start().await;
+    grid.publish(fake_event("b-1", &quick(1))).await;
+    let first = grid.result("b-1", State::Published).await;
+    grid.publish(fake_event("b-1", &quick(2))).await;
+    let letter = grid.dead_letter().await;
+    assert!(letter.reason.contains("b-1") && letter.reason.contains("another event"), "{}", letter.reason);
+    grid.publish(fake_event("b-1", &quick(1))).await;
+    assert_eq!(grid.nth_result("b-1", State::Published, 2).await, first, "the first is untouched");
+    assert!(grid.results("b-1").iter().all(|result| result.state != State::Rejected));
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_events_are_dead_lettered_and_the_worker_goes_on() {
+    let grid = TestGrid::start().await;
+    let good = fake_event("x", "{}");
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (b"".to_vec(), "empty"),
+        (b"\xff\xfe".to_vec(), "not UTF-8"),
+        (good.as_bytes()[..good.len() / 2].to_vec(), "JSON"),
+        ("[".repeat(100_000).into_bytes(), "recursion"),
+        (format!("{{\"pad\":\"{}\"}}", "x".repeat(1 << 20)).into_bytes(), "1048576"),
+        (good.replace("\"version\":1", "\"version\":1,\"version\":1").into_bytes(), "twice"),
+        (good.replace("\"version\":1", "\"version\":2").into_bytes(), "version 2"),
+        (good.replace("\"app\":\"web\",", "").into_bytes(), "app"),
+        (good.replace("\"fake\":{}", "\"fake\":{},\"build\":{\"no_cash\":true}").into_bytes(), "no_cash"),
+        (good.replace(COMMIT, "main").into_bytes(), "not a full commit id"),
+        (good.replace("\"app\":\"web\"", "\"app\":\"We.b\"").into_bytes(), "We.b"),
+        (good.replace("\"fake\":{}", "\"fake\":{},\"build\":{\"root\":\"../..\"}").into_bytes(), "leaves"),
+        (
+            good.replace("\"fake\":{}", "\"fake\":{},\"build\":{\"timeout_s\":-1}").into_bytes(),
+            "out of range",
+        ),
+        (good.replace("\"app\":\"web\"", "\"app\":\"w\\u0000b\"").into_bytes(), "NUL"),
+        (
+            good.replace("\"namespace\":\"smoke\"", "\"namespace\":\"acme\"")
+                .replace("\"x\"", "\"y\"")
+                .into_bytes(),
+            "fake.namespaces",
+        ),
+        (
+            good.replace("\"fake\":{}", "\"fake\":{},\"build\":{\"secrets\":[\"npm\"]}")
+                .replace("\"x\"", "\"z\"")
+                .into_bytes(),
+            "npm",
+        ),
+    ];
+    for (body, word) in cases {
+        grid.publish(body.clone()).await;
+        let letter = grid.dead_letter().await;
+        assert!(letter.reason.contains(word), "{word:?} is not in {:?}", letter.reason);
+        assert_eq!(letter.body, body, "the original bytes are kept ({word})");
+    }
+    let rejected = grid.nth_result("x", State::Rejected, 3).await;
+    assert_eq!(rejected.kind, Some(Kind::Event));
+    grid.publish(fake_event("good", &quick(1))).await;
+    grid.result("good", State::Published).await;
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_build_fails_for_good() {
+    let grid = TestGrid::start().await;
+    grid.publish(fake_event("b-1", r#"{"log_lines":3,"outcome":"build_failed"}"#)).await;
+    let failed = grid.result("b-1", State::Failed).await;
+    assert_eq!(failed.kind, Some(Kind::Build));
+    assert!(failed.step.is_some() && !failed.excerpt.is_empty() && failed.reason.is_some());
+    assert!(grid.results("b-1").iter().all(|result| result.state != State::Retrying));
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn infrastructure_is_tried_again_and_then_given_up() {
+    let grid = TestGrid::with(|config| config.queue.max_attempts = 2).await;
+    grid.publish(fake_event("b-1", r#"{"log_lines":1,"outcome":"infrastructure"}"#)).await;
+    let retrying = grid.result("b-1", State::Retrying).await;
+    assert_eq!((retrying.attempt, retrying.kind), (1, Some(Kind::Infrastructure)));
+    // The first retry queue holds it for ten seconds.
+    let failed = grid.result("b-1", State::Failed).await;
+    assert_eq!((failed.attempt, failed.kind), (2, Some(Kind::Infrastructure)));
+    let letter = grid.dead_letter().await;
+    assert!(letter.reason.contains("2 attempts"), "{}", letter.reason);
+    assert!(grid.build_directory("b-1").join("log.1.ndjson").exists(), "the first attempt's log is kept");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_build_ends_at_its_time_limit() {
+    let grid = TestGrid::start().await;
+    let event = fake_event("b-1", r#"{"log_lines":1,"outcome":"hang"}"#);
+    grid.publish(event.replace("\"fake\"", "\"build\":{\"timeout_s\":1},\"fake\"")).await;
+    let failed = grid.result("b-1", State::Failed).await;
+    assert_eq!(failed.kind, Some(Kind::Build));
+    assert!(failed.reason.as_deref().unwrap().contains("time limit of 1 s"), "{:?}", failed.reason);
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_reused_kept_apart_or_replaced() {
+    let grid = TestGrid::start().await;
+    let with = |id: &str, seed: u32, build: &str| {
+        fake_event(id, &quick(seed)).replace("\"fake\"", &format!("\"build\":{build},\"fake\""))
+    };
+    grid.publish(with("first", 1, "{}")).await;
+    let first = grid.result("first", State::Published).await;
+
+    grid.publish(with("same", 1, "{}")).await;
+    let same = grid.result("same", State::Published).await;
+    assert!(same.reused);
+    assert_eq!((same.digest, same.size), (first.digest, first.size));
+
+    grid.publish(with("other", 2, "{}")).await;
+    let other = grid.result("other", State::Rejected).await;
+    assert!(other.reason.as_deref().unwrap().contains("variant"), "{:?}", other.reason);
+    assert!(grid.dead_letter().await.reason.contains("variant"));
+
+    grid.publish(with("variant", 2, r#"{"variant":"debug"}"#)).await;
+    let variant = grid.result("variant", State::Published).await;
+    assert!(variant.image.as_deref().unwrap().ends_with("-debug") && variant.digest != first.digest);
+
+    grid.publish(with("rebuild", 2, r#"{"rebuild":true}"#)).await;
+    let rebuild = grid.result("rebuild", State::Published).await;
+    assert!(!rebuild.reused && rebuild.digest != first.digest);
+    let store = Store::open_read_only(&grid.config.store).unwrap();
+    let name = ImageName { repository: "smoke/web.fake".parse().unwrap(), tag: COMMIT.parse().unwrap() };
+    assert_eq!(store.tag(&name).await.unwrap(), rebuild.digest);
+    let earlier = store.manifest(&name.repository, first.digest.unwrap()).await.unwrap();
+    assert!(earlier.is_some(), "the earlier image is still pullable by its digest");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_does_not_touch_the_build() {
+    let grid = TestGrid::with(|config| config.worker.slots = 2).await;
+    grid.publish(fake_event("b-1", r#"{"log_lines":60,"line_interval_ms":100}"#)).await;
+    grid.log_line("b-1", "attempt 1").await;
+    grid.rabbit.cut_client("worker-1").await;
+    grid.result("b-1", State::Published).await;
+    assert_eq!(grid.results("b-1").iter().filter(|r| r.state == State::Started).count(), 1);
+    assert!(!grid.build_directory("b-1").join("log.1.ndjson").exists(), "there was one attempt");
+    // The redelivery that attached has been acked as well: nothing is left, says `finish`.
+    grid.publish(other_commit(&fake_event("b-2", &quick(1)))).await;
+    grid.result("b-2", State::Published).await;
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_ends_what_runs_and_takes_nothing_new() {
+    let mut grid = TestGrid::with(|config| config.worker.slots = 1).await;
+    grid.publish(fake_event("b-1", r#"{"log_lines":20,"line_interval_ms":100}"#)).await;
+    grid.log_line("b-1", "attempt 1").await;
+    grid.publish(other_commit(&fake_event("b-2", r#"{"log_lines":1,"outcome":"build_failed"}"#))).await;
+    grid.shutdown().drain.cancel();
+    grid.worker_ended().await.unwrap();
+    grid.result("b-1", State::Published).await;
+    assert!(!grid.build_directory("b-2").exists(), "nothing new was taken");
+    grid.start_worker().await;
+    grid.result("b-2", State::Failed).await;
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aborted_build_is_given_back_and_built_again() {
+    let mut grid = TestGrid::start().await;
+    grid.publish(fake_event("b-1", r#"{"log_lines":100,"line_interval_ms":100}"#)).await;
+    grid.log_line("b-1", "attempt 1").await;
+    let shutdown = grid.shutdown();
+    shutdown.drain.cancel();
+    shutdown.abort.cancel();
+    grid.worker_ended().await.unwrap();
+    let directory = grid.build_directory("b-1");
+    assert!(!directory.join("outcome.json").exists() && !directory.join("spool").exists());
+    // The same event, with a worker that is there again.
+    grid.start_worker().await;
+    grid.nth_result("b-1", State::Started, 2).await;
+    grid.result("b-1", State::Published).await;
+    assert!(read_log(&directory.join("log.1.ndjson")).len() < 100, "the first attempt was cut short");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_queue_is_made_again() {
+    let grid = TestGrid::start().await;
+    grid.rabbit.control(&["delete_queue", "--vhost", grid.rabbit.vhost(), "buildgrid.builds"]).await;
+    until("the worker has declared its queue again", || {
+        std::process::Command::new("rabbitmqctl")
+            .args(["--quiet", "list_queues", "--vhost", grid.rabbit.vhost(), "name", "consumers"])
+            .output()
+            .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("buildgrid.builds\t2"))
+    })
+    .await;
+    grid.publish(fake_event("b-1", &quick(1))).await;
+    grid.result("b-1", State::Published).await;
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_with_other_arguments_refuses_the_start() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let mut config = grid.config.clone();
+    config.queue.delivery_limit = 7;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let run = buildgrid::worker::daemon::run(&config, listener, Default::default(), || ());
+    let error = tokio::time::timeout(Duration::from_secs(30), run).await.unwrap().unwrap_err();
+    let words = format!("{error:#}");
+    assert!(words.contains("buildgrid.builds") && words.contains("x-delivery-limit"), "{words}");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_pages_tell_what_is_wrong() {
+    let mut grid = TestGrid::with(|config| {
+        config.engine.host = "unix:///nowhere/docker.sock".to_owned();
+    })
+    .await;
+    let page = |path: &str| format!("http://{}{path}", grid.config.worker.status_listen);
+    let health = reqwest::get(page("/healthz")).await.unwrap();
+    assert_eq!((health.status().as_u16(), health.text().await.unwrap().as_str()), (200, "ok\n"));
+    let ready = reqwest::get(page("/readyz")).await.unwrap();
+    assert_eq!(ready.status().as_u16(), 503);
+    let text = ready.text().await.unwrap();
+    assert!(text.contains("broker: ok") && text.contains("engine: "), "{text}");
+    let metrics = reqwest::get(page("/metrics")).await.unwrap().text().await.unwrap();
+    assert!(
+        metrics.contains("buildgrid_slots_total") && metrics.contains("buildgrid_broker_connected"),
+        "{metrics}"
+    );
+    // Without an engine nothing is taken from the queue.
+    grid.publish(fake_event("b-1", &quick(1))).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!grid.build_directory("b-1").exists());
+    grid.shutdown().drain.cancel();
+    grid.worker_ended().await.unwrap();
+    grid.config.engine.host = "none".to_owned();
+    grid.start_worker().await;
+    grid.result("b-1", State::Published).await;
+    grid.finish().await;
+}

@@ -95,6 +95,18 @@ impl TestBroker {
     pub async fn cut(&self) {
         self.control(&["close_all_connections", "--vhost", &self.vhost, "cut by a test"]).await;
     }
+
+    /// Closes the connections of one client, known by the name it gave, and of no other.
+    pub async fn cut_client(&self, name: &str) {
+        let listed = self.control(&["list_connections", "pid", "vhost", "client_properties"]).await;
+        let ours = |line: &&str| line.contains(&self.vhost) && line.contains(name);
+        let pids: Vec<&str> =
+            listed.lines().filter(ours).filter_map(|line| line.split('\t').next()).collect();
+        assert!(!pids.is_empty(), "{name} is not connected: {listed}");
+        for pid in pids {
+            self.control(&["close_connection", pid, "cut by a test"]).await;
+        }
+    }
 }
 
 impl Drop for TestBroker {

@@ -1,10 +1,11 @@
 //! What the suites share: servers under test and the parts they talk to.
 
 pub mod broker;
+pub mod docker;
 pub mod git;
-pub mod proxy;
+pub mod git_proxy;
+pub mod grid;
 pub mod image;
 pub mod process;
+pub mod proxy;
 pub mod registry;
-pub mod git_proxy;
-pub mod docker;

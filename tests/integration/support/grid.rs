@@ -1,0 +1,303 @@
+//! A whole BuildGrid for one test: worker and registry in this process, on a broker vhost, a store and
+//! ports of their own. [`TestGrid::finish`] asserts that nothing is left over.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use buildgrid::config::Config;
+use buildgrid::event::result::{ResultEvent, State};
+use buildgrid::queue::QueueConfig;
+use buildgrid::queue::amqp::Broker;
+use buildgrid::registry::{self, Registry};
+use buildgrid::store::Store;
+use buildgrid::telemetry::config::{Format, LoggingConfig};
+use buildgrid::timeline::entry::LogEntry;
+use buildgrid::worker::daemon::{self, Shutdown};
+use futures::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::broker::TestBroker;
+
+/// How long a test waits for what must come. Never a measure: only what ends a test that hangs.
+pub const PATIENCE: Duration = Duration::from_secs(25);
+
+pub struct TestGrid {
+    pub config: Config,
+    pub rabbit: TestBroker,
+    pub broker: Broker,
+    pub folder: TempDir,
+    worker: Option<(Shutdown, JoinHandle<anyhow::Result<()>>)>,
+    registry: (CancellationToken, JoinHandle<anyhow::Result<()>>),
+    results: Mutex<Vec<ResultEvent>>,
+    events: tokio::sync::Mutex<lapin::Consumer>,
+    connection: lapin::Connection,
+}
+
+impl TestGrid {
+    /// A grid for fake builds, with its worker running.
+    pub async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    /// A grid with its worker running, after `adjust` has changed the configuration.
+    pub async fn with(adjust: impl FnOnce(&mut Config)) -> Self {
+        let mut grid = Self::idle(adjust).await;
+        grid.start_worker().await;
+        grid
+    }
+
+    /// A grid without a worker; everything else is there.
+    pub async fn idle(adjust: impl FnOnce(&mut Config)) -> Self {
+        // Shown by the test runner where a test fails.
+        let _ = buildgrid::telemetry::logging::init(
+            &LoggingConfig { format: Format::Text, ..LoggingConfig::default() },
+            true,
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let rabbit = TestBroker::start().await;
+        let mut config = Config::default();
+        config.worker.name = "worker-1".to_owned();
+        config.worker.data_dir = folder.path().join("data");
+        config.worker.status_listen = ([127, 0, 0, 1], 0).into();
+        config.store.path = folder.path().join("store");
+        config.queue = rabbit.config();
+        config.engine.host = "none".to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        config.registry.host = listener.local_addr().unwrap().to_string();
+        adjust(&mut config);
+
+        let broker = Broker::connect(&config.queue, "test");
+        broker.declare().await.unwrap();
+        let (connection, events) = listen(&config.queue).await;
+        let store = Store::open(&config.store).unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(registry::serve(
+            listener,
+            Registry::new(config.registry.clone(), store),
+            stop.clone(),
+        ));
+        Self {
+            config,
+            rabbit,
+            broker,
+            folder,
+            worker: None,
+            registry: (stop, serving),
+            results: Mutex::default(),
+            events: tokio::sync::Mutex::new(events),
+            connection,
+        }
+    }
+
+    /// Starts the worker and waits until it is up.
+    pub async fn start_worker(&mut self) {
+        let listener = TcpListener::bind(self.config.worker.status_listen).await.unwrap();
+        self.config.worker.status_listen = listener.local_addr().unwrap();
+        let shutdown = Shutdown::default();
+        let (config, running) = (self.config.clone(), shutdown.clone());
+        let (up, is_up) = tokio::sync::oneshot::channel();
+        let worker = tokio::spawn(async move {
+            daemon::run(&config, listener, running, || {
+                let _ = up.send(());
+            })
+            .await
+        });
+        is_up.await.expect("the worker comes up");
+        self.worker = Some((shutdown, worker));
+    }
+
+    /// The worker's two ways to end.
+    pub fn shutdown(&self) -> Shutdown {
+        self.worker.as_ref().expect("the worker runs").0.clone()
+    }
+
+    /// Waits for the worker's end, which the test has asked for.
+    pub async fn worker_ended(&mut self) -> anyhow::Result<()> {
+        let (_, worker) = self.worker.take().expect("the worker runs");
+        tokio::time::timeout(PATIENCE, worker).await.expect("the worker ends").unwrap()
+    }
+
+    /// Publishes an event's bytes as Maestro would.
+    pub async fn publish(&self, body: impl Into<Vec<u8>>) {
+        let (namespace, app) = ("smoke".parse().unwrap(), "web".parse().unwrap());
+        self.broker.publish_deploy(&namespace, &app, body.into()).await.unwrap();
+    }
+
+    /// Waits for the result of `id` with `state`.
+    pub async fn result(&self, id: &str, state: State) -> ResultEvent {
+        self.nth_result(id, state, 1).await
+    }
+
+    /// Waits for the `n`th result of `id` with `state`. Results that were passed over are kept.
+    pub async fn nth_result(&self, id: &str, state: State, n: usize) -> ResultEvent {
+        let mut events = self.events.lock().await;
+        let wait = async {
+            loop {
+                if let Some(found) = self.results(id).into_iter().filter(|r| r.state == state).nth(n - 1) {
+                    return found;
+                }
+                let delivery = events.next().await.expect("the broker is there").unwrap();
+                delivery.ack(BasicAckOptions::default()).await.unwrap();
+                self.results.lock().unwrap().push(serde_json::from_slice(&delivery.data).unwrap());
+            }
+        };
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(found) => found,
+            Err(_) => {
+                panic!("no result {state} number {n} of {id}; there are {:#?}", self.results.lock().unwrap())
+            }
+        }
+    }
+
+    /// The results of `id` seen so far.
+    pub fn results(&self, id: &str) -> Vec<ResultEvent> {
+        let results = self.results.lock().unwrap();
+        results.iter().filter(|result| result.id.as_str() == id).cloned().collect()
+    }
+
+    pub fn build_directory(&self, id: &str) -> PathBuf {
+        self.config.worker.data_dir.join("builds").join(id)
+    }
+
+    /// The log of a build, as it stands on disk.
+    pub fn log(&self, id: &str) -> Vec<LogEntry> {
+        read_log(&self.build_directory(id).join("log.ndjson"))
+    }
+
+    /// Waits until the log of a build has a line with `text`.
+    pub async fn log_line(&self, id: &str, text: &str) {
+        let path = self.build_directory(id).join("log.ndjson");
+        until(&format!("the log of {id} says {text:?}"), || {
+            std::fs::read_to_string(&path).is_ok_and(|log| log.contains(text))
+        })
+        .await;
+    }
+
+    /// Takes one event from the dead letters, with the reason that stands in its header.
+    pub async fn dead_letter(&self) -> DeadLetter {
+        let channel = self.connection.create_channel().await.unwrap();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let options = BasicGetOptions { no_ack: true };
+            if let Some(message) = channel.basic_get("buildgrid.dead".into(), options).await.unwrap() {
+                let headers = message.delivery.properties.headers().clone().unwrap_or_default();
+                let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-buildgrid-reason") else {
+                    panic!("a dead letter without a reason: {headers:?}");
+                };
+                channel.close(200, "".into()).await.unwrap();
+                return DeadLetter { reason: reason.to_string(), body: message.delivery.data };
+            }
+            assert!(tokio::time::Instant::now() < deadline, "no dead letter came");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A registry login for `namespace`.
+    pub async fn credential(&self, namespace: &str) -> (String, String) {
+        let store = Store::open(&self.config.store).unwrap();
+        let made = store.add_credential([namespace.parse().unwrap()].into()).await.unwrap();
+        (made.credential.user.to_string(), made.password.expose_secret().to_owned())
+    }
+
+    /// Ends everything and asserts that nothing is left: no message, no temporary file, no spool.
+    pub async fn finish(mut self) {
+        if let Some((shutdown, _)) = &self.worker {
+            shutdown.drain.cancel();
+            self.worker_ended().await.unwrap();
+        }
+        let (stop, serving) = self.registry;
+        stop.cancel();
+        serving.await.unwrap().unwrap();
+        let queue = &self.config.queue.builds;
+        let listed =
+            self.rabbit.control(&["list_queues", "--quiet", "--no-table-headers", "name", "messages"]).await;
+        let left: Vec<&str> = listed
+            .lines()
+            .filter(|line| line.starts_with(queue.as_str()) && !line.ends_with("\t0"))
+            .collect();
+        assert!(left.is_empty(), "messages are left: {left:?}");
+        let left = files(&self.config.store.path.join("buildgrid/tmp"));
+        assert!(left.is_empty(), "temporary files are left in the store: {left:?}");
+        for build in std::fs::read_dir(self.config.worker.data_dir.join("builds")).into_iter().flatten() {
+            let spool = build.unwrap().path().join("spool");
+            assert!(!spool.exists(), "{} is left", spool.display());
+        }
+        self.broker.close().await;
+    }
+}
+
+pub struct DeadLetter {
+    pub reason: String,
+    pub body: Vec<u8>,
+}
+
+/// A consumer of all result events.
+async fn listen(config: &QueueConfig) -> (lapin::Connection, lapin::Consumer) {
+    let url = config.url.expose();
+    let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+    channel
+        .queue_bind(
+            queue.name().clone(),
+            config.events.as_str().into(),
+            "build.#".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let consumer = channel
+        .basic_consume(queue.name().clone(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await
+        .unwrap();
+    (connection, consumer)
+}
+
+pub fn read_log(path: &Path) -> Vec<LogEntry> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let entries: Vec<LogEntry> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (n, entry) in entries.iter().enumerate() {
+        assert_eq!(entry.seq, n as u64, "the log has a gap");
+    }
+    entries
+}
+
+/// Every file below a folder.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+/// Waits until `condition` holds.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A fake event of the namespace `smoke`, with `fake` as its `fake` object.
+pub fn fake_event(id: &str, fake: &str) -> String {
+    format!(
+        r#"{{"version":1,"id":"{id}","namespace":"smoke","app":"web","commit":"9fceb02d0ae598e95dc970b74767f19372d61af8","fake":{fake}}}"#
+    )
+}
