@@ -49,7 +49,7 @@ impl Attempt<'_> {
             BuildLog::start(&self.directory.log_path(), &self.place.worker, self.place.mirror.clone())?;
         log.status(format!("attempt {} on {}", self.number, self.place.worker)).await;
         let entered = |stage: Stage| {
-            tracing::debug!(stage = stage.name(), "stage entered");
+            tracing::info!(stage = stage.name(), "stage entered");
             self.directory.note(&BuildState { attempt: self.number, stage: stage.name().to_owned() });
         };
         let run =

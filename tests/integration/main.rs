@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
+mod commit;
 mod docker;
+mod program;
 mod queue;
 mod registry;
 mod source;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -36,41 +36,7 @@ pub fn base_image() {
     let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join("busybox.lock");
     let lock = File::create(lock).expect("create the lock file");
     lock.lock().expect("lock");
-    let known = Command::new("docker").args(["image", "inspect", BASE]).output().expect("docker");
-    if known.status.success() {
-        return;
-    }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
-    let busybox = busybox.expect("busybox-static is not installed");
-    let mut root = tar::Builder::new(Vec::new());
-    let mut program = File::open(busybox).expect("open busybox");
-    let mut header = tar::Header::new_gnu();
-    header.set_metadata(&program.metadata().expect("metadata"));
-    header.set_mode(0o755);
-    root.append_data(&mut header, "bin/busybox", &mut program).expect("add busybox");
-    for applet in run(busybox, &["--list"]).lines().filter(|applet| *applet != "busybox") {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Symlink);
-        header.set_size(0);
-        header.set_mode(0o777);
-        root.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("link an applet");
-    }
-    for folder in ["etc/", "tmp/"] {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Directory);
-        header.set_size(0);
-        header.set_mode(0o777);
-        root.append_data(&mut header, folder, &[][..]).expect("add a folder");
-    }
-    let root = root.into_inner().expect("finish the archive");
-    let mut import = Command::new("docker")
-        .args(["import", "--change", "ENV PATH=/bin", "--change", "CMD [\"sh\"]", "-", BASE])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("docker import");
-    import.stdin.take().expect("a pipe").write_all(&root).expect("write the root");
-    assert!(import.wait().expect("docker import").success());
+    run(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/base-image"), &[BASE]);
 }
 
 /// A word that no other test uses.

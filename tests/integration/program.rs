@@ -1,0 +1,355 @@
+//! The program itself: exit codes, signals, crashes, the journal.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use buildgrid::event::result::State;
+
+use crate::support::docker::{BASE, base_image, unique};
+use crate::support::git::GitServer;
+use crate::support::grid::{TestGrid, fake_event, read_log, until};
+
+/// The program, blind to the configuration of the machine.
+fn buildgrid(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_buildgrid"));
+    command.arg("--config").arg(config).stdin(Stdio::null()).env_remove("JOURNAL_STREAM");
+    command
+}
+
+/// The exit code and what was written to standard error.
+fn ended(output: Output) -> (i32, String) {
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The grid's configuration as a file, for a program of its own.
+fn written(grid: &TestGrid, adjust: impl FnOnce(&mut toml::Table)) -> PathBuf {
+    let config = &grid.config;
+    let mut table: toml::Table = format!(
+        r#"
+        [worker]
+        name = "worker-1"
+        data_dir = "{}"
+        status_listen = "127.0.0.1:0"
+        [queue]
+        url = "{}"
+        [engine]
+        host = "none"
+        [source]
+        allow_private_addresses = ["127.0.0.1"]
+        [store]
+        path = "{}"
+        [registry]
+        host = "{}"
+        [logging]
+        format = "text"
+        "#,
+        config.worker.data_dir.display(),
+        config.queue.url.expose(),
+        config.store.path.display(),
+        config.registry.host
+    )
+    .parse()
+    .unwrap();
+    adjust(&mut table);
+    let path = config.worker.data_dir.with_file_name("worker-config.toml");
+    std::fs::write(&path, table.to_string()).unwrap();
+    path
+}
+
+/// A worker process; killed when the test ends.
+struct Worker(Child);
+
+impl Worker {
+    fn start(config: &Path) -> Self {
+        Self(buildgrid(config).arg("worker").stderr(Stdio::inherit()).spawn().unwrap())
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    async fn exit_code(&mut self) -> Option<i32> {
+        until("the worker ends", || self.0.try_wait().unwrap().is_some()).await;
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn configuration_faults_are_told_at_once_with_exit_code_78() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker-config.toml");
+    std::fs::write(&path, "[worker]\nslots = 0\n[sotre]\npath = \"/x\"\n[publish]\ngzip_level = \"high\"\n")
+        .unwrap();
+    for command in ["worker", "registry", "check"] {
+        let (code, errors) = ended(buildgrid(&path).arg(command).output().unwrap());
+        assert_eq!(code, 78, "{errors}");
+        for part in [
+            "worker-config.toml:2: worker.slots",
+            "worker-config.toml:3: section [sotre]",
+            "worker-config.toml:6: publish.gzip_level",
+        ] {
+            assert!(errors.contains(part), "{part} is not in {errors}");
+        }
+    }
+    let (code, errors) = ended(buildgrid(Path::new("/nowhere.toml")).arg("worker").output().unwrap());
+    assert_eq!(code, 78);
+    assert!(errors.contains("/nowhere.toml"), "{errors}");
+    let (code, _) = ended(buildgrid(&path).arg("no-such-command").output().unwrap());
+    assert_eq!(code, 2);
+}
+
+#[test]
+fn services_that_are_away_are_named_with_exit_code_69() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker-config.toml");
+    let text = format!(
+        "[queue]\nurl = \"amqp://me:hunter2@127.0.0.1:1/x\"\n[engine]\nhost = \"unix:///nowhere/docker.sock\"\n[worker]\ndata_dir = \"{0}/data\"\n[store]\npath = \"{0}/store\"\n",
+        folder.path().display()
+    );
+    std::fs::write(&path, text).unwrap();
+    let output = buildgrid(&path).arg("check").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("/nowhere/docker.sock") && said.contains("127.0.0.1:1"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+    let (code, errors) = ended(buildgrid(&path).args(["enqueue", "--fake"]).output().unwrap());
+    assert_eq!(code, 69, "{errors}");
+    assert!(errors.contains("127.0.0.1:1") && !errors.contains("hunter2"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_the_parts_are() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let path = written(&grid, |table| {
+        table["engine"].as_table_mut().unwrap().insert("host".into(), "unix:///var/run/docker.sock".into());
+    });
+    let output = buildgrid(&path).arg("check").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for part in [
+        "ok    engine: Docker ",
+        "ok    broker: ",
+        "ok    store: ",
+        "BUILDKIT_STEP_LOG_MAX_SIZE=-1",
+        "consumer-timeout",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn build_makes_one_image_without_a_queue() {
+    base_image();
+    let server = GitServer::start();
+    let (hello, broken) = (server.fixture("hello"), server.fixture("build-fails"));
+    let grid = TestGrid::idle(|_| ()).await;
+    let path = written(&grid, |table| {
+        table["engine"].as_table_mut().unwrap().insert("host".into(), "unix:///var/run/docker.sock".into());
+        table["queue"].as_table_mut().unwrap().insert("url".into(), "amqp://127.0.0.1:1/away".into());
+    });
+    let build = |url: &str, commit: &str| {
+        let base = format!("BASE={BASE}");
+        let mut command = buildgrid(&path);
+        command.args([
+            "build",
+            "--namespace",
+            "acme",
+            "--app",
+            "shop",
+            "--repository",
+            url,
+            "--commit",
+            commit,
+        ]);
+        command.args(["--arg", &base]).output().unwrap()
+    };
+    let output = build(&hello.url, &hello.head());
+    let (code, log) = ended(output.clone());
+    assert_eq!(code, 0, "{log}");
+    let image = format!("{}/acme/shop.hello:{}\n", grid.config.registry.host, hello.head());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), image, "standard output has the image alone");
+    assert!(log.contains("\n    laying mortar\n"), "{log}");
+
+    let (code, log) = ended(build(&broken.url, &broken.head()));
+    assert_eq!(code, 10, "{log}");
+    let end = log.rsplit("\n\n").next().unwrap();
+    assert!(end.contains("util.c:7: error") && end.contains("exit code 3"), "the end tells it again: {log}");
+
+    let (code, log) = ended(build(&hello.url, "main"));
+    assert_eq!(code, 11, "{log}");
+    assert!(log.contains("not a full commit id"), "{log}");
+    let (code, log) = ended(build("http://127.0.0.1:1/x.git", &hello.head()));
+    assert_eq!(code, 13, "{log}");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enqueue_waits_and_ends_with_the_outcome() {
+    let grid = TestGrid::start().await;
+    let path = written(&grid, |_| ());
+    for (outcome, expected) in [("published", 0), ("build_failed", 10)] {
+        let arguments = [
+            "enqueue",
+            "--fake",
+            "--log-lines",
+            "3",
+            "--outcome",
+            outcome,
+            "--wait",
+            "--wait-timeout",
+            "30s",
+        ];
+        let output = buildgrid(&path).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(expected), "{said}");
+        assert!(outcome != "published" || said.contains(&grid.config.registry.host), "{said}");
+    }
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_loses_nothing() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let path = written(&grid, |_| ());
+    let mut worker = Worker::start(&path);
+    grid.publish(fake_event("b-1", r#"{"log_lines":60,"line_interval_ms":100}"#)).await;
+    grid.log_line("b-1", "fake line 3").await;
+    worker.signal("-KILL");
+    worker.exit_code().await;
+    assert!(!grid.build_directory("b-1").join("outcome.json").exists());
+    let _worker = Worker::start(&path);
+    grid.result("b-1", State::Published).await;
+    let first = read_log(&grid.build_directory("b-1").join("log.1.ndjson"));
+    assert!(first.len() >= 3 && first.len() < 60, "the first attempt's log is kept as far as it came");
+    drop(_worker);
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains_and_a_second_one_gives_back() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let path = written(&grid, |_| ());
+    let mut worker = Worker::start(&path);
+    grid.publish(fake_event("b-1", r#"{"log_lines":20,"line_interval_ms":100}"#)).await;
+    grid.log_line("b-1", "fake line 1").await;
+    worker.signal("-TERM");
+    assert_eq!(worker.exit_code().await, Some(0));
+    grid.result("b-1", State::Published).await;
+
+    let mut worker = Worker::start(&path);
+    let other = fake_event("b-2", r#"{"outcome":"hang"}"#).replace("9fceb02d", "00000000");
+    grid.publish(other.clone()).await;
+    grid.log_line("b-2", "attempt 1").await;
+    worker.signal("-TERM");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(worker.0.try_wait().unwrap().is_none(), "it drains");
+    worker.signal("-TERM");
+    assert_eq!(worker.exit_code().await, Some(0));
+    assert!(!grid.build_directory("b-2").join("outcome.json").exists());
+    // Given back, not lost.
+    let waiting = || async {
+        grid.rabbit.control(&["list_queues", "--vhost", grid.rabbit.vhost(), "name", "messages"]).await
+    };
+    assert!(waiting().await.contains("buildgrid.builds\t1"), "{}", waiting().await);
+    grid.rabbit.control(&["purge_queue", "--vhost", grid.rabbit.vhost(), "buildgrid.builds"]).await;
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_do_not_share_a_data_directory() {
+    let grid = TestGrid::start().await;
+    let path = written(&grid, |_| ());
+    let (code, errors) = ended(buildgrid(&path).arg("worker").output().unwrap());
+    assert_eq!(code, 1, "{errors}");
+    assert!(errors.contains("in use") && errors.contains("data_dir"), "{errors}");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_can_be_read_back_from_the_journal() {
+    let _journal = Journal::start();
+    let grid = TestGrid::idle(|_| ()).await;
+    let path = written(&grid, |table| {
+        table["logging"].as_table_mut().unwrap().insert("format".into(), "journald".into());
+    });
+    let worker = Worker::start(&path);
+    let id = unique();
+    grid.publish(fake_event(&id, r#"{"log_lines":5,"layers":1,"layer_bytes":10}"#)).await;
+    grid.result(&id, State::Published).await;
+    let mut entries = Vec::new();
+    until("the journal has the build's end", || {
+        let output =
+            Command::new("journalctl").args([&format!("BUILD_ID={id}"), "-o", "json"]).output().unwrap();
+        entries = output
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap())
+            .collect();
+        entries.iter().any(|entry| entry["MESSAGE"] == "image published")
+    })
+    .await;
+    let lines: Vec<_> = entries.iter().filter(|entry| entry["STREAM"] == "stdout").collect();
+    assert_eq!(lines.len(), 5, "{entries:#?}");
+    assert!(lines.iter().all(|line| line["STEP"].as_str().is_some_and(|step| step.contains("RUN"))));
+    let published = entries.iter().find(|entry| entry["MESSAGE"] == "image published").unwrap();
+    for (field, value) in
+        [("NAMESPACE", "smoke"), ("APP", "web"), ("REPO", "fake"), ("SYSLOG_IDENTIFIER", "buildgrid")]
+    {
+        assert_eq!(published[field], value, "{published:#?}");
+    }
+    assert!(published["COMMIT"].is_string() && published["IMAGE"].is_string(), "{published:#?}");
+    assert!(entries.iter().any(|entry| entry["STAGE"] == "publishing"), "{entries:#?}");
+    drop(worker);
+    grid.finish().await;
+}
+
+/// journald: the machine's own, or one started for this test where systemd does not run.
+struct Journal(Option<Child>);
+
+impl Journal {
+    fn start() -> Self {
+        if Path::new("/run/systemd/journal/socket").exists() && Path::new("/run/systemd/system").exists() {
+            return Self(None);
+        }
+        // One that was killed leaves its socket behind.
+        std::fs::create_dir_all("/run/systemd/journal").unwrap();
+        let _ = std::fs::remove_file("/run/systemd/journal/socket");
+        let child = Command::new("/lib/systemd/systemd-journald")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("this test needs systemd-journald (package systemd) and root");
+        let mut journal = Self(Some(child));
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !Path::new("/run/systemd/journal/socket").exists() {
+            if std::time::Instant::now() > deadline {
+                let errors = BufReader::new(journal.0.as_mut().unwrap().stderr.take().unwrap());
+                panic!("systemd-journald did not come up: {:?}", errors.lines().next());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        journal
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = std::fs::remove_file("/run/systemd/journal/socket");
+        }
+    }
+}
