@@ -227,12 +227,13 @@ impl Pipeline {
         };
         match timed(Stage::Building, engine.build(request, run.log, cancel)).await {
             Ok(image) => Ok(image),
-            // An upload that broke off looks to the engine like a broken tar; the cause is with us.
-            Err(error @ (BuildError::Failed(_) | BuildError::Infrastructure(_))) => {
-                sent.await?;
-                Err(error.into())
-            }
-            Err(error) => Err(error.into()),
+            Err(BuildError::Cancelled) => Err(Outcome::Cancelled),
+            // An upload that broke off looks to the engine like a broken tar; the cause is with us. An
+            // engine that did not want the rest of it has merely hung up.
+            Err(error) => match sent.await {
+                Err(cause) if cause.fault() != Fault::Cancelled => Err(cause.into()),
+                _ => Err(error.into()),
+            },
         }
     }
 }

@@ -78,6 +78,10 @@ impl FetchedCommit {
     /// stream, without what `.dockerignore` leaves out. `dockerfile` is relative to `root`; both are
     /// relative paths without `.` and `..`.
     ///
+    /// The Dockerfile and the `.dockerignore` are always in it, because an engine reads them out of an
+    /// uploaded context. With the docker command line, which sends them beside the context, `COPY .`
+    /// does not copy them where the `.dockerignore` names them; here it does.
+    ///
     /// Root, Dockerfile and `.dockerignore` are read before this returns, so that whatever is wrong
     /// with them is known before an engine is asked; limits, submodules and the like show as the
     /// stream runs.

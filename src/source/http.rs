@@ -3,7 +3,7 @@
 //! Documentation/gitprotocol-http.txt; no credentials are ever sent.
 
 use std::error::Error;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ::http::StatusCode;
@@ -209,8 +209,12 @@ impl Body {
 fn resolve(session: &Session, host: &str, port: u16) -> Result<Vec<SocketAddr>, SourceError> {
     session.wait("resolving the host's name", session.connect_limit(), async {
         let found = tokio::net::lookup_host((host, port)).await;
-        let found = found.map_err(|error| unreachable(session, format!("cannot resolve {host}: {error}")))?;
-        Ok(found.collect())
+        let found: Vec<_> =
+            found.map_err(|error| unreachable(session, format!("cannot resolve {host}: {error}")))?.collect();
+        match found.is_empty() {
+            true => Err(unreachable(session, format!("{host} has no address"))),
+            false => Ok(found),
+        }
     })
 }
 
@@ -220,17 +224,13 @@ fn checked(
     addresses: Vec<SocketAddr>,
     allowed: &[AllowedAddress],
 ) -> Result<Vec<SocketAddr>, SourceError> {
-    let refused: Option<IpAddr> = addresses.first().map(SocketAddr::ip);
-    let addresses: Vec<SocketAddr> =
-        addresses.into_iter().filter(|address| permitted(host, address.ip(), allowed)).collect();
-    match (addresses.is_empty(), refused) {
-        (false, _) => Ok(addresses),
-        (true, Some(address)) => {
-            Err(SourceError::RefusedAddress { host: host.to_owned(), address: address.to_string() })
+    let (permitted, refused): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| permitted(host, address.ip(), allowed));
+    match refused.first() {
+        Some(address) if permitted.is_empty() => {
+            Err(SourceError::RefusedAddress { host: host.to_owned(), address: address.ip().to_string() })
         }
-        (true, None) => {
-            Err(SourceError::RefusedAddress { host: host.to_owned(), address: "no address".into() })
-        }
+        _ => Ok(permitted),
     }
 }
 

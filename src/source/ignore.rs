@@ -80,7 +80,7 @@ impl Rules {
 
 /// The shortest way to write a path, as Go's `filepath.Clean` finds it: without empty and `.` names,
 /// and without `..` where a name stands before it.
-fn clean(path: &str) -> String {
+pub(super) fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut names: Vec<&str> = Vec::new();
     for name in path.split('/') {

@@ -1,16 +1,16 @@
 //! From a commit id to a build context: one commit, fetched with libgit2 into a mirror, streamed as a
 //! tar out of the git objects. Nothing is ever checked out. The only folder that imports git2.
 //!
-//! - [`sources`]: `Sources::fetch`, the way in
-//! - [`mirror`]: the bare repositories kept on disk, and how a broken one is replaced
-//! - [`session`], [`transport`], [`http`], [`advertisement`]: git's smart HTTP for libgit2, over reqwest
-//! - [`address`]: which addresses may be connected to
-//! - [`fetch`]: one fetch: which mirror, which request, which fallback
-//! - [`fetched`]: the commit that was fetched, and its context
-//! - [`tree`]: finding the folder and the Dockerfile in a git tree
-//! - [`context`], [`archive`]: the tar stream
-//! - [`ignore`], [`pattern`]: `.dockerignore`
-//! - [`config`], [`error`], [`url`], [`commit`]: the section `source`, its errors, its names
+//! - `sources`: `Sources::fetch`, the way in
+//! - `mirror`: the bare repositories kept on disk, and how a broken one is replaced
+//! - `session`, `transport`, `http`, `advertisement`: git's smart HTTP for libgit2, over reqwest
+//! - `address`: which addresses may be connected to
+//! - `fetch`: one fetch: which mirror, which request, which fallback
+//! - `fetched`: the commit that was fetched, and its context
+//! - `tree`: finding the folder and the Dockerfile in a git tree
+//! - `context`, `archive`: the tar stream
+//! - `ignore`, `pattern`: `.dockerignore`
+//! - `config`, `error`, `url`, `commit`: the section `source`, its errors, its names
 
 mod address;
 mod advertisement;

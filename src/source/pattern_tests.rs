@@ -118,3 +118,57 @@ fn takes_no_longer_for_a_hostile_pattern() {
     assert!(matches(&pattern, &"a".repeat(2000)));
     assert!(!matches(&format!("{}b", "**/*a".repeat(100)), &"a/".repeat(500)));
 }
+
+/// What patternmatcher's `compile` and `match` make of a pattern without classes and escapes.
+fn moby(pattern: &str, path: &str) -> bool {
+    let mut regex = String::from("^");
+    let (mut wild, mut leading, mut trailing) = (false, false, false);
+    let mut rest = pattern;
+    let mut first = true;
+    while let Some(c) = rest.chars().next() {
+        let taken = if rest.starts_with("**/") {
+            3
+        } else if rest.starts_with("**") {
+            2
+        } else {
+            1
+        };
+        rest = &rest[taken..];
+        match (c, taken) {
+            ('*', 1) => (regex, wild) = (regex + "[^/]*", true),
+            ('?', _) => (regex, wild) = (regex + "[^/]", true),
+            ('*', _) if rest.is_empty() && !wild && !leading => trailing = true,
+            ('*', _) if rest.is_empty() => (regex, wild) = (regex + ".*", true),
+            ('*', _) => (regex, wild) = (regex + "(.*/)?", !first || wild),
+            (c, _) => regex += &regex::escape(&c.to_string()),
+        }
+        if first && taken > 1 {
+            (leading, trailing) = (true, false);
+        }
+        first = false;
+    }
+    match () {
+        () if wild => regex::Regex::new(&(regex + "$")).unwrap().is_match(path),
+        () if leading => path.ends_with(&pattern[2..]) || pattern[2..].strip_prefix('/') == Some(path),
+        () if trailing => path.starts_with(&pattern[..pattern.len() - 2]),
+        () => path == pattern,
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn agrees_with_moby(pattern in "[ab.*?/]{1,8}", path in "[ab.]{1,3}(/[ab.]{1,3}){0,3}") {
+        let pattern = super::super::ignore::clean(&pattern);
+        proptest::prop_assert_eq!(matches(&pattern, &path), moby(&pattern, &path), "{:?} and {:?}", pattern, path);
+    }
+
+    #[test]
+    fn never_skips_a_folder_with_a_match_in_it(pattern in "[ab*?/]{1,6}", path in "[ab]{1,2}(/[ab]{1,2}){1,3}") {
+        let pattern = Pattern::parse(&super::super::ignore::clean(&pattern)).unwrap();
+        if pattern.matches(&path) {
+            for (end, _) in path.match_indices('/') {
+                proptest::prop_assert!(pattern.may_match_below(&path[..end]), "{:?} and {:?}", pattern, path);
+            }
+        }
+    }
+}

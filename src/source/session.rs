@@ -95,9 +95,10 @@ impl Session {
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => Err(SourceError::Cancelled),
+                // Before the work, which a server can keep ready at any time.
+                () = tokio::time::sleep_until(self.deadline) => Err(self.fetch_timed_out()),
                 result = work => result,
                 () = tokio::time::sleep(limit) => Err(self.timed_out(doing, limit, key)),
-                () = tokio::time::sleep_until(self.deadline) => Err(self.fetch_timed_out()),
             }
         })
     }

@@ -93,7 +93,7 @@ async fn a_tree_of_endless_paths_ends() {
     repository.push(&format!("{commit}:refs/heads/main"));
     let fetcher = Fetcher::with(|config| config.max_files = 1000);
     let fetched = fetcher.fetch(&repository.url, &commit).await.unwrap();
-    let root = vec!["d0"; 12].join("/");
+    let root = ["d0"; 12].join("/");
     assert_eq!(tar(&fetched, &root, "Dockerfile").await.unwrap().1.files, 1);
     let error = fetched.context("", "Dockerfile").await.err().unwrap();
     assert!(matches!(error, SourceError::NoDockerfile { .. }), "{error}");
