@@ -8,8 +8,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 /// Upper bounds of the stage times, in seconds: from a cached build to the longest.
 const STAGE_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0];
 
-/// Upper bounds of the time an event waited in the queue, in seconds.
-const WAIT_SECONDS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
+/// Upper bounds of the time an event waited in the queue, in seconds; AMQP tells whole seconds.
+const WAIT_SECONDS: &[f64] = &[1.0, 2.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -50,7 +50,6 @@ fn describe() {
         "Layer bytes of published images: stored by the build, or reused from the store"
     );
     describe_counter!("buildgrid_log_entries_total", "Log entries written");
-    describe_gauge!("buildgrid_disk_free_bytes", Unit::Bytes, "Free space, by what is stored there");
     describe_counter!("buildgrid_registry_requests_total", "Requests to the registry, by route and status");
     describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");
 }

@@ -134,6 +134,9 @@ impl Handler {
     ) -> Result<Settled, GaveUp> {
         let (started, started_at) = (Instant::now(), OffsetDateTime::now_utc());
         let report = self.report(event, delivery, started_at);
+        if let (1, Some(waited)) = (delivery.attempt, delivery.waited()) {
+            metrics::histogram!("buildgrid_queue_wait_seconds").record(waited);
+        }
         tracing::info!(attempt = delivery.attempt, "build started");
         let attempt = Attempt {
             event,

@@ -1,5 +1,7 @@
 //! Taking events: a subscription is one channel with one delivery at a time.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use futures::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -106,6 +108,12 @@ impl Delivery {
         let options = BasicNackOptions { requeue: true, ..Default::default() };
         // On a dead channel the broker has it back already.
         let _ = self.acker.nack(options).await;
+    }
+
+    /// How long ago it was published, where its publisher says when; AMQP has whole seconds.
+    pub fn waited(&self) -> Option<Duration> {
+        let published = Duration::from_secs((*self.properties.timestamp())?);
+        SystemTime::now().duration_since(UNIX_EPOCH + published).ok()
     }
 
     /// The id that its publisher gave the message, if any.

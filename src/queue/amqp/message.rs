@@ -5,6 +5,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use time::OffsetDateTime;
 
 use super::error::BrokerError;
+use crate::timeline::entry::timestamp;
 
 /// How often the event has been tried, counting this message, from 1.
 pub(super) const ATTEMPT: &str = "x-buildgrid-attempt";
@@ -51,7 +52,7 @@ impl Headers {
     }
 
     pub(super) fn now(self) -> Self {
-        self.text(AT, &timestamp(OffsetDateTime::now_utc()))
+        self.text(AT, &timestamp::to_string(OffsetDateTime::now_utc()))
     }
 
     /// Properties of a persistent JSON message that has an id of its own.
@@ -65,15 +66,6 @@ impl Headers {
             .with_timestamp(seconds)
             .with_app_id("buildgrid".into())
             .with_headers(self.0)
-    }
-}
-
-fn timestamp(at: OffsetDateTime) -> String {
-    #[derive(serde::Serialize)]
-    struct At(#[serde(with = "crate::timeline::entry::timestamp")] OffsetDateTime);
-    match serde_json::to_value(At(at)) {
-        Ok(serde_json::Value::String(text)) => text,
-        _ => String::new(),
     }
 }
 
@@ -129,7 +121,7 @@ impl Death {
             _ => None,
         };
         let at = at.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-        Some(Self { reason: field("reason"), queue: field("queue"), at: at.map(timestamp) })
+        Some(Self { reason: field("reason"), queue: field("queue"), at: at.map(timestamp::to_string) })
     }
 
     pub(super) fn sentence(&self) -> String {
