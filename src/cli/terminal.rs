@@ -26,21 +26,28 @@ fn render(out: &mut String, entry: &LogEntry, shown: &mut Option<String>, colour
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text.to_owned(),
     };
-    let step = entry.step.as_deref();
-    if entry.stream == Stream::Status {
-        // The words about a step name it themselves.
-        *shown = step.map(ToOwned::to_owned);
-        out.push_str(&paint("36", &format!("==> {}", printable(&entry.text))));
-    } else {
-        if step.is_some() && step != shown.as_deref() {
-            *shown = step.map(ToOwned::to_owned);
-            out.push_str(&paint("1", &printable(step.unwrap_or_default())));
-            out.push('\n');
+    let step = entry.step.as_deref().map(printable);
+    match (entry.stream, step) {
+        (Stream::Status, None) => {
+            *shown = None;
+            out.push_str(&paint("36", &format!("==> {}", printable(&entry.text))));
         }
-        out.push_str("    ");
-        match colours {
-            true => out.push_str(&with_colours(&entry.text)),
-            false => out.push_str(&printable(&entry.text)),
+        // What became of a step: cached, done, failed.
+        (Stream::Status, Some(step)) => {
+            out.push_str(&format!("{} {}", paint("1", &step), paint("36", &printable(&entry.text))));
+            *shown = Some(step);
+        }
+        (_, step) => {
+            if let Some(step) = step.filter(|step| shown.as_ref() != Some(step)) {
+                out.push_str(&paint("1", &step));
+                out.push('\n');
+                *shown = Some(step);
+            }
+            out.push_str("    ");
+            match colours {
+                true => out.push_str(&with_colours(&entry.text)),
+                false => out.push_str(&printable(&entry.text)),
+            }
         }
     }
     out.push('\n');
@@ -66,6 +73,7 @@ mod tests {
         let mut shown = None;
         for entry in [
             entry(Stream::Status, None, "fetching"),
+            entry(Stream::Status, Some("[a 1/2] RUN x"), "started"),
             entry(Stream::Stdout, Some("[a 1/2] RUN x"), "one"),
             entry(Stream::Stderr, Some("[a 1/2] RUN x"), "two"),
             entry(Stream::Stdout, Some("[b 1/2] RUN y"), "three"),
@@ -75,7 +83,7 @@ mod tests {
         }
         assert_eq!(
             out,
-            "==> fetching\n[a 1/2] RUN x\n    one\n    two\n[b 1/2] RUN y\n    three\n[a 1/2] RUN x\n    four\n"
+            "==> fetching\n[a 1/2] RUN x started\n    one\n    two\n[b 1/2] RUN y\n    three\n[a 1/2] RUN x\n    four\n"
         );
     }
 }

@@ -158,6 +158,8 @@ async fn build_makes_one_image_without_a_queue() {
         table["engine"].as_table_mut().unwrap().insert("host".into(), "unix:///var/run/docker.sock".into());
         table["queue"].as_table_mut().unwrap().insert("url".into(), "amqp://127.0.0.1:1/away".into());
     });
+    // An argument of this test's own, so that no step comes out of the engine's cache.
+    let greeting = format!("GREETING={}", unique());
     let build = |url: &str, commit: &str| {
         let base = format!("BASE={BASE}");
         let mut command = buildgrid(&path);
@@ -172,7 +174,7 @@ async fn build_makes_one_image_without_a_queue() {
             "--commit",
             commit,
         ]);
-        command.args(["--arg", &base]).output().unwrap()
+        command.args(["--arg", &base, "--arg", &greeting]).output().unwrap()
     };
     let output = build(&hello.url, &hello.head());
     let (code, log) = ended(output.clone());
@@ -248,7 +250,8 @@ async fn sigterm_drains_and_a_second_one_gives_back() {
     grid.result("b-1", State::Published).await;
 
     let mut worker = Worker::start(&path);
-    let other = fake_event("b-2", r#"{"outcome":"hang"}"#).replace("9fceb02d", "00000000");
+    let other =
+        fake_event("b-2", r#"{"log_lines":40,"line_interval_ms":100}"#).replace("9fceb02d", "00000000");
     grid.publish(other.clone()).await;
     grid.log_line("b-2", "attempt 1").await;
     worker.signal("-TERM");
@@ -257,12 +260,11 @@ async fn sigterm_drains_and_a_second_one_gives_back() {
     worker.signal("-TERM");
     assert_eq!(worker.exit_code().await, Some(0));
     assert!(!grid.build_directory("b-2").join("outcome.json").exists());
-    // Given back, not lost.
-    let waiting = || async {
-        grid.rabbit.control(&["list_queues", "--vhost", grid.rabbit.vhost(), "name", "messages"]).await
-    };
-    assert!(waiting().await.contains("buildgrid.builds\t1"), "{}", waiting().await);
-    grid.rabbit.control(&["purge_queue", "--vhost", grid.rabbit.vhost(), "buildgrid.builds"]).await;
+    // Given back, not lost: the next worker has it again.
+    let mut worker = Worker::start(&path);
+    grid.result("b-2", State::Published).await;
+    worker.signal("-TERM");
+    assert_eq!(worker.exit_code().await, Some(0));
     grid.finish().await;
 }
 

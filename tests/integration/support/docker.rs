@@ -52,7 +52,7 @@ pub fn engine() -> DockerEngine {
 
 pub fn engine_at(socket: impl AsRef<Path>) -> DockerEngine {
     let host = format!("unix://{}", socket.as_ref().display());
-    let config = EngineConfig { host, timeout: Duration::from_secs(10), ..EngineConfig::default() };
+    let config = EngineConfig { host, timeout: Duration::from_secs(10) };
     DockerEngine::connect(&config, std::time::Duration::from_secs(3600)).expect("an engine")
 }
 
