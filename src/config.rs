@@ -171,7 +171,9 @@ struct Setting {
 
 impl Keys {
     fn read_file(&mut self, name: &str, text: &str, faults: &mut Faults) {
-        let line = |offset: usize| format!("{name}:{}", text[..offset].matches('\n').count() + 1);
+        let line = |offset: usize| {
+            format!("{name}:{}", text.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count() + 1)
+        };
         let (document, errors) = DeTable::parse_recoverable(text);
         for error in errors {
             let offset = error.span().map_or(0, |span| span.start);

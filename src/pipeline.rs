@@ -6,6 +6,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -15,13 +16,13 @@ use crate::build::fake;
 use crate::event::deploy::{DeployEvent, Work};
 use crate::event::fake::FakeBuild;
 use crate::publish::name::Namespace;
-use crate::publish::publisher::{Publication, PublishError, Published, Publisher};
+use crate::publish::publisher::{Existing, Publication, PublishError, Published, Publisher};
 use crate::source::url::RepositoryUrl;
-use crate::source::{Fault, SourceError, Sources};
+use crate::source::{Fault, FetchedCommit, SourceError, Sources};
 use crate::store::TagPut;
 use crate::timeline::sink::LogSink;
 
-/// The platform of fake images, and what a build without an engine would be compared by.
+/// The platform of fake images.
 const FAKE_PLATFORM: &str = "linux/amd64";
 
 /// How a build ended. The variant decides what happens to the event and who is told.
@@ -85,7 +86,7 @@ pub struct Run<'a> {
     pub log: &'a LogSink,
     pub cancel: &'a CancellationToken,
     /// Told at the start of each stage.
-    pub entered: &'a (dyn Fn(Stage) + Sync),
+    pub entered: &'a (dyn Fn(Stage) -> BoxFuture<'static, ()> + Sync),
 }
 
 impl Pipeline {
@@ -102,27 +103,33 @@ impl Pipeline {
         self.permit(event)?;
         let name = event.image();
         let definition = event.definition(&self.platform(event).await?);
-        let put = if event.options.rebuild {
-            TagPut::Replace { expected: self.publisher.current(&name).await? }
-        } else if let Some(existing) = self.publisher.existing(&name, definition).await? {
-            run.log.status(format!("{name} is published already, by the same definition")).await;
-            return Ok(existing);
-        } else {
-            TagPut::IfAbsent
+        let put = match self.publisher.existing(&name, definition).await {
+            // Whatever stands there is what a rebuild is to replace.
+            _ if event.options.rebuild => TagPut::Replace { expected: self.publisher.current(&name).await? },
+            Ok(Existing::Nothing) => TagPut::IfAbsent,
+            Ok(Existing::Same(published)) => {
+                run.log.status(format!("{name} is published already, by the same definition")).await;
+                return Ok(published);
+            }
+            Ok(Existing::Damaged(digest)) => {
+                run.log.status(format!("{name} is damaged in the store; building it again repairs it")).await;
+                TagPut::Replace { expected: Some(digest) }
+            }
+            Err(error) => return Err(error.into()),
         };
 
-        let limit = self.limit(event, run.log).await;
         let labels = labels(event, OffsetDateTime::now_utc());
-        let built = within(limit, run.cancel, |cancel| async move {
-            match &event.work {
-                Work::Fake(spec) => self.build_fake(spec, &labels, &run, &cancel).await,
-                Work::Repository(url) => self.build_commit(event, url, &labels, &run, &cancel).await,
+        let image = match &event.work {
+            Work::Fake(spec) => self.build_fake(event, spec, &labels, &run).await?,
+            Work::Repository(url) => {
+                (run.entered)(Stage::Fetching).await;
+                let commit = timed(Stage::Fetching, self.fetch(event, url, &run)).await?;
+                (run.entered)(Stage::Building).await;
+                timed(Stage::Building, self.build(event, &commit, &labels, &run)).await?
             }
-            .map(|image| (image, labels, run))
-        });
-        let (image, labels, run) = built.await?;
+        };
 
-        (run.entered)(Stage::Publishing);
+        (run.entered)(Stage::Publishing).await;
         run.log.status(format!("publishing {name}")).await;
         let publication = Publication { name: &name, definition, annotations: labels, put };
         let publish = self.publisher.publish(image, publication, run.log, run.cancel);
@@ -180,35 +187,42 @@ impl Pipeline {
 
     async fn build_fake(
         &self,
+        event: &DeployEvent,
         spec: &FakeBuild,
         labels: &BTreeMap<String, String>,
         run: &Run<'_>,
-        cancel: &CancellationToken,
     ) -> Result<BuiltImage, Outcome> {
-        (run.entered)(Stage::Building);
-        let build = fake::build(spec, labels.clone(), run.log, cancel);
+        (run.entered)(Stage::Building).await;
+        let limit = self.limit(event, run.log).await;
+        let build = within(limit, run.cancel, |cancel| async move {
+            fake::build(spec, labels.clone(), run.log, &cancel).await
+        });
         Ok(timed(Stage::Building, build).await?)
     }
 
-    async fn build_commit(
+    async fn fetch(
         &self,
         event: &DeployEvent,
         url: &RepositoryUrl,
+        run: &Run<'_>,
+    ) -> Result<FetchedCommit, Outcome> {
+        let fetch = self.sources.fetch(url, &event.commit, event.git_ref.as_deref(), run.log, run.cancel);
+        let commit = fetch.await?;
+        let words = format!("commit {} {:?} by {}", event.commit.short(), commit.subject, commit.author);
+        run.log.status(words).await;
+        Ok(commit)
+    }
+
+    async fn build(
+        &self,
+        event: &DeployEvent,
+        commit: &FetchedCommit,
         labels: &BTreeMap<String, String>,
         run: &Run<'_>,
-        cancel: &CancellationToken,
     ) -> Result<BuiltImage, Outcome> {
         let engine = self.engine()?;
         let options = &event.options;
-
-        (run.entered)(Stage::Fetching);
-        let fetch = self.sources.fetch(url, &event.commit, event.git_ref.as_deref(), run.log, cancel);
-        let commit = timed(Stage::Fetching, fetch).await?;
-        run.log
-            .status(format!("commit {} {:?} by {}", event.commit.short(), commit.subject, commit.author))
-            .await;
-
-        (run.entered)(Stage::Building);
+        let limit = self.limit(event, run.log).await;
         let context = commit.context(&options.root, &options.dockerfile).await?;
         let dockerfile = context.dockerfile.clone();
         let (stream, sent) = context.split();
@@ -225,7 +239,9 @@ impl Pipeline {
             context: Box::pin(stream),
             spool: run.spool.to_owned(),
         };
-        match timed(Stage::Building, engine.build(request, run.log, cancel)).await {
+        let built =
+            within(limit, run.cancel, |cancel| async move { engine.build(request, run.log, &cancel).await });
+        match built.await {
             Ok(image) => Ok(image),
             Err(BuildError::Cancelled) => Err(Outcome::Cancelled),
             // An upload that broke off looks to the engine like a broken tar; the cause is with us. An
@@ -240,11 +256,11 @@ impl Pipeline {
 
 /// Runs `work` with a token that is cancelled with `cancel` or when `limit` is over; after the
 /// latter, what it gives is the build's own failure.
-async fn within<T, F: Future<Output = Result<T, Outcome>>>(
+async fn within<T, F: Future<Output = Result<T, BuildError>>>(
     limit: Duration,
     cancel: &CancellationToken,
     work: impl FnOnce(CancellationToken) -> F,
-) -> Result<T, Outcome> {
+) -> Result<T, BuildError> {
     let token = cancel.child_token();
     let mut work = std::pin::pin!(work(token.clone()));
     tokio::select! {
@@ -252,7 +268,7 @@ async fn within<T, F: Future<Output = Result<T, Outcome>>>(
         () = tokio::time::sleep(limit) => token.cancel(),
     }
     match work.await {
-        Err(Outcome::Cancelled) if !cancel.is_cancelled() => Err(Outcome::Failed(BuildFailure {
+        Err(BuildError::Cancelled) if !cancel.is_cancelled() => Err(BuildError::Failed(BuildFailure {
             reason: format!(
                 "the build did not end within its time limit of {} s; raise build.timeout_s, or make it faster",
                 limit.as_secs()
@@ -342,14 +358,15 @@ mod tests {
     async fn the_time_limit_is_the_builds_own_failure() {
         let hang = |token: CancellationToken| async move {
             token.cancelled().await;
-            Err::<(), _>(Outcome::Cancelled)
+            Err::<(), _>(BuildError::Cancelled)
         };
         let cancel = CancellationToken::new();
-        let outcome = within(Duration::from_secs(1), &cancel, hang).await.unwrap_err();
-        let Outcome::Failed(failure) = outcome else { panic!("{outcome:?}") };
+        let error = within(Duration::from_secs(1), &cancel, hang).await.unwrap_err();
+        let BuildError::Failed(failure) = error else { panic!("{error:?}") };
         assert!(failure.reason.contains("1 s"), "{}", failure.reason);
 
         cancel.cancel();
-        assert_eq!(within(Duration::from_secs(1), &cancel, hang).await, Err(Outcome::Cancelled));
+        let error = within(Duration::from_secs(1), &cancel, hang).await.unwrap_err();
+        assert!(matches!(error, BuildError::Cancelled), "{error:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! `buildgrid build`: one event, right here, without a queue.
 
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
@@ -11,12 +12,14 @@ use super::terminal;
 use crate::config::Config;
 use crate::event::deploy::DeployEvent;
 use crate::pipeline::Outcome;
+use crate::telemetry::printable::printable;
 use crate::worker::attempt::{Attempt, Place};
 use crate::worker::daemon::assemble;
 
 /// Build one event right here, without a queue: the log goes to standard error, the image's URL to standard output
 #[derive(clap::Args)]
 #[command(after_help = "\
+The build leaves its log in <worker.data_dir>/by-hand/builds/<id>/, apart from the worker's.
 Ends with 10 if the build failed, 11 if the event was rejected, 12 after Ctrl-C, 13 if it was not the
 build's fault.
 
@@ -34,9 +37,17 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         Failure::new(Exit::Usage, anyhow::anyhow!("{} events are given; build makes one", events.len()))
     })?;
     let [Prepared { event, body }] = events;
-    let (pipeline, data) = assemble(config)?;
+    refuse_other_owner(&config.store.path)?;
+    let (pipeline, data) = assemble(config, &config.worker.data_dir.join("by-hand"))?;
+    data.recover()?;
+    data.sweep(config.worker.keep_builds, |_| false)?;
     let cancel = CancellationToken::new();
-    on_signals(cancel.clone(), CancellationToken::new())?;
+    let insist = CancellationToken::new();
+    on_signals(cancel.clone(), insist.clone())?;
+    tokio::spawn(async move {
+        insist.cancelled().await;
+        std::process::exit(Exit::Cancelled as i32);
+    });
     let place = Place {
         worker: config.worker.resolved_name(),
         registry_host: config.registry.host.clone(),
@@ -52,8 +63,6 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
     };
     let outcome = attempt.run(&pipeline).await;
     tell(&event, &outcome, &config.registry.host);
-    // A run by hand leaves its log, and nothing that would answer a later event of the same id.
-    drop(Arc::into_inner(data));
     Ok(match outcome {
         Outcome::Published(_) => Exit::Done,
         Outcome::Failed(_) => Exit::BuildFailed,
@@ -61,6 +70,24 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         Outcome::Cancelled => Exit::Cancelled,
         Outcome::Infrastructure(_) => Exit::Infrastructure,
     })
+}
+
+/// What another user's build would leave in the store, its owner could not write to.
+fn refuse_other_owner(store: &Path) -> Result<(), Failure> {
+    // /proc/self belongs to the user that the program runs as.
+    let (Ok(store_owner), Ok(ours)) = (std::fs::metadata(store), std::fs::metadata("/proc/self")) else {
+        return Ok(());
+    };
+    if store_owner.uid() == ours.uid() {
+        return Ok(());
+    }
+    let reason = format!(
+        "the store {} belongs to the user with id {}; run this as that user, for example by sudo -u '#{}'",
+        store.display(),
+        store_owner.uid(),
+        store_owner.uid()
+    );
+    Err(Failure::new(Exit::Usage, anyhow::Error::msg(reason)))
 }
 
 /// The end in one look: a failure with the step's last lines again, or the image's URL alone on
@@ -71,12 +98,14 @@ fn tell(event: &DeployEvent, outcome: &Outcome, registry_host: &str) {
         Outcome::Failed(failure) => {
             eprintln!();
             if let Some(step) = &failure.step {
-                eprintln!("{step}");
+                eprintln!("{}", printable(step));
             }
-            failure.excerpt.iter().for_each(|line| eprintln!("    {line}"));
-            eprintln!("error: {}", failure.reason);
+            failure.excerpt.iter().for_each(|line| eprintln!("    {}", printable(line)));
+            eprintln!("error: {}", printable(&failure.reason));
         }
-        Outcome::Rejected(reason) | Outcome::Infrastructure(reason) => eprintln!("error: {reason}"),
+        Outcome::Rejected(reason) | Outcome::Infrastructure(reason) => {
+            eprintln!("error: {}", printable(reason))
+        }
         Outcome::Cancelled => eprintln!("cancelled"),
     }
 }

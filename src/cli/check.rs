@@ -1,7 +1,10 @@
 //! `buildgrid check`: reads the configuration, reports every fault in it, then probes every part.
 
 use std::fmt::Display;
+use std::io::Write;
 use std::path::Path;
+
+use anyhow::anyhow;
 
 use super::exit::{Exit, Failure};
 use crate::build::docker::DockerEngine;
@@ -34,32 +37,31 @@ pub async fn run(
     data_directory(&mut report, &config);
     store(&mut report, &config);
     engine(&mut report, &config).await;
-    broker(&mut report, &config).await;
+    broker(&mut report, &config).await?;
     Ok(report.exit)
 }
-
-/// What cannot be a queue's argument, since it differs between versions of the broker.
-const CONSUMER_TIMEOUT: &str = "\
-a build longer than the broker's acknowledgement timeout (30 minutes by default) is delivered again, and
-      the second delivery waits for the first build; to avoid that on RabbitMQ 3.12 and later:
-      rabbitmqctl set_policy buildgrid '^buildgrid\\.builds$' '{\"consumer-timeout\":21600000}' --apply-to queues";
 
 struct Report {
     exit: Exit,
 }
 
 impl Report {
+    fn line(&self, verdict: &str, part: &str, words: impl Display) {
+        // Whoever reads it may have had enough: `buildgrid check | head -1`.
+        let _ = writeln!(std::io::stdout(), "{verdict}  {part}: {words}");
+    }
+
     fn good(&self, part: &str, words: impl Display) {
-        println!("ok    {part}: {words}");
+        self.line("ok  ", part, words);
     }
 
     /// Something the operator should know, which stops nothing.
     fn note(&self, part: &str, words: impl Display) {
-        println!("note  {part}: {words}");
+        self.line("note", part, words);
     }
 
     fn bad(&mut self, part: &str, words: impl Display) {
-        println!("FAIL  {part}: {words}");
+        self.line("FAIL", part, words);
         self.exit = Exit::Unavailable;
     }
 }
@@ -117,14 +119,33 @@ async fn engine(report: &mut Report, config: &Config) {
     }
 }
 
-async fn broker(report: &mut Report, config: &Config) {
+async fn broker(report: &mut Report, config: &Config) -> Result<(), Failure> {
+    let url =
+        config.queue.resolved_url().map_err(|fault| Failure::new(Exit::Configuration, anyhow!(fault)))?;
     let broker = Broker::connect(&config.queue, "check");
     match broker.ready().await {
         Ok(()) => {
-            report.good("broker", &config.queue.url);
-            report.note("broker", CONSUMER_TIMEOUT);
+            report.good("broker", &url);
+            report.note("broker", ARGUMENTS);
+            report.note("broker", consumer_timeout(config, url.vhost()));
         }
         Err(error) => report.bad("broker", error),
     }
     broker.close().await;
+    Ok(())
+}
+
+/// What would change something to find out.
+const ARGUMENTS: &str = "whether existing queues have the arguments they must have is seen when a worker starts, which refuses others";
+
+/// What cannot be a queue's argument, since it differs between versions of the broker.
+fn consumer_timeout(config: &Config, vhost: &str) -> String {
+    let vhost = percent_encoding::percent_decode_str(vhost).decode_utf8_lossy();
+    let pattern = format!("^{}$", config.queue.builds.replace('.', "\\."));
+    let milliseconds = config.worker.max_build_timeout.as_millis();
+    format!(
+        "a build longer than the broker's acknowledgement timeout (30 minutes by default) is delivered again, and \
+         the second delivery waits for the first build; to avoid that on RabbitMQ 3.12 and later:\n      \
+         rabbitmqctl set_policy --vhost '{vhost}' buildgrid '{pattern}' '{{\"consumer-timeout\":{milliseconds}}}' --apply-to queues"
+    )
 }

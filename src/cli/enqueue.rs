@@ -16,7 +16,7 @@ use crate::queue::amqp::{Broker, BrokerError};
 
 /// Events published at a time.
 const IN_FLIGHT: usize = 32;
-/// How long the broker may take to confirm what is published; it does not answer during an alarm.
+/// How long the broker may take to confirm an event; it does not answer during an alarm.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const EXAMPLES: &str = "\
@@ -91,16 +91,19 @@ pub async fn execute(
 
 async fn publish(broker: &Broker, events: &[Prepared]) -> Result<(), Failure> {
     let publish = async |Prepared { event, body }: &Prepared| {
-        broker.publish_deploy(&event.namespace, &event.app, body.clone()).await
+        let publish = broker.publish_deploy(&event.namespace, &event.app, body.clone());
+        tokio::time::timeout(PATIENCE, publish).await.map_or_else(
+            |_| {
+                let reason = broker.status().blocked.unwrap_or_else(|| "it does not answer".to_owned());
+                Err(Failure::unavailable(anyhow!(
+                    "the broker does not take the event {}: {reason}",
+                    event.id
+                )))
+            },
+            |published| published.map_err(explain),
+        )
     };
-    let all = futures::stream::iter(events).map(publish).buffer_unordered(IN_FLIGHT).try_collect::<()>();
-    match tokio::time::timeout(PATIENCE, all).await {
-        Ok(published) => published.map_err(explain),
-        Err(_) => {
-            let reason = broker.status().blocked.unwrap_or_else(|| "it does not answer".to_owned());
-            Err(Failure::unavailable(anyhow!("the broker does not take the event: {reason}")))
-        }
-    }
+    futures::stream::iter(events).map(publish).buffer_unordered(IN_FLIGHT).try_collect().await
 }
 
 /// The words and exit code for what the broker answers to a publisher.

@@ -21,10 +21,7 @@ Example:
 pub struct Args {}
 
 pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
-    config
-        .queue
-        .check_url_file()
-        .map_err(|fault| Failure::new(Exit::Configuration, anyhow::anyhow!(fault)))?;
+    config.queue.resolved_url().map_err(|fault| Failure::new(Exit::Configuration, anyhow::anyhow!(fault)))?;
     let listen = config.worker.status_listen;
     let listener = TcpListener::bind(listen)
         .await

@@ -14,8 +14,6 @@ const CHUNK: usize = 256 * 1024;
 pub struct Compressed<W> {
     /// The digest of the uncompressed tar.
     pub diff_id: Digest,
-    /// The length of the uncompressed tar in bytes.
-    pub tar_length: u64,
     pub writer: W,
 }
 
@@ -43,8 +41,8 @@ pub fn compress<W: Write>(
         }
     }
     let writer = encoder.finish()?;
-    let (diff_id, tar_length, _) = layer.finish();
-    Ok(Compressed { diff_id, tar_length, writer })
+    let (diff_id, _, _) = layer.finish();
+    Ok(Compressed { diff_id, writer })
 }
 
 #[cfg(test)]
@@ -59,7 +57,6 @@ mod tests {
         let (first, second) = (run(), run());
         assert_eq!(first.writer, second.writer);
         assert_eq!(first.diff_id, Digest::of(&tar));
-        assert_eq!(first.tar_length, tar.len() as u64);
         let mut back = Vec::new();
         MultiGzDecoder::new(&first.writer[..]).read_to_end(&mut back).unwrap();
         assert_eq!(back, tar);

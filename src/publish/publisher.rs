@@ -57,6 +57,16 @@ pub struct Published {
     pub reused: bool,
 }
 
+/// What stands at an image's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    Nothing,
+    /// An image of the same definition.
+    Same(Published),
+    /// A tag whose manifest, with this digest, is gone or is not what it was.
+    Damaged(Digest),
+}
+
 /// Bytes that publishing an image stored and found stored, for the metrics.
 #[derive(Debug, Clone, Copy, Default)]
 struct Traffic {
@@ -75,17 +85,17 @@ impl Publisher {
         Self { store, gzip_level: config.gzip_level }
     }
 
-    /// The image that stands at `name` already, if it was built by the same definition.
-    pub async fn existing(
-        &self,
-        name: &ImageName,
-        definition: Digest,
-    ) -> Result<Option<Published>, PublishError> {
-        let Some(digest) = self.store.tag(name).await? else { return Ok(None) };
-        let Some(bytes) = self.store.manifest(&name.repository, digest).await? else { return Ok(None) };
-        let summary = Summary::read(&bytes).map_err(PublishError::Image)?;
+    /// What stands at `name` already. An image of another definition is a conflict.
+    pub async fn existing(&self, name: &ImageName, definition: Digest) -> Result<Existing, PublishError> {
+        let Some(digest) = self.store.tag(name).await? else { return Ok(Existing::Nothing) };
+        let bytes = match self.store.manifest(&name.repository, digest).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(Existing::Damaged(digest)),
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(summary) = Summary::read(&bytes) else { return Ok(Existing::Damaged(digest)) };
         match summary.definition.as_deref() == Some(definition.to_string().as_str()) {
-            true => Ok(Some(Published { digest, size: summary.size, reused: true })),
+            true => Ok(Existing::Same(Published { digest, size: summary.size, reused: true })),
             false => Err(PublishError::Conflict { name: name.clone() }),
         }
     }
@@ -130,8 +140,10 @@ impl Publisher {
                 Ok(Published { digest, size, reused: false })
             }
             TagOutcome::Exists(_) => match self.existing(name, definition).await? {
-                Some(existing) => Ok(existing),
-                None => Err(PublishError::Image(anyhow::anyhow!("the tag of {name} has no manifest"))),
+                Existing::Same(existing) => Ok(existing),
+                Existing::Nothing | Existing::Damaged(_) => Err(PublishError::Image(anyhow::anyhow!(
+                    "{name} was published by another build and is gone again"
+                ))),
             },
         }
     }
@@ -181,9 +193,9 @@ impl Publisher {
         let pass = move || -> Result<Part, PublishError> {
             let _entered = span.enter();
             let expected = image.diff_ids[index];
-            let reading = |error: io::Error| match error.kind() {
-                io::ErrorKind::Interrupted => PublishError::Cancelled,
-                _ => PublishError::Image(
+            let reading = |error: io::Error| match cancel.is_cancelled() {
+                true => PublishError::Cancelled,
+                false => PublishError::Image(
                     anyhow::Error::from(error).context(format!("store the layer {expected}")),
                 ),
             };

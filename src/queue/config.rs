@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::url::BrokerUrl;
+use super::url::{BrokerUrl, InvalidBrokerUrl};
 use crate::config::Faults;
 
 /// The longest name of an exchange or queue, in bytes: AMQP allows 255, and the retry queues append
@@ -73,16 +73,16 @@ impl Default for QueueConfig {
 }
 
 impl QueueConfig {
-    /// Whether `url_file` can be read and contains a URL. Apart from [`check`](Self::check): a registry
-    /// reads the same configuration, and the file is none of its business.
+    /// The URL to connect to: `url`, or what `url_file` contains now. Apart from [`check`](Self::check): a
+    /// registry reads the same configuration, and the file is none of its business.
     ///
     /// # Errors
     /// A sentence that names the file, and not what is in it.
-    pub fn check_url_file(&self) -> Result<(), String> {
-        let Some(file) = &self.url_file else { return Ok(()) };
+    pub fn resolved_url(&self) -> Result<BrokerUrl, String> {
+        let Some(file) = &self.url_file else { return Ok(self.url.clone()) };
         let named = |error: &dyn std::fmt::Display| format!("queue.url_file {}: {error}", file.display());
         let text = std::fs::read_to_string(file).map_err(|error| named(&error))?;
-        text.trim().parse::<BrokerUrl>().map(drop).map_err(|error| named(&error))
+        text.trim().parse().map_err(|error: InvalidBrokerUrl| named(&error))
     }
 
     /// Notes every value that cannot be used.
@@ -143,7 +143,7 @@ mod tests {
         let file = directory.path().join("url");
         std::fs::write(&file, "http://me:hunter2@host/").unwrap();
         let from_file = QueueConfig { url_file: Some(file), ..QueueConfig::default() };
-        let refused = from_file.check_url_file().unwrap_err();
+        let refused = from_file.resolved_url().unwrap_err();
         assert!(refused.contains("queue.url_file") && !refused.contains("hunter2"), "{refused}");
         assert_eq!(faults(&from_file), faults(&QueueConfig::default()), "others need not read it");
         let found = faults(&QueueConfig {

@@ -42,6 +42,11 @@ impl BrokerUrl {
         &self.host
     }
 
+    /// The virtual host, percent-encoded as it stands in the URL.
+    pub fn vhost(&self) -> &str {
+        self.shown.rsplit('/').next().unwrap_or_default()
+    }
+
     /// The whole URL with its password, for the one who connects.
     pub fn expose(&self) -> &str {
         self.whole.expose_secret()

@@ -39,7 +39,7 @@ pub fn recorder() -> anyhow::Result<PrometheusHandle> {
 
 fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    describe_counter!("buildgrid_builds_total", "Builds that ended, by outcome and kind of failure");
+    describe_counter!("buildgrid_builds_total", "Attempts that were settled, by outcome and kind of failure");
     describe_histogram!("buildgrid_stage_seconds", Unit::Seconds, "Time in each stage of a build");
     describe_histogram!("buildgrid_queue_wait_seconds", Unit::Seconds, "Time an event waited for a slot");
     describe_gauge!("buildgrid_slots_busy", "Slots that are building");

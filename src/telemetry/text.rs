@@ -1,8 +1,8 @@
 //! The log as text, for a person: time, what is unusual about the level, the build, the message.
 //!
 //! ```text
-//! 21:15:02.123 image published  image=acme/shop.storefront:9fceb02 …  [b-17 acme/shop]
-//! 21:15:02.124 [b-17] [2/4] RUN make | cc -o shop
+//! 21:15:02.123 [b-17] [2/4] RUN make | cc -o shop
+//! 21:15:04.456 [b-17] image published  image=acme/shop.storefront:9fceb02 …  elapsed_ms=2333
 //! ```
 
 use std::fmt::{self, Write};
@@ -79,7 +79,11 @@ where
             if let Some(step) = fields.take("step") {
                 write!(line, " {}", paint("2", &printable(&step)))?;
             }
-            write!(line, " | {}", with_colours(&fields.message))?;
+            let text = match out.has_ansi_escapes() {
+                true => with_colours(&fields.message),
+                false => printable(&fields.message),
+            };
+            write!(line, " | {text}")?;
         } else {
             write!(line, " {}", printable(&fields.message))?;
             for (name, value) in &fields.others {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::build_directory::{BuildDirectory, BuildState};
@@ -48,9 +49,14 @@ impl Attempt<'_> {
         let (build_log, log) =
             BuildLog::start(&self.directory.log_path(), &self.place.worker, self.place.mirror.clone())?;
         log.status(format!("attempt {} on {}", self.number, self.place.worker)).await;
-        let entered = |stage: Stage| {
+        let entered = |stage: Stage| -> BoxFuture<'static, ()> {
             tracing::info!(stage = stage.name(), "stage entered");
-            self.directory.note(&BuildState { attempt: self.number, stage: stage.name().to_owned() });
+            let directory = self.directory.clone();
+            let state = BuildState { attempt: self.number, stage: stage.name().to_owned() };
+            Box::pin(async move {
+                // A hint for recovery: a panic in it has been logged, and the build goes on.
+                let _ = tokio::task::spawn_blocking(move || directory.note(&state)).await;
+            })
         };
         let run =
             Run { attempt: self.number, spool: &spool, log: &log, cancel: self.cancel, entered: &entered };
@@ -59,7 +65,9 @@ impl Attempt<'_> {
         drop(log);
         let written = build_log.finish().await;
         let directory = self.directory.clone();
-        tokio::task::spawn_blocking(move || directory.clear_spool()).await??;
+        if let Err(error) = tokio::task::spawn_blocking(move || directory.clear_spool()).await? {
+            tracing::warn!(%error, "cannot remove the build's spool; the next start of the worker removes it");
+        }
         match (written, outcome) {
             (Err(error), outcome @ Outcome::Published(_)) => {
                 tracing::error!(%error, "the image is published, but its log is not whole");

@@ -5,9 +5,11 @@
 //!   lock                      held by the one process that uses the directory
 //!   builds/<id>/
 //!     event.json              the event, byte for byte
-//!     state.json              attempt and stage
+//!     state.json              the last attempt and how far it came
 //!     log.ndjson              the log of this attempt; log.<n>.ndjson are those of earlier ones
-//!     outcome.json            the final result event, once there is one
+//!     outcome.json            the final result event, once there is one; outcome.<n>.json are those
+//!                             before the event was requeued out of the dead letters
+//!     requeued                the last requeue that was obeyed
 //!     spool/                  what this attempt spools; gone with it
 //!   mirrors/                  bare git mirrors (source)
 //! ```
@@ -22,7 +24,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::event::deploy::BuildId;
-use crate::event::result::ResultEvent;
+use crate::event::result::{Kind, ResultEvent};
 use crate::store::digest::Digest;
 
 /// The data directory, locked for this process.
@@ -64,28 +66,41 @@ impl DataDirectory {
         BuildDirectory { path: self.root.join("builds").join(id.as_str()) }
     }
 
-    /// Removes what a crash left behind (spools), and the directories whose build ended longer than
-    /// `keep` ago. Says how many builds had not ended. Blocking.
-    pub fn sweep(&self, keep: Duration, running: impl Fn(&str) -> bool) -> anyhow::Result<usize> {
-        let builds = self.root.join("builds");
-        let mut interrupted = 0;
-        for entry in fs::read_dir(&builds).with_context(|| builds.display().to_string())? {
-            let entry = entry?;
-            if running(&entry.file_name().to_string_lossy()) {
+    /// Removes what a crash left behind, and says how many builds have no outcome. For the start,
+    /// when nothing runs. Blocking.
+    pub fn recover(&self) -> anyhow::Result<usize> {
+        let mut unfinished = 0;
+        for directory in self.builds()? {
+            if let Err(error) = directory.clear_spool() {
+                tracing::warn!(path = %directory.path.display(), %error, "cannot remove the spool of an earlier attempt");
+            }
+            unfinished += usize::from(directory.ended().is_none());
+        }
+        Ok(unfinished)
+    }
+
+    /// Removes the directories in which nothing has happened for longer than `keep`. One that cannot
+    /// be removed is told and left. Blocking.
+    pub fn sweep(&self, keep: Duration, running: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+        for directory in self.builds()? {
+            let id = directory.path.file_name().unwrap_or_default().to_string_lossy();
+            let since = directory.ended().unwrap_or_else(|| modified(&directory.path));
+            if running(&id) || since.elapsed().unwrap_or_default() <= keep {
                 continue;
             }
-            let directory = BuildDirectory { path: entry.path() };
-            directory.clear_spool().with_context(|| entry.path().display().to_string())?;
-            match directory.ended() {
-                Some(at) if at.elapsed().unwrap_or_default() > keep => {
-                    directory.remove().with_context(|| format!("remove {}", entry.path().display()))?
-                }
-                Some(_) => {}
-                None if age(&entry.path()) > keep => directory.remove()?,
-                None => interrupted += 1,
+            if let Err(error) = directory.remove() {
+                tracing::warn!(path = %directory.path.display(), %error, "cannot remove an old build directory");
             }
         }
-        Ok(interrupted)
+        Ok(())
+    }
+
+    fn builds(&self) -> anyhow::Result<Vec<BuildDirectory>> {
+        let builds = self.root.join("builds");
+        let entries = fs::read_dir(&builds).and_then(|entries| {
+            entries.map(|entry| entry.map(|entry| BuildDirectory { path: entry.path() })).collect()
+        });
+        entries.with_context(|| format!("read {}", builds.display()))
     }
 }
 
@@ -99,19 +114,28 @@ pub struct BuildDirectory {
 #[derive(Debug)]
 pub enum Known {
     Nothing,
-    /// An earlier attempt was made and did not come to an end.
-    Unfinished,
+    /// An earlier attempt was made, which is not the end of it: it was interrupted, or is to be
+    /// tried again. The next one has this number at least.
+    Unfinished {
+        next_attempt: u32,
+    },
     /// It ended; this is what was said of it.
     Ended(Box<ResultEvent>),
     /// The id belongs to another event.
     Conflict,
 }
 
-/// How far a build is, for whoever looks after a crash.
+/// The last attempt, and how far it came.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BuildState {
     pub attempt: u32,
+    /// A stage of the pipeline, `claimed` before it, or [`BuildState::RETRYING`].
     pub stage: String,
+}
+
+impl BuildState {
+    /// The attempt has ended, by no fault of the build, and another one is to follow.
+    pub const RETRYING: &str = "retrying";
 }
 
 impl BuildDirectory {
@@ -119,20 +143,61 @@ impl BuildDirectory {
         self.path.join("log.ndjson")
     }
 
-    /// Compares the event with what is kept of its id. Blocking.
-    pub fn look(&self, body: Digest) -> anyhow::Result<Known> {
+    /// Whether an event of this id has been here.
+    pub fn exists(&self) -> bool {
+        self.path.join("event.json").exists()
+    }
+
+    /// Compares the event with what is kept of its id. `requeue` is the name of the operator's wish
+    /// that the event be tried again, if it was taken out of the dead letters. Blocking.
+    pub fn look(&self, body: Digest, requeue: Option<&str>) -> anyhow::Result<Known> {
         let Some(event) = read_if_there(&self.path.join("event.json"))? else { return Ok(Known::Nothing) };
         if Digest::of(&event) != body {
             return Ok(Known::Conflict);
         }
-        match read_if_there(&self.path.join("outcome.json"))? {
-            None => Ok(Known::Unfinished),
-            Some(bytes) => {
-                let outcome = serde_json::from_slice(&bytes)
-                    .with_context(|| format!("read {}", self.path.join("outcome.json").display()))?;
-                Ok(Known::Ended(Box::new(outcome)))
-            }
+        let Some(outcome) = read_if_there(&self.path.join("outcome.json"))? else {
+            let state = read_if_there(&self.path.join("state.json"))?
+                .and_then(|bytes| serde_json::from_slice::<BuildState>(&bytes).ok());
+            // Attempts are counted by id and not by message: an event that was published twice has
+            // no more of them.
+            let next_attempt = state.map_or(1, |state| match state.stage.as_str() {
+                BuildState::RETRYING => state.attempt.saturating_add(1),
+                _ => state.attempt,
+            });
+            return Ok(Known::Unfinished { next_attempt });
+        };
+        let outcome: ResultEvent = serde_json::from_slice(&outcome)
+            .with_context(|| format!("read {}", self.path.join("outcome.json").display()))?;
+        let may_change = matches!(outcome.kind, Some(Kind::Infrastructure | Kind::Event));
+        if let Some(requeue) = requeue.filter(|_| may_change)
+            && self.reopen(requeue)?
+        {
+            return Ok(Known::Unfinished { next_attempt: 1 });
         }
+        Ok(Known::Ended(Box::new(outcome)))
+    }
+
+    /// Sets the outcome aside, so that the event is tried again; once for each requeue, since the
+    /// message of a requeue may come more than once.
+    fn reopen(&self, requeue: &str) -> anyhow::Result<bool> {
+        let noted = self.path.join("requeued");
+        if read_if_there(&noted)?.is_some_and(|noted| noted == requeue.as_bytes()) {
+            return Ok(false);
+        }
+        let context = || format!("open {} again", self.path.display());
+        ignore_missing(fs::remove_file(self.path.join("state.json"))).with_context(context)?;
+        fs::rename(self.path.join("outcome.json"), self.free_name("outcome", "json"))
+            .with_context(context)?;
+        self.write("requeued", requeue.as_bytes(), true).with_context(context)?;
+        Ok(true)
+    }
+
+    /// The first of `<name>.1.<extension>`, `<name>.2.<extension>`, … that is not taken.
+    fn free_name(&self, name: &str, extension: &str) -> PathBuf {
+        (1_u64..)
+            .map(|n| self.path.join(format!("{name}.{n}.{extension}")))
+            .find(|path| !path.exists())
+            .expect("numbers do not end")
     }
 
     /// Makes the directory ready for an attempt: keeps the event, sets an earlier attempt's log
@@ -147,8 +212,7 @@ impl BuildDirectory {
         }
         let log = self.log_path();
         if log.exists() {
-            let aside = (1..).map(|n| self.path.join(format!("log.{n}.ndjson"))).find(|path| !path.exists());
-            fs::rename(&log, aside.expect("numbers do not end")).with_context(context)?;
+            fs::rename(&log, self.free_name("log", "ndjson")).with_context(context)?;
         }
         self.note(&BuildState { attempt, stage: "claimed".to_owned() });
         self.clear_spool().with_context(context)?;
@@ -169,6 +233,8 @@ impl BuildDirectory {
 
     /// Keeps the final result, durably: after this, the build has ended. Blocking.
     pub fn end(&self, outcome: &ResultEvent) -> anyhow::Result<()> {
+        // There was no room for it when the build began, or somebody has removed it meanwhile.
+        private_directory(&self.path).with_context(|| self.path.display().to_string())?;
         let bytes = serde_json::to_vec(outcome).context("write the outcome")?;
         self.write("outcome.json", &bytes, true)
             .with_context(|| format!("write {}", self.path.join("outcome.json").display()))
@@ -205,9 +271,8 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn age(path: &Path) -> Duration {
-    let modified = fs::metadata(path).and_then(|entry| entry.modified());
-    modified.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default()
+fn modified(path: &Path) -> SystemTime {
+    fs::metadata(path).and_then(|entry| entry.modified()).unwrap_or_else(|_| SystemTime::now())
 }
 
 fn private_directory(path: &Path) -> io::Result<()> {
@@ -230,58 +295,5 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::deploy::DeployEvent;
-
-    const EVENT: &[u8] = br#"{"version":1,"id":"b-1","namespace":"smoke","app":"web",
-        "commit":"9fceb02d0ae598e95dc970b74767f19372d61af8","fake":{}}"#;
-
-    fn event() -> DeployEvent {
-        DeployEvent::parse(EVENT).unwrap().0
-    }
-
-    #[test]
-    fn is_locked_and_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("data");
-        let first = DataDirectory::open(&root).unwrap();
-        let refused = DataDirectory::open(&root).unwrap_err().to_string();
-        assert!(refused.contains("in use") && refused.contains("data_dir"), "{refused}");
-        for path in [root.clone(), root.join("builds"), root.join("mirrors")] {
-            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
-        }
-        drop(first);
-        DataDirectory::open(&root).unwrap();
-    }
-
-    #[test]
-    fn knows_what_became_of_an_id() {
-        let folder = tempfile::tempdir().unwrap();
-        let data = DataDirectory::open(folder.path()).unwrap();
-        let event = event();
-        let directory = data.build(&event.id);
-        assert!(matches!(directory.look(event.body).unwrap(), Known::Nothing));
-        let spool = directory.begin(EVENT, 1).unwrap();
-        fs::write(spool.join("export.tar"), "left by a crash").unwrap();
-        fs::write(directory.log_path(), "{}\n").unwrap();
-        assert!(matches!(directory.look(event.body).unwrap(), Known::Unfinished));
-        assert!(matches!(directory.look(Digest::of(b"another")).unwrap(), Known::Conflict));
-
-        let spool = directory.begin(EVENT, 2).unwrap();
-        assert_eq!(fs::read_dir(spool).unwrap().count(), 0);
-        assert!(!directory.log_path().exists(), "the first attempt's log was set aside");
-        assert_eq!(fs::read_to_string(directory.path.join("log.1.ndjson")).unwrap(), "{}\n");
-
-        assert_eq!(data.sweep(Duration::from_secs(60), |_| false).unwrap(), 1);
-        let result = ResultEvent::rejected(event.identity(), 2, "no", "worker-1");
-        directory.end(&result).unwrap();
-        let Known::Ended(kept) = directory.look(event.body).unwrap() else { panic!("it has ended") };
-        assert_eq!((kept.id, kept.state, kept.reason), (result.id, result.state, result.reason));
-        assert_eq!(data.sweep(Duration::from_secs(60), |_| false).unwrap(), 0);
-        assert!(directory.path.exists());
-        data.sweep(Duration::ZERO, |_| false).unwrap();
-        assert!(!directory.path.exists(), "it was kept long enough");
-    }
-}
+#[path = "build_directory_tests.rs"]
+mod tests;

@@ -24,8 +24,8 @@ pub enum Settled {
 
 /// The answer to a claim.
 pub enum Claim {
-    /// Build it. The build is running until the guard is dropped.
-    Go(Running),
+    /// Build it, as this attempt. The build is running until the guard is dropped.
+    Go { running: Running, attempt: u32 },
     /// It is running here already; wait for its end.
     Attach(watch::Receiver<Option<Settled>>),
     /// It has ended; this was its result.
@@ -36,7 +36,18 @@ pub enum Claim {
 
 struct Entry {
     body: Digest,
+    /// Whether `body` is known to be the id's own. Until the disk has been asked, it may be the
+    /// intruder, and the other one the first.
+    confirmed: bool,
     settled: watch::Receiver<Option<Settled>>,
+}
+
+/// Why a place could not be taken.
+enum Taken {
+    ByItself(watch::Receiver<Option<Settled>>),
+    ByAnother,
+    /// By another body, which is being looked up.
+    NotKnownYet(watch::Receiver<Option<Settled>>),
 }
 
 type Builds = Arc<Mutex<HashMap<BuildId, Entry>>>;
@@ -52,36 +63,57 @@ impl Claims {
         Self { data, running: Builds::default() }
     }
 
-    /// Claims an event for this process. An error means that the build directory cannot be read.
-    pub async fn claim(&self, event: &DeployEvent) -> anyhow::Result<Claim> {
+    /// Claims an event, delivered as its `attempt`, for this process. `requeue` names the operator's
+    /// wish to have it tried again. An error means that the build directory cannot be read.
+    pub async fn claim(
+        &self,
+        event: &DeployEvent,
+        attempt: u32,
+        requeue: Option<&str>,
+    ) -> anyhow::Result<Claim> {
         // The place is taken before the disk is asked, so that no second delivery comes between.
-        let running = match self.enter(event) {
-            Ok(running) => running,
-            Err(claim) => return Ok(claim),
+        let running = loop {
+            match self.enter(event) {
+                Ok(running) => break running,
+                Err(Taken::ByItself(settled)) => return Ok(Claim::Attach(settled)),
+                Err(Taken::ByAnother) => return Ok(Claim::Conflict),
+                Err(Taken::NotKnownYet(settled)) => drop(attached(settled).await),
+            }
         };
         let (directory, body) = (self.data.build(&event.id), event.body);
-        let known = tokio::task::spawn_blocking(move || directory.look(body)).await??;
-        Ok(match known {
-            Known::Nothing | Known::Unfinished => Claim::Go(running),
-            Known::Ended(result) => Claim::Done(result),
-            Known::Conflict => Claim::Conflict,
-        })
+        let requeue = requeue.map(ToOwned::to_owned);
+        let look = move || directory.look(body, requeue.as_deref());
+        let known = tokio::task::spawn_blocking(look).await??;
+        let next_attempt = match known {
+            Known::Nothing => 1,
+            Known::Unfinished { next_attempt } => next_attempt,
+            Known::Ended(result) => return Ok(Claim::Done(result)),
+            Known::Conflict => return Ok(Claim::Conflict),
+        };
+        running.confirm();
+        Ok(Claim::Go { running, attempt: attempt.max(next_attempt) })
+    }
+
+    /// Whether the id is another event's, as far as this worker knows.
+    pub fn knows(&self, id: &BuildId) -> bool {
+        lock(&self.running).contains_key(id) || self.data.build(id).exists()
     }
 
     pub fn is_running(&self, id: &str) -> bool {
         lock(&self.running).keys().any(|running| running.as_str() == id)
     }
 
-    fn enter(&self, event: &DeployEvent) -> Result<Running, Claim> {
+    fn enter(&self, event: &DeployEvent) -> Result<Running, Taken> {
         let mut builds = lock(&self.running);
         if let Some(entry) = builds.get(&event.id) {
-            return Err(match entry.body == event.body {
-                true => Claim::Attach(entry.settled.clone()),
-                false => Claim::Conflict,
+            return Err(match (entry.body == event.body, entry.confirmed) {
+                (true, _) => Taken::ByItself(entry.settled.clone()),
+                (false, true) => Taken::ByAnother,
+                (false, false) => Taken::NotKnownYet(entry.settled.clone()),
             });
         }
         let (settle, settled) = watch::channel(None);
-        builds.insert(event.id.clone(), Entry { body: event.body, settled });
+        builds.insert(event.id.clone(), Entry { body: event.body, confirmed: false, settled });
         Ok(Running { id: event.id.clone(), settle, builds: self.running.clone() })
     }
 }
@@ -94,6 +126,12 @@ pub struct Running {
 }
 
 impl Running {
+    fn confirm(&self) {
+        if let Some(entry) = lock(&self.builds).get_mut(&self.id) {
+            entry.confirmed = true;
+        }
+    }
+
     /// Tells the attached deliveries how it ended, and ends the claim.
     pub fn settle(self, settled: Settled) {
         self.settle.send_replace(Some(settled));
@@ -139,18 +177,22 @@ mod tests {
         let data = Arc::new(DataDirectory::open(folder.path()).unwrap());
         let claims = Claims::new(data.clone());
         let event = event("web");
-        let Claim::Go(running) = claims.claim(&event).await.unwrap() else { panic!("the first goes") };
+        let Claim::Go { running, attempt: 1 } = claims.claim(&event, 1, None).await.unwrap() else {
+            panic!("the first goes")
+        };
         assert!(claims.is_running("b-1"));
-        let Claim::Attach(wait) = claims.claim(&event).await.unwrap() else { panic!("the second attaches") };
-        assert!(matches!(claims.claim(&self::event("api")).await.unwrap(), Claim::Conflict));
+        let Claim::Attach(wait) = claims.claim(&event, 1, None).await.unwrap() else {
+            panic!("the second attaches")
+        };
+        assert!(matches!(claims.claim(&self::event("api"), 1, None).await.unwrap(), Claim::Conflict));
         running.settle(Settled::Dealt);
         assert_eq!(attached(wait).await, Settled::Dealt);
         assert!(!claims.is_running("b-1"));
 
-        let Claim::Go(running) = claims.claim(&event).await.unwrap() else {
+        let Claim::Go { running, attempt: 1 } = claims.claim(&event, 1, None).await.unwrap() else {
             panic!("not ended, so it goes again")
         };
-        let Claim::Attach(wait) = claims.claim(&event).await.unwrap() else { panic!("attaches") };
+        let Claim::Attach(wait) = claims.claim(&event, 1, None).await.unwrap() else { panic!("attaches") };
         drop(running);
         assert_eq!(attached(wait).await, Settled::GivenUp);
     }

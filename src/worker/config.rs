@@ -12,6 +12,11 @@ use crate::publish::name::Namespace;
 /// The most slots of one worker: each has a channel, a build and its spool.
 const MAX_SLOTS: usize = 256;
 
+/// The longest that any build may be allowed to take.
+const LONGEST_BUILD: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The shortest time for which outcomes are kept.
+const SHORTEST_KEEP: Duration = Duration::from_secs(3600);
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerConfig {
@@ -23,7 +28,7 @@ pub struct WorkerConfig {
     pub slots: usize,
     /// Where `/healthz`, `/readyz` and `/metrics` are served.
     pub status_listen: SocketAddr,
-    /// The time limit, for fetch and build, of an event that names none.
+    /// The time limit of a build whose event names none. The fetch before it has source.fetch_timeout.
     #[serde(with = "humantime_serde")]
     pub build_timeout: Duration,
     /// The longest time limit an event may have; a longer one is cut to it.
@@ -66,6 +71,12 @@ impl WorkerConfig {
         }
         if self.build_timeout.is_zero() {
             faults.add("worker.build_timeout", "is zero; no build could end in time");
+        }
+        if self.max_build_timeout > LONGEST_BUILD {
+            faults.add("worker.max_build_timeout", "is longer than 30 days");
+        }
+        if self.keep_builds < SHORTEST_KEEP {
+            faults.add("worker.keep_builds", "is shorter than an hour; an event may come again within that");
         }
         if self.max_build_timeout < self.build_timeout {
             faults.add("worker.max_build_timeout", "is shorter than worker.build_timeout");

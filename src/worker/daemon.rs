@@ -1,33 +1,38 @@
 //! The daemon: start, slots, drain.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Place, to_program_log};
 use super::build_directory::DataDirectory;
 use super::claims::Claims;
 use super::delivery::Handler;
-use super::intake;
+use super::intake::{self, Intake};
+use super::upkeep;
 use crate::build::docker::DockerEngine;
 use crate::config::Config;
 use crate::pipeline::{Pipeline, Rules};
 use crate::publish::publisher::Publisher;
-use crate::queue::amqp::{Broker, BrokerStatus, DeclareError};
+use crate::queue::amqp::{Broker, DeclareError};
 use crate::source::Sources;
 use crate::store::Store;
 use crate::telemetry::metrics::recorder;
-use crate::telemetry::status::{self, Condition, Readiness};
+use crate::telemetry::status;
 
 /// How long the start waits for the broker before it says that it is up all the same.
 const WAIT_FOR_BROKER: Duration = Duration::from_secs(5);
-/// How often ended builds are looked through for those kept long enough.
-const SWEEP: Duration = Duration::from_secs(3600);
+/// The pause before the topology is declared again after the broker was lost in the middle of it.
+const DECLARE_AGAIN: Duration = Duration::from_secs(1);
+/// How long, while it drains, a worker with something to tell waits for a broker that is away.
+const DRAIN_WITHOUT_BROKER: Duration = Duration::from_secs(30);
+/// How long the status pages' clients may delay the end.
+const CLOSE_STATUS: Duration = Duration::from_secs(2);
 
 /// The two ways to ask a daemon to end.
 #[derive(Clone, Default)]
@@ -38,9 +43,9 @@ pub struct Shutdown {
     pub abort: CancellationToken,
 }
 
-/// The pipeline and the data directory as the configuration says: what a worker and `buildgrid build` share.
-pub fn assemble(config: &Config) -> anyhow::Result<(Pipeline, Arc<DataDirectory>)> {
-    let data = Arc::new(DataDirectory::open(&config.worker.data_dir)?);
+/// The pipeline, with `data_dir` for itself: what a worker and `buildgrid build` share.
+pub fn assemble(config: &Config, data_dir: &Path) -> anyhow::Result<(Pipeline, Arc<DataDirectory>)> {
+    let data = Arc::new(DataDirectory::open(data_dir)?);
     let store = Store::open(&config.store)?;
     let pipeline = Pipeline {
         sources: Sources::new(config.source.clone(), data.mirrors())?,
@@ -67,14 +72,18 @@ pub async fn run(
     ready: impl FnOnce(),
 ) -> anyhow::Result<()> {
     let metrics = recorder()?;
-    let (pipeline, data) = assemble(config)?;
+    let (pipeline, data) = assemble(config, &config.worker.data_dir)?;
     let worker = config.worker.resolved_name();
-    let interrupted = data.sweep(config.worker.keep_builds, |_| false)?;
-    if interrupted > 0 {
-        tracing::info!(builds = interrupted, "builds were interrupted; their events will be delivered again");
+    let unfinished = data.recover()?;
+    if unfinished > 0 {
+        tracing::info!(
+            builds = unfinished,
+            "builds have no outcome yet; their events will be delivered again"
+        );
     }
+    let mut tasks = JoinSet::new();
     let broker = Broker::connect(&config.queue, &worker);
-    let engine = intake::watch_engine(pipeline.engine.clone(), &shutdown.drain);
+    let engine = intake::watch_engine(pipeline.engine.clone(), &mut tasks, &shutdown.drain);
     let handler = Arc::new(Handler {
         place: Place {
             worker: worker.clone(),
@@ -90,20 +99,16 @@ pub async fn run(
         data,
         pipeline,
         abort: shutdown.abort.clone(),
+        give_up: shutdown.abort.child_token(),
     });
-
-    let status = status::serve(
-        listener,
-        readiness(broker.clone(), engine.clone()),
-        metrics,
-        // Served through the drain: operators watch it.
-        shutdown.abort.clone(),
-    );
-    let status = tokio::spawn(status);
+    let intake = Intake::new(handler.clone(), engine, shutdown.drain.clone());
+    // Served through the drain: operators watch it.
+    let closed = CancellationToken::new();
+    let mut pages =
+        tokio::spawn(status::serve(listener, upkeep::readiness(&intake), metrics, closed.clone()));
 
     let slots = config.worker.slots;
     metrics::gauge!("buildgrid_slots_total").set(slots as f64);
-    let mut tasks = JoinSet::new();
     let mut starting = Box::pin(declare(&broker, &shutdown.drain));
     let declared = tokio::time::timeout(WAIT_FOR_BROKER, &mut starting).await;
     if declared.is_err() {
@@ -116,99 +121,88 @@ pub async fn run(
     }
     tracing::info!(worker, slots, "worker started");
     for _ in 0..slots {
-        tasks.spawn(intake::slot(handler.clone(), engine.clone(), shutdown.drain.clone()));
+        tasks.spawn(intake.clone().slot());
     }
-    tasks.spawn(watch_broker(broker.clone(), shutdown.drain.clone()));
-    tasks.spawn(sweep(handler.clone(), config.worker.keep_builds, shutdown.drain.clone()));
+    tasks.spawn(upkeep::watch_broker(broker.clone(), shutdown.drain.clone()));
+    tasks.spawn(upkeep::sweep(handler.clone(), config.worker.keep_builds, shutdown.drain.clone()));
 
-    let ended = drained(&mut tasks, config.worker.drain_timeout, &shutdown).await;
+    let (stop_watching, watching) = (shutdown.drain.clone(), broker.clone());
+    let give_up = handler.give_up.clone();
+    let patience = tokio::spawn(async move { give_up_without(watching, stop_watching, give_up).await });
+    let ended = drained(&mut tasks, &mut pages, config.worker.drain_timeout, &shutdown).await;
+    patience.abort();
     broker.close().await;
-    shutdown.abort.cancel();
-    status.await.context("the status pages ended")??;
+    closed.cancel();
+    // A client that has sent half a request is not waited for.
+    if !pages.is_finished() {
+        let _ = tokio::time::timeout(CLOSE_STATUS, &mut pages).await;
+    }
     ended
 }
 
 /// Declares the topology, waiting for the broker as long as it takes.
 async fn declare(broker: &Broker, drain: &CancellationToken) -> Result<(), DeclareError> {
-    tokio::select! {
-        () = drain.cancelled() => Ok(()),
-        declared = broker.declare() => declared,
+    let declare = async {
+        loop {
+            match broker.declare().await {
+                Err(error) if !error.is_permanent() => {
+                    tracing::warn!(%error, "cannot declare exchanges and queues yet; trying again");
+                    tokio::time::sleep(DECLARE_AGAIN).await;
+                }
+                declared => return declared,
+            }
+        }
+    };
+    drain.run_until_cancelled(declare).await.unwrap_or(Ok(()))
+}
+
+/// After a drain began, lets results wait for a broker that is away only so long: they are kept in
+/// the build directories, and the events will be delivered again.
+async fn give_up_without(broker: Broker, drain: CancellationToken, give_up: CancellationToken) {
+    drain.cancelled().await;
+    loop {
+        tokio::time::sleep(DRAIN_WITHOUT_BROKER).await;
+        if !broker.status().is_ready() {
+            return give_up.cancel();
+        }
     }
 }
 
 /// Waits for every task to end, which they do after a drain. One that ends before is an error, and
 /// after `grace` the rest is given back to the queue.
-async fn drained(tasks: &mut JoinSet<()>, grace: Duration, shutdown: &Shutdown) -> anyhow::Result<()> {
+async fn drained(
+    tasks: &mut JoinSet<()>,
+    pages: &mut JoinHandle<anyhow::Result<()>>,
+    grace: Duration,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let mut result = Ok(());
     let mut overdue = std::pin::pin!(async {
         shutdown.drain.cancelled().await;
         tokio::time::sleep(grace).await;
     });
     loop {
-        tokio::select! {
+        let unexpected = tokio::select! {
             ended = tasks.join_next() => match ended {
                 None => return result,
-                Some(Ok(())) if shutdown.drain.is_cancelled() => {}
-                Some(ended) => {
-                    let error = ended.err().map_or_else(|| "without an error".to_owned(), |error| error.to_string());
-                    tracing::error!(error, "a task of the worker ended although it must not; stopping");
-                    result = Err(anyhow::anyhow!("a task of the worker ended: {error}"));
-                    shutdown.drain.cancel();
-                }
+                Some(Ok(())) if shutdown.drain.is_cancelled() => continue,
+                Some(Ok(())) => "a task of the worker ended".to_owned(),
+                Some(Err(error)) => format!("a task of the worker ended: {error}"),
             },
-            () = &mut overdue, if !shutdown.abort.is_cancelled() => {
-                tracing::warn!(grace_s = grace.as_secs(), "builds still run after worker.drain_timeout; giving them back");
-                shutdown.abort.cancel();
+            ended = &mut *pages, if result.is_ok() => {
+                format!("the status pages ended: {ended:?}")
             }
-        }
-    }
-}
-
-async fn sweep(handler: Arc<Handler>, keep: Duration, drain: CancellationToken) {
-    let mut interval = tokio::time::interval(SWEEP);
-    interval.tick().await;
-    loop {
-        tokio::select! {
-            () = drain.cancelled() => return,
-            _ = interval.tick() => {}
-        }
-        let handler = handler.clone();
-        let swept =
-            tokio::task::spawn_blocking(move || handler.data.sweep(keep, |id| handler.claims.is_running(id)));
-        if let Ok(Err(error)) = swept.await {
-            tracing::warn!(error = format!("{error:#}"), "cannot sweep the build directories");
-        }
-    }
-}
-
-fn readiness(broker: Broker, engine: watch::Receiver<Option<String>>) -> Readiness {
-    Arc::new(move || {
-        vec![
-            Condition { name: "broker", fault: broker_fault(&broker.status()) },
-            Condition { name: "engine", fault: engine.borrow().clone() },
-        ]
-    })
-}
-
-fn broker_fault(status: &BrokerStatus) -> Option<String> {
-    match status {
-        status if status.is_ready() => None,
-        BrokerStatus { blocked: Some(reason), .. } => {
-            Some(format!("the broker takes no messages ({reason}); results wait until its alarm is over"))
-        }
-        BrokerStatus { error: Some(error), .. } => Some(error.clone()),
-        _ => Some("not connected yet".to_owned()),
-    }
-}
-
-/// Keeps `buildgrid_broker_connected` true to the connection.
-async fn watch_broker(broker: Broker, drain: CancellationToken) {
-    let mut watch = broker.watch();
-    loop {
-        let connected = if broker.status().consuming_connected { 1.0 } else { 0.0 };
-        metrics::gauge!("buildgrid_broker_connected").set(connected);
-        if drain.run_until_cancelled(watch.changed()).await.is_none() {
-            return;
-        }
+            () = &mut overdue, if !shutdown.abort.is_cancelled() => {
+                tracing::warn!(
+                    grace_s = grace.as_secs(),
+                    "builds still run after worker.drain_timeout; giving them back"
+                );
+                shutdown.abort.cancel();
+                continue;
+            }
+        };
+        tracing::error!(error = unexpected, "a part ended although it must not; stopping");
+        result = Err(anyhow::Error::msg(unexpected)).context("the worker cannot go on");
+        shutdown.drain.cancel();
     }
 }

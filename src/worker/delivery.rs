@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::attempt::{Attempt, Place};
-use super::build_directory::{BuildDirectory, DataDirectory};
+use super::build_directory::{BuildState, DataDirectory};
 use super::claims::{Claim, Claims, Running, Settled, attached};
 use super::report::Report;
 use crate::event::deploy::{DeployEvent, Rejected};
@@ -21,6 +21,8 @@ use crate::event::result::ResultEvent;
 use crate::pipeline::{Outcome, Pipeline};
 use crate::queue::amqp::{Ack, Broker, BrokerError, Delivery};
 
+/// Ignored fields that are named in the log; an event may have thousands.
+const NAMED_FIELDS: usize = 20;
 /// The pause before an outcome that could not be kept (a full disk) is written again.
 const KEEP_AGAIN: Duration = Duration::from_secs(5);
 
@@ -34,10 +36,22 @@ pub struct Handler {
     pub pipeline: Pipeline,
     /// Cancelled when running builds are to be given back to the queue.
     pub abort: CancellationToken,
+    /// Cancelled when nothing more is to be told to a broker that is away; after `abort` at the latest.
+    pub give_up: CancellationToken,
 }
 
 /// The broker was away until the worker was told to stop: nothing was acked.
 struct GaveUp;
+
+/// What an outcome asks for.
+enum Verdict {
+    /// The last word: kept already, to be told.
+    Tell(ResultEvent),
+    /// Another attempt, after a while.
+    Retry { reason: String },
+    /// The dead letters, for this reason; then the last word.
+    Bury { reason: String, result: ResultEvent },
+}
 
 impl Handler {
     /// Deals with one delivery to its end.
@@ -75,15 +89,16 @@ impl Handler {
             reason = %rejected.reason,
             build_id = identity.as_ref().map(|identity| identity.id.as_str()),
             bytes = delivery.body.len(),
-            "event rejected and dead-lettered"
+            "event rejected; it goes to the dead letters"
         );
-        count("rejected", "event");
         self.dead_letter(delivery, &rejected.reason).await?;
-        if let Some(identity) = identity {
+        // Under an id that is another event's, a result would read as that one's end.
+        if let Some(identity) = identity.filter(|identity| !self.claims.knows(&identity.id)) {
             let result =
                 ResultEvent::rejected(*identity, delivery.attempt, &rejected.reason, &self.place.worker);
             self.publish(&result).await?;
         }
+        count("rejected", "event");
         Ok(Settled::Dealt)
     }
 
@@ -94,13 +109,15 @@ impl Handler {
         ignored: Vec<String>,
     ) -> Result<Settled, GaveUp> {
         if !ignored.is_empty() {
+            let (count, first) = (ignored.len(), &ignored[..ignored.len().min(NAMED_FIELDS)]);
             tracing::info!(
-                fields = ignored.join(", "),
+                count,
+                fields = first.join(", "),
                 "the event has fields that this version does not know; ignored"
             );
         }
-        match self.claims.claim(event).await {
-            Ok(Claim::Go(running)) => Box::pin(self.run(delivery, event, running)).await,
+        match self.claims.claim(event, delivery.attempt, delivery.requeue()).await {
+            Ok(Claim::Go { running, attempt }) => Box::pin(self.run(delivery, event, running, attempt)).await,
             Ok(Claim::Attach(settled)) => {
                 tracing::info!("delivered again while it is being built; waiting for that build's end");
                 Ok(attached(settled).await)
@@ -112,15 +129,18 @@ impl Handler {
             Ok(Claim::Conflict) => {
                 // No result event: the id is the first event's, whose results must stand.
                 let reason = format!("the id {} belongs to another event, with another body", event.id);
-                tracing::warn!(reason, "event rejected and dead-lettered");
+                tracing::warn!(reason, "event rejected; it goes to the dead letters");
+                self.dead_letter(delivery, &reason).await?;
                 count("rejected", "event");
-                self.dead_letter(delivery, &reason).await.map(|()| Settled::Dealt)
+                Ok(Settled::Dealt)
             }
             Err(error) => {
-                let reason = format!("the build directory cannot be read: {error:#}");
-                let started_at = OffsetDateTime::now_utc();
-                let report = self.report(event, delivery, started_at);
-                self.settle(delivery, &report, Outcome::Infrastructure(reason)).await
+                let outcome =
+                    Outcome::Infrastructure(format!("the build directory cannot be read: {error:#}"));
+                log_outcome(&outcome, event, Duration::ZERO);
+                let report = self.report(event, delivery.attempt, OffsetDateTime::now_utc());
+                let verdict = self.judge(&report, &outcome);
+                self.settle(delivery, &report, verdict).await
             }
         }
     }
@@ -131,73 +151,105 @@ impl Handler {
         delivery: &Delivery,
         event: &DeployEvent,
         running: Running,
+        number: u32,
     ) -> Result<Settled, GaveUp> {
         let (started, started_at) = (Instant::now(), OffsetDateTime::now_utc());
-        let report = self.report(event, delivery, started_at);
-        if let (1, Some(waited)) = (delivery.attempt, delivery.waited()) {
+        let report = self.report(event, number, started_at);
+        if let (1, Some(waited)) = (number, delivery.waited()) {
             metrics::histogram!("buildgrid_queue_wait_seconds").record(waited);
         }
-        tracing::info!(attempt = delivery.attempt, "build started");
+        tracing::info!(attempt = number, "build started");
         let attempt = Attempt {
             event,
             body: &delivery.body,
-            number: delivery.attempt,
-            directory: self.directory(event),
+            number,
+            directory: self.data.build(&event.id),
             place: &self.place,
             cancel: &self.abort,
         };
-        // The build does not wait for a broker that is away; the result event does.
+        let build = async {
+            let outcome = attempt.run(&self.pipeline).await;
+            if outcome == Outcome::Cancelled && self.abort.is_cancelled() {
+                tracing::warn!("build stopped and given back to the queue");
+                return Err(GaveUp);
+            }
+            log_outcome(&outcome, event, started.elapsed());
+            let verdict = self.judge(&report, &outcome);
+            if let Verdict::Tell(result) = &verdict {
+                self.keep(event, result).await?;
+            }
+            Ok(verdict)
+        };
+        // The build does not wait for a broker that is away; the result events do.
         let start = report.started();
-        let (told, outcome) = tokio::join!(self.publish(&start), attempt.run(&self.pipeline));
+        let (told, verdict) = tokio::join!(self.publish(&start), build);
+        let verdict = verdict?;
         told?;
-        if outcome == Outcome::Cancelled && self.abort.is_cancelled() {
-            tracing::warn!("build stopped and given back to the queue");
-            return Ok(Settled::GivenUp);
-        }
-        log_outcome(&outcome, event, started.elapsed());
-        let settled = self.settle(delivery, &report, outcome).await?;
+        let settled = self.settle(delivery, &report, verdict).await?;
         running.settle(settled);
         Ok(settled)
     }
 
-    /// Writes down and tells what came of an attempt, up to but without the ack.
+    /// What becomes of an event whose attempt ended like this.
+    fn judge(&self, report: &Report<'_>, outcome: &Outcome) -> Verdict {
+        match outcome {
+            Outcome::Infrastructure(reason) if report.attempt < self.max_attempts => {
+                Verdict::Retry { reason: reason.clone() }
+            }
+            Outcome::Infrastructure(reason) => Verdict::Bury {
+                reason: format!("gave up after {} attempts: {reason}", report.attempt),
+                result: report.ended(outcome),
+            },
+            Outcome::Rejected(reason) => {
+                Verdict::Bury { reason: reason.clone(), result: report.ended(outcome) }
+            }
+            Outcome::Published(_) | Outcome::Failed(_) | Outcome::Cancelled => {
+                Verdict::Tell(report.ended(outcome))
+            }
+        }
+    }
+
+    /// Tells what came of an attempt and, where it is not kept yet, keeps it; up to but without the
+    /// ack. What must not be lost comes before what would hide it: the dead letter before the outcome,
+    /// and the copy for the retry queue last, since an abort before it gives back the original.
     async fn settle(
         &self,
         delivery: &Delivery,
         report: &Report<'_>,
-        outcome: Outcome,
+        verdict: Verdict,
     ) -> Result<Settled, GaveUp> {
-        let next = delivery.attempt.saturating_add(1);
-        if let Outcome::Infrastructure(reason) = &outcome {
-            if next <= self.max_attempts {
-                let delay = self
-                    .broker
-                    .publish_retry(delivery, next, reason, &self.abort)
-                    .await
-                    .map_err(|error| gave_up(&error))?;
+        match verdict {
+            Verdict::Tell(result) => {
+                self.publish(&result).await?;
+                count_result(&result);
+            }
+            Verdict::Bury { reason, result } => {
+                self.dead_letter(delivery, &reason).await?;
+                self.keep(report.event, &result).await?;
+                self.publish(&result).await?;
+                count_result(&result);
+            }
+            Verdict::Retry { reason } => {
+                self.publish(&report.retrying(reason.clone())).await?;
+                let next = report.attempt.saturating_add(1);
+                let state = BuildState { attempt: report.attempt, stage: BuildState::RETRYING.to_owned() };
+                let directory = self.data.build(&report.event.id);
+                let noted = tokio::task::spawn_blocking(move || directory.note(&state)).await;
+                noted.unwrap_or_else(|error| tracing::error!(%error, "cannot note the build's state"));
+                let copied = self.broker.publish_retry(delivery, next, &reason, &self.give_up).await;
+                let delay = copied.map_err(|error| gave_up(&error))?;
                 tracing::info!(attempt = next, delay_s = delay.as_secs(), "will be tried again");
                 count("retrying", "infrastructure");
-                self.publish(&report.retrying(reason.clone())).await?;
-                return Ok(Settled::Dealt);
             }
-            let reason = format!("gave up after {} attempts: {reason}", delivery.attempt);
-            self.dead_letter(delivery, &reason).await?;
         }
-        if let Outcome::Rejected(reason) = &outcome {
-            self.dead_letter(delivery, reason).await?;
-        }
-        let result = report.ended(&outcome);
-        count(result.state.as_str(), result.kind.map_or("none", |kind| kind.as_str()));
-        self.keep(self.directory(report.event), &result).await?;
-        self.publish(&result).await?;
         Ok(Settled::Dealt)
     }
 
     /// Keeps the result in the build directory; waits for room where there is none.
-    async fn keep(&self, directory: BuildDirectory, result: &ResultEvent) -> Result<(), GaveUp> {
+    async fn keep(&self, event: &DeployEvent, result: &ResultEvent) -> Result<(), GaveUp> {
         let result = Arc::new(result.clone());
         loop {
-            let (directory, kept) = (directory.clone(), result.clone());
+            let (directory, kept) = (self.data.build(&event.id), result.clone());
             let written = tokio::task::spawn_blocking(move || directory.end(&kept)).await;
             match written.map_err(anyhow::Error::from).and_then(|written| written) {
                 Ok(()) => return Ok(()),
@@ -205,34 +257,24 @@ impl Handler {
                     tracing::error!(error = format!("{error:#}"), "the outcome cannot be kept; trying again");
                 }
             }
-            tokio::select! {
-                () = self.abort.cancelled() => return Err(GaveUp),
-                () = tokio::time::sleep(KEEP_AGAIN) => {}
+            if self.abort.run_until_cancelled(tokio::time::sleep(KEEP_AGAIN)).await.is_none() {
+                return Err(GaveUp);
             }
         }
     }
 
     async fn publish(&self, result: &ResultEvent) -> Result<(), GaveUp> {
-        self.broker.publish_result(result, &self.abort).await.map_err(|error| gave_up(&error))
+        self.broker.publish_result(result, &self.give_up).await.map_err(|error| gave_up(&error))
     }
 
     async fn dead_letter(&self, delivery: &Delivery, reason: &str) -> Result<(), GaveUp> {
-        self.broker.dead_letter(delivery, reason, &self.abort).await.map_err(|error| gave_up(&error))
+        self.broker.dead_letter(delivery, reason, &self.give_up).await.map_err(|error| gave_up(&error))
     }
 
-    fn directory(&self, event: &DeployEvent) -> BuildDirectory {
-        self.data.build(&event.id)
-    }
-
-    fn report<'a>(
-        &'a self,
-        event: &'a DeployEvent,
-        delivery: &Delivery,
-        started_at: OffsetDateTime,
-    ) -> Report<'a> {
+    fn report<'a>(&'a self, event: &'a DeployEvent, attempt: u32, started_at: OffsetDateTime) -> Report<'a> {
         Report {
             event,
-            attempt: delivery.attempt,
+            attempt,
             worker: &self.place.worker,
             registry_host: &self.place.registry_host,
             started_at,
@@ -243,6 +285,10 @@ impl Handler {
 fn gave_up(error: &BrokerError) -> GaveUp {
     tracing::warn!(%error, "stopped while the broker was away; the event will be delivered again");
     GaveUp
+}
+
+fn count_result(result: &ResultEvent) {
+    count(result.state.as_str(), result.kind.map_or("none", |kind| kind.as_str()));
 }
 
 fn count(outcome: &'static str, kind: &'static str) {
@@ -260,7 +306,7 @@ fn log_outcome(outcome: &Outcome, event: &DeployEvent, elapsed: Duration) {
         Outcome::Failed(failure) => {
             tracing::info!(reason = failure.reason, step = failure.step, elapsed_ms, "build failed");
         }
-        Outcome::Rejected(reason) => tracing::warn!(reason, "event rejected and dead-lettered"),
+        Outcome::Rejected(reason) => tracing::warn!(reason, "event rejected; it goes to the dead letters"),
         Outcome::Cancelled => tracing::info!(elapsed_ms, "build cancelled"),
         Outcome::Infrastructure(reason) => {
             tracing::warn!(reason, elapsed_ms, "infrastructure failed, not the build")

@@ -1,29 +1,41 @@
 //! Intake: slots that take deliveries, one each at a time, while the engine answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::Handler;
 use crate::build::docker::DockerEngine;
-use crate::queue::amqp::Subscription;
+use crate::queue::amqp::{Broker, Subscription};
 
 /// How often the engine is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(5);
-/// The pause before a slot subscribes again after its consumer ended or could not begin.
+/// The pause before a slot subscribes again after its consumer ended or could not begin; it doubles
+/// with each failure in a row.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
+/// The longest such pause.
+const RESUBSCRIBE_AT_MOST: Duration = Duration::from_secs(10);
 
-/// Watches the engine; the value is what is wrong with it. Without an engine nothing can be wrong.
+/// What is wrong with the engine, as it changes.
+type EngineFault = watch::Receiver<Option<String>>;
+
+/// Watches the engine. Without one, nothing can be wrong with it.
 pub fn watch_engine(
     engine: Option<DockerEngine>,
+    tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
-) -> watch::Receiver<Option<String>> {
+) -> EngineFault {
     let waiting = engine.is_some().then(|| "not asked yet".to_owned());
     let (fault, watched) = watch::channel(waiting);
     if let Some(engine) = engine {
-        tokio::spawn(stop.clone().run_until_cancelled_owned(probe_for_ever(engine, fault)));
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(probe_for_ever(engine, fault)).await;
+        });
     }
     watched
 }
@@ -35,13 +47,7 @@ async fn probe_for_ever(engine: DockerEngine, fault: watch::Sender<Option<String
         let healthy = found.is_none();
         if known != Some(healthy) {
             match &found {
-                None => {
-                    tracing::info!("the Docker engine answers");
-                    // A worker that was killed may have left images behind on it.
-                    if let Err(error) = engine.sweep().await {
-                        tracing::warn!(%error, "cannot remove what earlier builds left on the Docker engine");
-                    }
-                }
+                None => tracing::info!("the Docker engine answers"),
                 Some(error) => tracing::warn!(error, "the Docker engine does not answer; taking no events"),
             }
             known = Some(healthy);
@@ -55,60 +61,91 @@ async fn probe_for_ever(engine: DockerEngine, fault: watch::Sender<Option<String
     }
 }
 
-/// One slot: a channel of its own, one delivery at a time, until `drain`.
-pub async fn slot(
-    handler: Arc<Handler>,
-    mut engine: watch::Receiver<Option<String>>,
-    drain: CancellationToken,
-) {
-    while !drain.is_cancelled() {
-        let subscription = async {
-            until(&mut engine, Option::is_none).await;
-            handler.broker.subscribe().await
-        };
-        let subscribed = tokio::select! {
-            () = drain.cancelled() => return,
-            subscribed = subscription => subscribed,
-        };
-        match subscribed {
-            Ok(subscription) => consume(&handler, subscription, &mut engine, &drain).await,
-            Err(error) => tracing::warn!(%error, "cannot subscribe; trying again"),
-        }
-        tokio::select! {
-            () = drain.cancelled() => return,
-            () = tokio::time::sleep(RESUBSCRIBE) => {}
-        }
-    }
-}
-
 /// Waits for the engine to be as asked; for ever once nobody watches it any more.
-async fn until(engine: &mut watch::Receiver<Option<String>>, state: impl FnMut(&Option<String>) -> bool) {
+async fn until(engine: &mut EngineFault, state: impl FnMut(&Option<String>) -> bool) {
     if engine.wait_for(state).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Takes deliveries until the subscription ends, the engine is away, or the worker drains. Whatever
-/// was delivered and not begun goes back to the queue when the subscription is dropped.
-async fn consume(
-    handler: &Handler,
-    mut subscription: Subscription,
-    engine: &mut watch::Receiver<Option<String>>,
-    drain: &CancellationToken,
-) {
-    loop {
-        let delivery = tokio::select! {
-            biased;
-            () = drain.cancelled() => break,
-            () = until(engine, Option::is_some) => break,
-            delivery = subscription.next() => delivery,
-        };
-        let Some(delivery) = delivery else {
-            tracing::warn!("the broker ended the subscription; subscribing again");
-            break;
-        };
-        metrics::gauge!("buildgrid_slots_busy").increment(1);
-        handler.handle(delivery).await;
-        metrics::gauge!("buildgrid_slots_busy").decrement(1);
+/// What the slots share.
+#[derive(Clone)]
+pub struct Intake {
+    handler: Arc<Handler>,
+    engine: EngineFault,
+    drain: CancellationToken,
+    /// Slots that are subscribed, building or waiting.
+    subscribed: Arc<AtomicUsize>,
+}
+
+impl Intake {
+    pub fn new(handler: Arc<Handler>, engine: EngineFault, drain: CancellationToken) -> Self {
+        Self { handler, engine, drain, subscribed: Arc::default() }
+    }
+
+    pub fn broker(&self) -> &Broker {
+        &self.handler.broker
+    }
+
+    /// What is wrong with the engine.
+    pub fn engine_fault(&self) -> Option<String> {
+        self.engine.borrow().clone()
+    }
+
+    /// Why no events are taken, if none are.
+    pub fn fault(&self) -> Option<String> {
+        if self.drain.is_cancelled() {
+            return Some("draining: running builds go on, no event is taken".to_owned());
+        }
+        match self.subscribed.load(Ordering::Relaxed) {
+            0 => Some("no slot is subscribed; the log says why".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// One slot: a channel of its own, one delivery at a time, until the drain.
+    pub async fn slot(mut self) {
+        let drain = self.drain.clone();
+        let mut pause = RESUBSCRIBE;
+        while !drain.is_cancelled() {
+            let subscription = async {
+                until(&mut self.engine, Option::is_none).await;
+                self.handler.broker.subscribe().await
+            };
+            match drain.run_until_cancelled(subscription).await {
+                None => return,
+                Some(Ok(subscription)) => {
+                    pause = RESUBSCRIBE;
+                    self.subscribed.fetch_add(1, Ordering::Relaxed);
+                    self.consume(subscription).await;
+                    self.subscribed.fetch_sub(1, Ordering::Relaxed);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, retry_s = pause.as_secs(), "cannot subscribe; trying again");
+                }
+            }
+            drain.run_until_cancelled(tokio::time::sleep(pause)).await;
+            pause = RESUBSCRIBE_AT_MOST.min(pause * 2);
+        }
+    }
+
+    /// Takes deliveries until the subscription ends, the engine is away, or the worker drains. Whatever
+    /// was delivered and not begun goes back to the queue when the subscription is dropped.
+    async fn consume(&mut self, mut subscription: Subscription) {
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = self.drain.cancelled() => return,
+                () = until(&mut self.engine, Option::is_some) => return,
+                delivery = subscription.next() => delivery,
+            };
+            let Some(delivery) = delivery else {
+                tracing::warn!("the broker ended the subscription; subscribing again");
+                return;
+            };
+            metrics::gauge!("buildgrid_slots_busy").increment(1);
+            self.handler.handle(delivery).await;
+            metrics::gauge!("buildgrid_slots_busy").decrement(1);
+        }
     }
 }

@@ -12,3 +12,4 @@ pub mod daemon;
 mod delivery;
 mod intake;
 mod report;
+mod upkeep;

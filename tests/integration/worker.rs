@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use buildgrid::event::result::{Kind, State};
 use buildgrid::publish::name::ImageName;
+use buildgrid::queue::amqp::Selection;
 use buildgrid::store::Store;
 use buildgrid::store::digest::Digest;
 use buildgrid::timeline::entry::Stream;
@@ -158,6 +159,65 @@ async fn infrastructure_is_tried_again_and_then_given_up() {
     let letter = grid.dead_letter().await;
     assert!(letter.reason.contains("2 attempts"), "{}", letter.reason);
     assert!(grid.build_directory("b-1").join("log.1.ndjson").exists(), "the first attempt's log is kept");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requeued_dead_letter_is_tried_again() {
+    let mut grid = TestGrid::with(|config| config.fake.namespaces.clear()).await;
+    grid.publish(fake_event("b-1", &quick(1))).await;
+    let rejected = grid.result("b-1", State::Rejected).await;
+    assert!(rejected.reason.unwrap().contains("fake.namespaces"));
+    // The operator mends the configuration and puts the event back.
+    grid.shutdown().drain.cancel();
+    grid.worker_ended().await.unwrap();
+    grid.config.fake.namespaces = vec!["smoke".parse().unwrap()];
+    grid.start_worker().await;
+    grid.broker.requeue_letters(&Selection::All, |_| ()).await.unwrap();
+    grid.result("b-1", State::Published).await;
+    // What comes again by itself is answered, not built.
+    grid.publish(fake_event("b-1", &quick(1))).await;
+    grid.nth_result("b-1", State::Published, 2).await;
+    assert_eq!(grid.results("b-1").iter().filter(|r| r.state == State::Started).count(), 2);
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_event_under_a_known_id_does_not_touch_the_first() {
+    let grid = TestGrid::start().await;
+    let good = fake_event("b-1", &quick(1));
+    grid.publish(good.clone()).await;
+    grid.result("b-1", State::Published).await;
+    grid.publish(good.replace("\"fake\"", "\"build\":{\"no_cash\":true},\"fake\"")).await;
+    assert!(grid.dead_letter().await.reason.contains("no_cash"));
+    grid.publish(good).await;
+    grid.nth_result("b-1", State::Published, 2).await;
+    assert!(grid.results("b-1").iter().all(|result| result.state != State::Rejected));
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_image_is_repaired_by_building_it_again() {
+    let grid = TestGrid::start().await;
+    grid.publish(fake_event("first", &quick(1))).await;
+    let first = grid.result("first", State::Published).await;
+    let hex = first.digest.unwrap().hex();
+    let manifest = grid
+        .config
+        .store
+        .path
+        .join("docker/registry/v2/blobs/sha256")
+        .join(&hex[..2])
+        .join(&hex)
+        .join("data");
+    std::fs::write(&manifest, "rot").unwrap();
+    grid.publish(fake_event("second", &quick(1))).await;
+    let second = grid.result("second", State::Published).await;
+    assert!(!second.reused);
+    assert_eq!(second.digest, first.digest, "the same image");
+    let store = Store::open_read_only(&grid.config.store).unwrap();
+    let repository = "smoke/web.fake".parse().unwrap();
+    assert!(store.manifest(&repository, first.digest.unwrap()).await.unwrap().is_some());
     grid.finish().await;
 }
 

@@ -30,6 +30,7 @@ pub struct Delivery {
     pub attempt: u32,
     /// Whether the broker may have delivered it before. Not to be trusted as a count.
     pub redelivered: bool,
+    requeue: Option<String>,
     properties: BasicProperties,
     acker: lapin::Acker,
     /// Keeps the channel open when the subscription is dropped first.
@@ -79,6 +80,7 @@ impl Subscription {
         match self.consumer.next().await? {
             Ok(delivery) => Some(Delivery {
                 attempt: message::attempt(&delivery.properties),
+                requeue: message::text(&delivery.properties, message::REQUEUE),
                 body: delivery.data,
                 redelivered: delivery.redelivered,
                 properties: delivery.properties,
@@ -108,6 +110,11 @@ impl Delivery {
         let options = BasicNackOptions { requeue: true, ..Default::default() };
         // On a dead channel the broker has it back already.
         let _ = self.acker.nack(options).await;
+    }
+
+    /// Names the operator's wish that the event be tried again, where it comes out of the dead letters.
+    pub fn requeue(&self) -> Option<&str> {
+        self.requeue.as_deref()
     }
 
     /// How long ago it was published, where its publisher says when; AMQP has whole seconds.

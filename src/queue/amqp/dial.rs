@@ -14,19 +14,9 @@ use tokio::net::lookup_host;
 use super::error::BrokerError;
 use crate::queue::{BrokerUrl, QueueConfig};
 
-/// The URL to connect to: of the file, if one is named, as it is now.
-pub(super) async fn url(config: &QueueConfig) -> Result<BrokerUrl, BrokerError> {
-    let Some(file) = &config.url_file else { return Ok(config.url.clone()) };
-    let shown = file.display();
-    let text = tokio::fs::read_to_string(file)
-        .await
-        .map_err(|error| BrokerError::Settings(format!("queue.url_file {shown}: {error}")))?;
-    text.trim().parse().map_err(|error| BrokerError::Settings(format!("queue.url_file {shown}: {error}")))
-}
-
 /// Connects and logs in. `name` is what the broker's list of connections shows.
 pub(super) async fn connect(config: &QueueConfig, name: &str) -> Result<Connection, BrokerError> {
-    let url = url(config).await?;
+    let url = config.resolved_url().map_err(BrokerError::Settings)?;
     let mut uri: AMQPUri = url.expose().parse().map_err(BrokerError::Settings)?;
     // lapin's parser takes an IPv6 address for no host at all and would go to localhost.
     uri.authority.host = url.host().to_owned();

@@ -43,6 +43,9 @@ pub enum DeclareError {
         "{object} exists with another {argument}: {detail}; delete it once it is empty, or set the queue section of the configuration to what it has"
     )]
     Arguments { object: String, argument: String, detail: String },
+    /// The broker does not let it be made, for a reason of its own: a limit, a lock, a version.
+    #[error("{object} cannot be declared: {detail}")]
+    Refused { object: String, detail: String },
     #[error("{object} does not exist; create it, or set queue.declare = \"auto\"")]
     Missing { object: String },
     #[error("{object}: access refused: {detail}")]
@@ -84,13 +87,14 @@ impl DeclareError {
         match BrokerError::from(error) {
             BrokerError::Missing(_) => Self::Missing { object },
             BrokerError::Access(detail) => Self::Access { object, detail },
-            BrokerError::Refused(text) => {
-                let (argument, detail) = match inequivalent(&text) {
-                    Some((argument, detail)) => (format!("argument {argument:?}"), detail.to_owned()),
-                    None => ("definition".to_owned(), text),
-                };
-                Self::Arguments { object, argument, detail }
-            }
+            BrokerError::Refused(text) => match inequivalent(&text) {
+                Some((argument, detail)) => Self::Arguments {
+                    object,
+                    argument: format!("argument {argument:?}"),
+                    detail: detail.to_owned(),
+                },
+                None => Self::Refused { object, detail: text },
+            },
             other => Self::Broker(other),
         }
     }
@@ -99,7 +103,7 @@ impl DeclareError {
 /// Takes RabbitMQ's sentence apart: `PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue
 /// 'q' in vhost '/': received the value '1' of type 'long' but current is none`.
 fn inequivalent(text: &str) -> Option<(&str, &str)> {
-    let (_, rest) = text.split_once("inequivalent arg '").or_else(|| text.split_once("invalid arg '"))?;
+    let (_, rest) = text.split_once("inequivalent arg '")?;
     let (argument, rest) = rest.split_once('\'')?;
     let (_, detail) = rest.split_once("': ")?;
     Some((argument, detail))

@@ -11,7 +11,7 @@ use lapin::{Acker, Channel};
 use super::broker::Broker;
 use super::error::BrokerError;
 use super::letter::{Letter, LetterError, Letters, Selection};
-use super::message::{Headers, short};
+use super::message::{Headers, REQUEUE, short};
 use super::publish::Message;
 
 impl Broker {
@@ -95,7 +95,7 @@ impl Broker {
                 exchange: "",
                 key: &self.config().builds,
                 mandatory: true,
-                properties: Headers::default().into_properties(),
+                properties: Headers::default().text(REQUEUE, &taken.letter.name).into_properties(),
                 body: &taken.body,
             };
             self.publisher().publish(&message).await?;

@@ -16,6 +16,10 @@ pub(super) const WORKER: &str = "x-buildgrid-worker";
 /// When it did, in RFC 3339.
 pub(super) const AT: &str = "x-buildgrid-at";
 
+/// The name of the dead letter that an operator has put back into the queue: the event is to be tried
+/// again, whatever became of it.
+pub(super) const REQUEUE: &str = "x-buildgrid-requeue";
+
 /// The longest reason in a header, in bytes: headers must fit into one frame, 128 KiB by RabbitMQ's
 /// default, and a reason is read in a listing. The log has the rest.
 const MAX_REASON: usize = 2048;

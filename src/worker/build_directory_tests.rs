@@ -1,0 +1,68 @@
+//! Tests of the build directories.
+
+use super::*;
+use crate::event::deploy::DeployEvent;
+
+const EVENT: &[u8] = br#"{"version":1,"id":"b-1","namespace":"smoke","app":"web",
+    "commit":"9fceb02d0ae598e95dc970b74767f19372d61af8","fake":{}}"#;
+
+fn event() -> DeployEvent {
+    DeployEvent::parse(EVENT).unwrap().0
+}
+
+#[test]
+fn is_locked_and_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("data");
+    let first = DataDirectory::open(&root).unwrap();
+    let refused = DataDirectory::open(&root).unwrap_err().to_string();
+    assert!(refused.contains("in use") && refused.contains("data_dir"), "{refused}");
+    for path in [root.clone(), root.join("builds"), root.join("mirrors")] {
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+    drop(first);
+    DataDirectory::open(&root).unwrap();
+}
+
+#[test]
+fn knows_what_became_of_an_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = DataDirectory::open(folder.path()).unwrap();
+    let event = event();
+    let directory = data.build(&event.id);
+    assert!(matches!(directory.look(event.body, None).unwrap(), Known::Nothing));
+    let spool = directory.begin(EVENT, 1).unwrap();
+    fs::write(spool.join("export.tar"), "left by a crash").unwrap();
+    fs::write(directory.log_path(), "{}\n").unwrap();
+    assert!(matches!(directory.look(event.body, None).unwrap(), Known::Unfinished { next_attempt: 1 }));
+    assert!(matches!(directory.look(Digest::of(b"another"), None).unwrap(), Known::Conflict));
+
+    let spool = directory.begin(EVENT, 2).unwrap();
+    assert_eq!(fs::read_dir(&spool).unwrap().count(), 0);
+    assert!(!directory.log_path().exists(), "the first attempt's log was set aside");
+    assert_eq!(fs::read_to_string(directory.path.join("log.1.ndjson")).unwrap(), "{}\n");
+
+    assert_eq!(data.recover().unwrap(), 1);
+    assert!(!spool.exists(), "nothing runs, so the spool was left by a crash");
+    directory.note(&BuildState { attempt: 2, stage: BuildState::RETRYING.to_owned() });
+    let known = directory.look(event.body, None).unwrap();
+    assert!(matches!(known, Known::Unfinished { next_attempt: 3 }), "{known:?}");
+    let result = ResultEvent::rejected(event.identity(), 3, "no", "worker-1");
+    directory.end(&result).unwrap();
+    let Known::Ended(kept) = directory.look(event.body, None).unwrap() else { panic!("it has ended") };
+    assert_eq!((kept.id, kept.state, kept.reason), (result.id, result.state, result.reason));
+    assert_eq!(data.recover().unwrap(), 0);
+
+    let known = directory.look(event.body, Some("wish-1")).unwrap();
+    assert!(matches!(known, Known::Unfinished { next_attempt: 1 }), "a requeue opens it again: {known:?}");
+    let result = ResultEvent::rejected(event.identity(), 1, "still no", "worker-1");
+    directory.end(&result).unwrap();
+    let known = directory.look(event.body, Some("wish-1")).unwrap();
+    assert!(matches!(known, Known::Ended(_)), "and the same requeue once only: {known:?}");
+
+    data.sweep(Duration::from_secs(60), |_| false).unwrap();
+    assert!(directory.path.exists());
+    data.sweep(Duration::ZERO, |_| false).unwrap();
+    assert!(!directory.path.exists(), "it was kept long enough");
+}

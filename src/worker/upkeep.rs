@@ -1,0 +1,69 @@
+//! What a worker does beside building: it says whether it is ready, and removes what is old.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::delivery::Handler;
+use super::intake::Intake;
+use crate::queue::amqp::{Broker, BrokerStatus};
+use crate::telemetry::status::{Condition, Readiness};
+
+/// How often build directories and the engine are looked through for what is old.
+const SWEEP: Duration = Duration::from_secs(3600);
+
+/// Ready is a worker that takes events: broker, engine and subscriptions are there, and it does not drain.
+pub fn readiness(intake: &Intake) -> Readiness {
+    let intake = intake.clone();
+    Arc::new(move || {
+        vec![
+            Condition { name: "broker", fault: broker_fault(&intake.broker().status()) },
+            Condition { name: "engine", fault: intake.engine_fault() },
+            Condition { name: "queue", fault: intake.fault() },
+        ]
+    })
+}
+
+fn broker_fault(status: &BrokerStatus) -> Option<String> {
+    match status {
+        status if status.is_ready() => None,
+        BrokerStatus { blocked: Some(reason), .. } => {
+            Some(format!("the broker takes no messages ({reason}); results wait until its alarm is over"))
+        }
+        BrokerStatus { error: Some(error), .. } => Some(error.clone()),
+        _ => Some("not connected yet".to_owned()),
+    }
+}
+
+/// Keeps `buildgrid_broker_connected` true to the connection.
+pub async fn watch_broker(broker: Broker, drain: CancellationToken) {
+    let mut watch = broker.watch();
+    loop {
+        let connected = if broker.status().consuming_connected { 1.0 } else { 0.0 };
+        metrics::gauge!("buildgrid_broker_connected").set(connected);
+        if drain.run_until_cancelled(watch.changed()).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Removes the directories of builds that ended longer than `keep` ago, and what killed workers have
+/// left on the engine.
+pub async fn sweep(handler: Arc<Handler>, keep: Duration, drain: CancellationToken) {
+    let mut interval = tokio::time::interval(SWEEP);
+    while drain.run_until_cancelled(interval.tick()).await.is_some() {
+        let directories = handler.clone();
+        let swept = tokio::task::spawn_blocking(move || {
+            directories.data.sweep(keep, |id| directories.claims.is_running(id))
+        });
+        if let Ok(Err(error)) = swept.await {
+            tracing::warn!(error = format!("{error:#}"), "cannot sweep the build directories");
+        }
+        if let Some(engine) = &handler.pipeline.engine
+            && let Some(Err(error)) = drain.run_until_cancelled(engine.sweep()).await
+        {
+            tracing::warn!(%error, "cannot remove what earlier builds left on the Docker engine");
+        }
+    }
+}
