@@ -58,7 +58,8 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Worker(args) => worker::run(args, &config).await,
         Command::Registry(args) => registry::run(args, &config).await,
         Command::Enqueue(args) => enqueue::run(args, &config.queue).await,
-        Command::Build(args) => build::run(args, &config).await,
+        // Boxed: the whole way of a build is a large future.
+        Command::Build(args) => Box::pin(build::run(args, &config)).await,
         Command::Credential(args) => {
             credential::run(args, &config.store, &config.registry.host).await.map(|()| Exit::Done)
         }
