@@ -227,8 +227,6 @@ impl Pipeline {
         let dockerfile = context.dockerfile.clone();
         let (stream, sent) = context.split();
         let request = BuildRequest {
-            id: event.id.clone(),
-            attempt: run.attempt,
             namespace: event.namespace.clone(),
             dockerfile,
             target: options.target.clone(),

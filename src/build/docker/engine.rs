@@ -16,7 +16,6 @@ use super::tags::{self, private_tag};
 use super::transport::{Address, Transport};
 use super::watch::{Pulse, SILENCE};
 use crate::build::engine::{BuildError, BuiltImage};
-use crate::event::deploy::BuildId;
 use crate::timeline::sink::LogSink;
 
 /// A Docker engine that builds images with BuildKit. Any number of builds can run at a time.
@@ -55,14 +54,15 @@ impl DockerEngine {
         if cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
-        self.ping().await?;
-        let tag = private_tag(&request.id, request.attempt);
+        self.answers().await?;
+        let id = uuid::Uuid::now_v7().to_string();
+        let tag = private_tag(&id);
         let spool = request.spool.clone();
         // Severed at the end of this function, also when its future is dropped.
         let severed = CancellationToken::new();
         let _sever = severed.clone().drop_guard();
         let transport = Transport { address: self.address.clone(), severed };
-        let image = match session::solve(self, &transport, request, &tag, log, cancel).await {
+        let image = match session::solve(self, &transport, request, &id, &tag, log, cancel).await {
             Ok(()) => export::export(self, &transport, &tag, &spool, log, cancel).await,
             Err(error) => Err(error),
         };
@@ -70,11 +70,6 @@ impl DockerEngine {
             tracing::warn!(%tag, %error, "a build's tag was left on the docker engine; a later sweep removes it");
         }
         image
-    }
-
-    /// Removes what an attempt has left on the engine when its worker ended in the middle of it.
-    pub async fn discard(&self, id: &BuildId, attempt: u32) -> Result<(), BuildError> {
-        self.remove(&private_tag(id, attempt)).await
     }
 
     /// Removes the private tags that crashed workers have left: those that are older than any build
@@ -109,11 +104,6 @@ impl DockerEngine {
         }
     }
 
-    async fn ping(&self) -> Result<(), BuildError> {
-        let docker = self.short();
-        self.within(docker.ping()).await.map(drop)
-    }
-
     /// Waits for a short call's answer.
     pub(super) async fn within<T>(
         &self,
@@ -141,7 +131,7 @@ impl DockerEngine {
     /// A client for short calls.
     pub(super) fn short(&self) -> Docker {
         // `within` keeps the time, over the answer's body too; the client's own limit must not come first.
-        self.docker(self.transport(), self.config.timeout * 2)
+        self.docker(self.transport(), self.config.timeout.saturating_mul(2))
     }
 
     /// A client over `transport`, which waits `timeout` for an answer to begin.

@@ -70,7 +70,8 @@ const NO_IMAGE: [&str; 7] = [
 /// Whose fault `error` is, with which BuildKit has ended a build of `dockerfile`.
 pub(super) fn classify(error: &str, failed: Option<FailedStep>, dockerfile: &str) -> BuildError {
     let message = plain(error);
-    let lower = message.to_lowercase();
+    // ASCII alone keeps the length, so that a place in one is the same place in the other.
+    let lower = message.to_ascii_lowercase();
     let step = failed.as_ref().map(|step| step.name.as_str());
     let own = |reason: String| {
         let (step, excerpt) = match failed.clone() {
@@ -80,6 +81,11 @@ pub(super) fn classify(error: &str, failed: Option<FailedStep>, dockerfile: &str
         BuildError::Failed(BuildFailure { reason, step, excerpt })
     };
     if let (Some(step), Some(code)) = (step, exit_code(&message)) {
+        if let Some(line) = failed.as_ref().and_then(full_disk) {
+            return BuildError::Infrastructure(format!(
+                "the engine's disk may be full; free space on it, or prune its build cache: step {step}: exit code {code}: {line}"
+            ));
+        }
         let hint = if code == "137" { " (killed, as when memory runs out)" } else { "" };
         return own(format!("step {step}: exit code {code}{hint}"));
     }
@@ -107,8 +113,9 @@ pub(super) fn classify(error: &str, failed: Option<FailedStep>, dockerfile: &str
     }
 }
 
-/// What an error of the HTTP client means.
-pub(super) fn of_client(host: &str, error: Error) -> BuildError {
+/// What an error of the HTTP client means in answer to `POST /build`, whose every parameter comes from
+/// the event.
+pub(super) fn of_build_call(host: &str, error: Error) -> BuildError {
     match error {
         Error::DockerResponseServerError { status_code: 400, message } => {
             BuildError::Failed(BuildFailure { reason: plain(&message), ..BuildFailure::default() })
@@ -121,6 +128,13 @@ pub(super) fn of_client(host: &str, error: Error) -> BuildError {
                 ..BuildFailure::default()
             })
         }
+        error => of_client(host, error),
+    }
+}
+
+/// What an error of the HTTP client means in answer to any other call, which is BuildGrid's own.
+pub(super) fn of_client(host: &str, error: Error) -> BuildError {
+    match error {
         Error::DockerResponseServerError { status_code, message } => BuildError::Infrastructure(format!(
             "the docker engine at {host} answered {status_code}: {}",
             plain(&message)
@@ -165,11 +179,17 @@ fn exit_code(message: &str) -> Option<&str> {
     (ran && end > 0).then(|| &rest[..end])
 }
 
+/// The line in which a failed step complains of a full disk: the engine's, for a step has no other.
+fn full_disk(step: &FailedStep) -> Option<&str> {
+    let says = |line: &&String| line.to_ascii_lowercase().contains("no space left on device");
+    step.excerpt.iter().find(says).map(String::as_str)
+}
+
 /// A fault of the Dockerfile itself, before any step.
 fn dockerfile_error(message: &str, lower: &str, dockerfile: &str) -> Option<String> {
     const PARSE: &str = "dockerfile parse error ";
-    if let Some(at) = lower.find(PARSE) {
-        let rest = message[at + PARSE.len()..].trim_start_matches("on ");
+    if lower.starts_with(PARSE) {
+        let rest = message[PARSE.len()..].trim_start_matches("on ");
         return Some(format!("{dockerfile} {rest}"));
     }
     if lower.contains("file with no instructions") || lower.contains("the dockerfile cannot be empty") {

@@ -42,6 +42,18 @@ fn a_failing_step_is_named_with_its_exit_code() {
 }
 
 #[test]
+fn a_step_that_found_the_disk_full_is_the_engines_trouble() {
+    let error = "executor failed running [/bin/sh -c make]: exit code: 1";
+    let mut failed = step("[2/4] RUN make", error);
+    failed.as_mut().unwrap().excerpt.insert(0, "cp: write error: No space left on device".into());
+    assert_eq!(
+        ours(error, failed),
+        "the engine's disk may be full; free space on it, or prune its build cache: \
+         step [2/4] RUN make: exit code 1: cp: write error: No space left on device"
+    );
+}
+
+#[test]
 fn a_steps_own_network_trouble_is_its_own() {
     let error =
         "executor failed running [/bin/sh -c curl x || echo connection refused; exit 6]: exit code: 6";
@@ -75,6 +87,17 @@ fn a_fault_of_the_dockerfile_is_said_with_its_line() {
     ] {
         assert_eq!(own(error, None).reason, reason);
     }
+}
+
+#[test]
+fn letters_that_change_their_length_in_lower_case_do_no_harm() {
+    for stage in ["İdockerfile parse error é", "İİİtarget stage é could not be found"] {
+        let error = format!("failed to solve: target stage \"{stage}\" could not be found");
+        let reason = own(&error, None).reason;
+        assert!(reason.starts_with("Dockerfile has no stage \"İ"), "{reason}");
+    }
+    let error = "failed to solve: İ dockerfile parse error é";
+    assert_eq!(own(error, None).reason, "İ dockerfile parse error é");
 }
 
 #[test]
@@ -155,9 +178,11 @@ fn an_unknown_error_is_the_builds_in_one_line_without_noise() {
 
 #[test]
 fn what_the_engine_refuses_by_its_status() {
-    let status = |status_code, message: &str| {
-        of_client("unix:///d.sock", Error::DockerResponseServerError { status_code, message: message.into() })
+    let refusal = |status_code, message: &str| Error::DockerResponseServerError {
+        status_code,
+        message: message.into(),
     };
+    let status = |status_code, message| of_build_call("unix:///d.sock", refusal(status_code, message));
     assert!(
         matches!(status(400, "invalid platform"), BuildError::Failed(f) if f.reason == "invalid platform")
     );
@@ -165,6 +190,10 @@ fn what_the_engine_refuses_by_its_status() {
     assert!(
         matches!(status(500, "x"), BuildError::Infrastructure(r) if r == "the docker engine at unix:///d.sock answered 500: x")
     );
+    for status_code in [400, 414, 431] {
+        let other = of_client("h", refusal(status_code, "x"));
+        assert!(matches!(other, BuildError::Infrastructure(_)), "only the build's call is of its making");
+    }
     let refused = Error::IOError { err: std::io::ErrorKind::ConnectionRefused.into() };
     assert!(
         matches!(of_client("h", refused), BuildError::Infrastructure(r) if r == "the docker engine at h cannot be reached: connection refused")

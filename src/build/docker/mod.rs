@@ -10,7 +10,6 @@ mod config;
 mod engine;
 mod export;
 mod failure;
-mod health;
 mod lines;
 mod probe;
 mod progress;

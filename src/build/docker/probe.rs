@@ -1,4 +1,4 @@
-//! What an engine is and what it cannot do, for `buildgrid check` and the worker's start.
+//! Questions to an engine: whether it is there, what it builds for, what it is and what it cannot do.
 
 use bollard::models::{SystemInfo, SystemVersion};
 use serde::Serialize;
@@ -29,6 +29,22 @@ pub struct EngineInfo {
 }
 
 impl DockerEngine {
+    /// Whether the engine answers within `engine.timeout`; the error says why not.
+    pub async fn answers(&self) -> Result<(), BuildError> {
+        let docker = self.short();
+        self.within(docker.ping()).await.map(drop)
+    }
+
+    /// What it builds for unless a build asks for another platform: `linux/amd64`.
+    pub async fn platform(&self) -> Result<String, BuildError> {
+        let docker = self.short();
+        let version = self.within(docker.version()).await?;
+        match (version.os, version.arch) {
+            (Some(os), Some(arch)) => Ok(format!("{os}/{arch}")),
+            _ => Err(self.lost("does not say which platform it is for")),
+        }
+    }
+
     /// Asks the engine what it is.
     ///
     /// # Errors

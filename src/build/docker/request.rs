@@ -10,20 +10,16 @@ use bytes::Bytes;
 use futures::Stream;
 
 use crate::build::engine::{BuildError, BuildFailure};
-use crate::event::deploy::BuildId;
 use crate::publish::name::Namespace;
 
 /// The build context as a tar archive, uncompressed, in pieces.
 ///
-/// An error of kind `InvalidData`, `InvalidInput`, `FileTooLarge` or `QuotaExceeded` is the build's
-/// own fault, and its text is for the person who wrote the Dockerfile; any other is infrastructure's.
+/// An error in it breaks the upload off, which looks like trouble with the engine: whoever makes the
+/// context knows the cause, and whose fault it is.
 pub type Context = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// A build for the Docker engine.
 pub struct BuildRequest {
-    pub id: BuildId,
-    /// Counts the attempts at this build, so that each has a private tag of its own.
-    pub attempt: u32,
     /// Whose cache mounts (`RUN --mount=type=cache`) the build may use: those of its namespace.
     pub namespace: Namespace,
     /// The Dockerfile's path in the context.
@@ -89,8 +85,6 @@ mod tests {
 
     fn request(args: &[(&str, &str)]) -> BuildRequest {
         BuildRequest {
-            id: "b1".parse().unwrap(),
-            attempt: 1,
             namespace: "acme".parse().unwrap(),
             dockerfile: "Dockerfile".into(),
             target: None,

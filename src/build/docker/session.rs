@@ -1,41 +1,37 @@
 //! One BuildKit build: the request, its messages, its end, and how it is cancelled.
 
-use std::io;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{BuildInfo, BuildInfoAux};
-use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::DockerEngine;
 use super::failure;
 use super::progress::{Entry, Progress};
-use super::request::{BuildRequest, Context};
+use super::request::BuildRequest;
 use super::transport::Transport;
-use crate::build::engine::{BuildError, BuildFailure};
+use crate::build::engine::BuildError;
 use crate::timeline::sink::LogSink;
 
 /// How long a cancelled build may take to stop before its connections are cut.
 const CANCEL_GRACE: Duration = Duration::from_secs(8);
 
-/// Builds `request` under `tag` over connections that end when `transport` is severed.
+/// Builds `request` under `tag` over connections that end when `transport` is severed. The engine knows
+/// the build by `id`.
 pub(super) async fn solve(
     engine: &DockerEngine,
     transport: &Transport,
-    mut request: BuildRequest,
+    request: BuildRequest,
+    id: &str,
     tag: &str,
     log: &LogSink,
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
-    let id = uuid::Uuid::now_v7().to_string();
-    let docker = identified(engine.docker(transport.clone(), engine.longest_build()), id.clone());
-    let fault = Arc::new(OnceLock::new());
-    let empty: Context = Box::pin(futures::stream::empty());
-    let context = noting(std::mem::replace(&mut request.context, empty), fault.clone());
-    let options = request.options(tag, &id);
+    let docker = identified(engine.docker(transport.clone(), engine.longest_build()), id.to_owned());
+    let options = request.options(tag, id);
+    let BuildRequest { context, dockerfile, .. } = request;
     let run = async {
         let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
         let mut progress = Progress::default();
@@ -43,11 +39,10 @@ pub(super) async fn solve(
         write(log, progress.finish()).await;
         match ended {
             Ok(()) => Ok(()),
-            Err(_) if fault.get().is_some() => Err(context_error(fault.get())),
             Err(Ended::Error(Error::DockerStreamError { error })) => {
-                Err(failure::classify(&error, progress.failed(&error), &request.dockerfile))
+                Err(failure::classify(&error, progress.failed(&error), &dockerfile))
             }
-            Err(Ended::Error(error)) => Err(engine.refused(error)),
+            Err(Ended::Error(error)) => Err(failure::of_build_call(&engine.config().host, error)),
             Err(Ended::Silent) => Err(engine.lost("stopped answering in the middle of the build")),
             Err(Ended::WithoutResult) => Err(engine.lost("ended the build without a result")),
         }
@@ -59,7 +54,7 @@ pub(super) async fn solve(
     }
     // Told by its id, the engine stops the step's processes before it ends the stream; only when it
     // does not are the connections cut, which it takes for a cancellation, too.
-    engine.cancel_build(&id).await;
+    engine.cancel_build(id).await;
     if tokio::time::timeout(CANCEL_GRACE, run).await.is_err() {
         tracing::warn!(%tag, "the docker engine did not stop a cancelled build in time; leaving it");
     }
@@ -111,26 +106,4 @@ fn identified(docker: Docker, id: String) -> Docker {
         }
         request
     })
-}
-
-type Fault = Arc<OnceLock<(io::ErrorKind, String)>>;
-
-/// Keeps the context's own error: the client would only say that a body has failed.
-fn noting(context: Context, fault: Fault) -> Context {
-    Box::pin(context.map(move |piece| {
-        piece.inspect_err(|error| {
-            fault.get_or_init(|| (error.kind(), error.to_string()));
-        })
-    }))
-}
-
-fn context_error(fault: Option<&(io::ErrorKind, String)>) -> BuildError {
-    use io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, QuotaExceeded};
-    match fault {
-        Some((InvalidData | InvalidInput | FileTooLarge | QuotaExceeded, reason)) => {
-            BuildError::Failed(BuildFailure { reason: reason.clone(), ..BuildFailure::default() })
-        }
-        Some((_, reason)) => BuildError::Infrastructure(format!("read the build context: {reason}")),
-        None => BuildError::Infrastructure("the build context could not be read".to_owned()),
-    }
 }

@@ -8,15 +8,13 @@ use bollard::errors::Error;
 use bollard::query_parameters::{ListImagesOptions, RemoveImageOptions};
 use time::OffsetDateTime;
 
-use crate::event::deploy::BuildId;
-
 /// The repository of all private tags. Its host does not exist, so that nothing can be pushed there.
 const REPOSITORY: &str = "buildgrid.local/build";
 
-/// The private tag of one attempt. The attempt stands first because a tag must not begin with `-`
-/// or `.`, which an id may; both keep their case, which tags tell apart as ids do.
-pub(super) fn private_tag(id: &BuildId, attempt: u32) -> String {
-    format!("{REPOSITORY}:{attempt}-{id}")
+/// The private tag of the build that the engine knows by `id`. The id is of one run alone: workers that
+/// share an engine and build the same event do not share a tag, which the first to end would remove.
+pub(super) fn private_tag(id: &str) -> String {
+    format!("{REPOSITORY}:{id}")
 }
 
 /// Removes a private tag, and its image if nothing else names it. That it is not there is success.
@@ -33,6 +31,12 @@ pub(super) async fn remove(docker: &Docker, tag: &str) -> Result<(), Error> {
 pub(super) async fn older_than(docker: &Docker, age: Duration) -> Result<Vec<String>, Error> {
     let filters = HashMap::from([("reference".to_owned(), vec![REPOSITORY.to_owned()])]);
     let options = ListImagesOptions { filters: Some(filters), ..ListImagesOptions::default() };
+    let now = OffsetDateTime::now_utc();
+    let outlived = |set: OffsetDateTime| {
+        // An age beyond what a date can tell has not been reached.
+        let end = time::Duration::try_from(age).ok().and_then(|age| set.checked_add(age));
+        end.is_some_and(|end| end <= now)
+    };
     let mut old = Vec::new();
     for image in docker.list_images(Some(options)).await? {
         let tags = image.repo_tags.into_iter().filter(|tag| tag.starts_with(REPOSITORY));
@@ -43,7 +47,7 @@ pub(super) async fn older_than(docker: &Docker, age: Duration) -> Result<Vec<Str
                 Err(error) => return Err(error),
             };
             let set = metadata.and_then(|metadata| metadata.last_tag_time);
-            if set.is_none_or(|set| set + age <= OffsetDateTime::now_utc()) {
+            if set.is_none_or(outlived) {
                 old.push(tag);
             }
         }

@@ -73,8 +73,6 @@ pub fn context(files: &[(&str, &str)]) -> Context {
 /// A request to build `dockerfile` in an otherwise empty context; `build` gives it a spool.
 pub fn request(dockerfile: &str) -> BuildRequest {
     BuildRequest {
-        id: BuildId::generate(),
-        attempt: 1,
         namespace: "acme".parse().expect("a namespace"),
         dockerfile: "Dockerfile".to_owned(),
         target: None,
@@ -139,7 +137,8 @@ pub async fn build_until(
     mut request: BuildRequest,
     cancel: &CancellationToken,
 ) -> Built {
-    let id = request.id.clone();
+    let word = unique();
+    request.labels.insert("buildgrid-test.build".to_owned(), word.clone());
     let spool = tempfile::tempdir().expect("a directory");
     request.spool = spool.path().to_owned();
     let (sink, mut lines) = LogSink::channel();
@@ -153,15 +152,17 @@ pub async fn build_until(
     });
     let result = engine.build(request, &sink, cancel).await;
     drop(sink);
-    assert_eq!(private_tags(&id), [""; 0], "a private tag is left on the engine");
+    let left = private_tags(&format!("label=buildgrid-test.build={word}"));
+    assert_eq!(left, [""; 0], "a private tag is left on the engine");
     assert_eq!(std::fs::read_dir(spool.path()).expect("list").count(), 0, "a file is left in the spool");
     Built { result, log: reader.await.expect("the log") }
 }
 
-/// The private tags of one build that are on the engine.
-pub fn private_tags(id: &BuildId) -> Vec<String> {
-    let tags = run("docker", &["images", "--format", "{{.Repository}}:{{.Tag}}", "buildgrid.local/build"]);
-    tags.lines().filter(|tag| tag.contains(id.as_str())).map(str::to_owned).collect()
+/// The private tags on the engine that a filter of `docker images` finds.
+pub fn private_tags(filter: &str) -> Vec<String> {
+    let format = "{{.Repository}}:{{.Tag}}";
+    let tags = run("docker", &["images", "--format", format, "--filter", filter]);
+    tags.lines().filter(|tag| tag.starts_with("buildgrid.local/build:")).map(str::to_owned).collect()
 }
 
 /// The files of an image, each layer's digest having been checked on the way. Later layers win.
