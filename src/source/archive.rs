@@ -135,7 +135,8 @@ impl<'a> Writer<'a> {
     fn look(&mut self) -> Result<(), SourceError> {
         self.looked_at += 1;
         // Nothing is written while ignored folders are walked: this notices that nobody reads any more.
-        self.out.write_all(&[]).map_err(gone)?;
+        // Not `write_all`, which does not ask the writer when there is nothing to write.
+        let _nothing = self.out.write(&[]).map_err(gone)?;
         let limit = self.plan.source.config.max_files;
         match self.looked_at > limit.saturating_mul(LOOKED_AT_FOR_EACH) {
             true => Err(too_many_files("the repository, ignored ones included, has too many files", limit)),
@@ -165,7 +166,7 @@ impl<'a> Writer<'a> {
 
     fn file(&mut self, id: Oid, path: &str, executable: bool) -> Result<(), SourceError> {
         let config = &self.plan.source.config;
-        let blob = self.git.blob(id, path, config.max_file, "max_file")?;
+        let blob = self.git.blob(id, path, config.max_file, Some("max_file"))?;
         if is_lfs_pointer(blob.content()) {
             return Err(SourceError::LfsPointer { path: path.to_owned() });
         }
@@ -174,7 +175,7 @@ impl<'a> Writer<'a> {
             return Err(SourceError::TooLarge {
                 what: "the build context".to_owned(),
                 limit: config.max_context,
-                key: "max_context",
+                key: Some("max_context"),
                 remedy: "; list in .dockerignore what the build does not need",
             });
         }

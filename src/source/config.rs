@@ -29,8 +29,9 @@ pub struct SourceConfig {
     pub max_files: u64,
     /// How large the files of a build context may be altogether.
     pub max_context: ByteSize,
-    /// How large one file of a build context may be. libgit2 reads a file whole, so this is also the
-    /// memory that a build's context may take.
+    /// How large one file of a build context may be. libgit2 reads a file whole, and with it what git
+    /// stored it as a difference to, which may be larger: the memory that a context takes is some
+    /// multiple of this, and what bounds it against a hostile repository is the worker's memory limit.
     pub max_file: ByteSize,
     /// Git servers on private, loopback and link-local addresses that builds may be fetched from:
     /// host names, addresses or networks, such as "git.internal", "10.1.2.3" or "10.0.0.0/8". All

@@ -44,8 +44,14 @@ pub enum SourceError {
         "commit {commit} is not in {url}, or no branch or tag leads to it any more; was it force-pushed away, or never pushed?"
     )]
     CommitNotFound { url: String, commit: CommitId },
-    #[error("{what} is larger than {} (source.{key}){remedy}", .limit.display().iec())]
-    TooLarge { what: String, limit: ByteSize, key: &'static str, remedy: &'static str },
+    #[error("{what} is larger than {}{}{remedy}", .limit.display().iec(), setting(.key))]
+    TooLarge {
+        what: String,
+        limit: ByteSize,
+        /// The setting under `source` that the limit comes from, if it can be set.
+        key: Option<&'static str>,
+        remedy: &'static str,
+    },
     #[error("{what}: more than {limit} (source.{key}){remedy}")]
     TooMany { what: String, limit: u64, key: &'static str, remedy: &'static str },
     #[error("build.root {root:?} is not in commit {commit}")]
@@ -100,6 +106,10 @@ impl SourceError {
 
 fn humantime(duration: &Duration) -> impl std::fmt::Display {
     humantime_serde::re::humantime::format_duration(*duration)
+}
+
+fn setting(key: &Option<&'static str>) -> String {
+    key.map(|key| format!(" (source.{key})")).unwrap_or_default()
 }
 
 fn folder(root: &str) -> String {

@@ -10,6 +10,7 @@ use git2::{AutotagOption, FetchOptions, Progress, Reference, RemoteCallbacks};
 use super::commit::CommitId;
 use super::error::SourceError;
 use super::fetched::FetchedCommit;
+use super::libgit2;
 use super::mirror::{Kind, Mirror, Slot};
 use super::session::Session;
 use crate::timeline::sink::LogSink;
@@ -24,11 +25,20 @@ pub(super) struct Fetch {
     pub(super) log: LogSink,
 }
 
-/// What came of asking for the commit by its id.
-enum ById {
-    Fetched,
-    /// The server does not give out commits this way.
+/// Why a transfer brought nothing.
+enum Trouble {
+    /// The server does not give out what it was asked for; in its words.
     NotServed(String),
+    /// libgit2 failed, by what the server sent or by what it found in the mirror.
+    Git(git2::Error),
+    /// Anything else, which a mirror has nothing to do with.
+    Other(SourceError),
+}
+
+impl From<SourceError> for Trouble {
+    fn from(error: SourceError) -> Self {
+        Self::Other(error)
+    }
 }
 
 impl Fetch {
@@ -40,14 +50,20 @@ impl Fetch {
         }
         self.log.blocking_status(format!("fetching {url}"));
         let _guard = self.session.enter();
-        let by_id = self.healing(slot, Kind::Shallow, |mirror| self.by_id(mirror));
-        let reason = match by_id {
-            Ok(ById::Fetched) => match self.find_in(slot)? {
+        let id = self.commit.as_str();
+        let by_id = [format!("+{id}:refs/buildgrid/commits/{id}")];
+        let reason = match self.healing(slot, Kind::Shallow, &by_id, 1) {
+            Ok(()) => match self.find_in(slot)? {
                 Some(found) => return Ok(found),
                 None => "the server sent something else".to_owned(),
             },
-            Ok(ById::NotServed(reason)) | Err(SourceError::Git { reason, .. }) => reason,
-            Err(error) => return Err(error),
+            Err(Trouble::NotServed(text))
+                if text.contains("not our ref") && self.session.refuses_only_missing() =>
+            {
+                return Err(self.not_found());
+            }
+            Err(Trouble::NotServed(text)) => text,
+            Err(trouble) => return Err(self.error(trouble)),
         };
         tracing::debug!(url, reason, "the server does not give out the commit by its id");
         for refspecs in self.refspecs() {
@@ -55,7 +71,7 @@ impl Fetch {
                 "the server does not give out single commits: fetching {} with its history",
                 refspecs.0
             ));
-            self.healing(slot, Kind::Full, |mirror| self.transfer(mirror, &refspecs.1, 0))?;
+            self.healing(slot, Kind::Full, &refspecs.1, 0).map_err(|trouble| self.error(trouble))?;
             if let Some(found) = self.find_in(slot)? {
                 return Ok(found);
             }
@@ -68,8 +84,13 @@ impl Fetch {
         for kind in Kind::ALL {
             let Some(mirror) = slot.get(kind)? else { continue };
             match FetchedCommit::find(&mirror, &self.commit, &self.session) {
-                Ok(Some(found)) => return Ok(Some(found)),
-                Ok(None) => {}
+                Ok(found) => match found? {
+                    Some(found) => return Ok(Some(found)),
+                    None => {}
+                },
+                Err(error) if libgit2::is_of_machine(&error) => {
+                    return Err(slot.failed(error.message().to_owned()));
+                }
                 Err(error) => self.discard(&mirror, &error),
             }
         }
@@ -78,18 +99,13 @@ impl Fetch {
 
     /// Fetches into a mirror. If libgit2 fails on one that was there before, it may be broken: it is
     /// discarded, and the fetch is tried once more into a new one.
-    fn healing<T>(
-        &self,
-        slot: &mut Slot,
-        kind: Kind,
-        fetch: impl Fn(&Mirror) -> Result<T, SourceError>,
-    ) -> Result<T, SourceError> {
+    fn healing(&self, slot: &mut Slot, kind: Kind, refspecs: &[String], depth: i32) -> Result<(), Trouble> {
         let (mirror, new) = slot.get_or_create(kind)?;
-        match fetch(&mirror) {
-            Err(SourceError::Git { reason, .. }) if !new => {
-                self.discard(&mirror, &git2::Error::from_str(&reason.replace('\0', " ")));
+        match self.transfer(&mirror, refspecs, depth) {
+            Err(Trouble::Git(error)) if !new => {
+                self.discard(&mirror, &error);
                 let (mirror, _) = slot.get_or_create(kind)?;
-                fetch(&mirror)
+                self.transfer(&mirror, refspecs, depth)
             }
             result => result,
         }
@@ -100,25 +116,6 @@ impl Fetch {
         tracing::warn!(url, error, "the mirror cannot be used and is fetched anew");
         self.log.blocking_status(format!("the mirror on the worker is broken ({error}): fetching it anew"));
         mirror.discard();
-    }
-
-    fn by_id(&self, mirror: &Mirror) -> Result<ById, SourceError> {
-        let id = self.commit.as_str();
-        match self.transfer(mirror, &[format!("+{id}:refs/buildgrid/commits/{id}")], 1) {
-            Ok(()) => Ok(ById::Fetched),
-            Err(SourceError::Git { url, reason }) => match self.session.take_remote_error() {
-                Some(text) if text.contains("not our ref") && self.session.refuses_only_missing() => {
-                    Err(self.not_found())
-                }
-                Some(text) => Ok(ById::NotServed(text)),
-                // git_smart__negotiate_fetch and filter_wants: the server announces no way to do it.
-                None if reason.contains("support shallow") || reason.contains("specific object") => {
-                    Ok(ById::NotServed(reason))
-                }
-                None => Err(SourceError::Git { url, reason }),
-            },
-            Err(error) => Err(error),
-        }
     }
 
     /// What to ask for instead of the commit: the event's ref, then everything.
@@ -132,7 +129,7 @@ impl Fetch {
         all
     }
 
-    fn transfer(&self, mirror: &Mirror, refspecs: &[String], depth: i32) -> Result<(), SourceError> {
+    fn transfer(&self, mirror: &Mirror, refspecs: &[String], depth: i32) -> Result<(), Trouble> {
         let begun = Instant::now();
         let received_before = self.session.received();
         let objects = Cell::new(0);
@@ -155,12 +152,10 @@ impl Fetch {
         })();
         // The transport knows better than libgit2 what went wrong.
         if let Some(failure) = self.session.take_failure() {
-            return Err(failure);
+            return Err(failure.into());
         }
-        result.map_err(|error: git2::Error| SourceError::Git {
-            url: self.session.url.clone(),
-            reason: error.message().to_owned(),
-        })?;
+        let refusal = self.session.take_remote_error();
+        result.map_err(|error| self.trouble(refusal, error))?;
         self.log.blocking_status(format!(
             "received {} objects, {} in {:.1} s",
             objects.get(),
@@ -168,6 +163,34 @@ impl Fetch {
             begun.elapsed().as_secs_f64()
         ));
         Ok(())
+    }
+
+    /// What it means that libgit2 has failed, where the server has answered with `refusal` or not.
+    fn trouble(&self, refusal: Option<String>, error: git2::Error) -> Trouble {
+        if libgit2::is_of_machine(&error) {
+            let (url, reason) = (self.session.url.clone(), error.message().to_owned());
+            return SourceError::Mirror { url, reason }.into();
+        }
+        let message = error.message();
+        // The first is the server's refusal where it does not stand at its answer's beginning. With the
+        // others libgit2 says that the server announces no way to do it: git_smart__negotiate_fetch, filter_wants.
+        let not_served = ["remote error", "not our ref", "support shallow", "specific object"];
+        match refusal {
+            Some(text) => Trouble::NotServed(text),
+            None if not_served.iter().any(|sign| message.contains(sign)) => {
+                Trouble::NotServed(message.to_owned())
+            }
+            None => Trouble::Git(error),
+        }
+    }
+
+    fn error(&self, trouble: Trouble) -> SourceError {
+        let reason = match trouble {
+            Trouble::NotServed(text) => text,
+            Trouble::Git(error) => error.message().to_owned(),
+            Trouble::Other(error) => return error,
+        };
+        SourceError::Git { url: self.session.url.clone(), reason }
     }
 
     /// Called by libgit2 as objects come in and are put together; false ends the fetch.

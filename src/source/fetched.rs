@@ -13,7 +13,7 @@ use super::error::SourceError;
 use super::libgit2;
 use super::mirror::Mirror;
 use super::session::Session;
-use super::tree::Plan;
+use super::tree::{MAX_TREE, Plan};
 
 /// The longest subject and author kept, in characters.
 const MAX_TEXT: usize = 256;
@@ -45,33 +45,52 @@ pub(super) struct CommitSource {
 
 impl FetchedCommit {
     /// Looks for a commit in a mirror.
+    ///
+    /// # Errors
+    /// The inner error when the commit cannot be used, the outer one when the mirror cannot be read.
     pub(super) fn find(
         mirror: &Arc<Mirror>,
         id: &CommitId,
         session: &Session,
-    ) -> Result<Option<Self>, git2::Error> {
+    ) -> Result<Result<Option<Self>, SourceError>, git2::Error> {
         let repository = mirror.open()?;
-        let commit = match repository.find_commit(Oid::from_str(id.as_str())?) {
+        let oid = Oid::from_str(id.as_str())?;
+        let commit = match libgit2::size(&repository, oid) {
+            // libgit2 reads and parses it whole.
+            Ok(size) if size > MAX_TREE.0 => {
+                return Ok(Err(SourceError::TooLarge {
+                    what: format!("commit {id}"),
+                    limit: MAX_TREE,
+                    key: None,
+                    remedy: "",
+                }));
+            }
+            Ok(_) => repository.find_commit(oid),
+            Err(error) => Err(error),
+        };
+        let commit = match commit {
             Ok(commit) => commit,
-            Err(error) if error.code() == ErrorCode::NotFound => return Ok(None),
+            Err(error) if error.code() == ErrorCode::NotFound => return Ok(Ok(None)),
             Err(error) => return Err(error),
         };
+        // A mirror without the commit's tree is broken. The tree itself is not read before its size is judged.
+        libgit2::size(&repository, commit.tree_id())?;
         let seconds = commit.time().seconds();
         let source = CommitSource {
             mirror: Arc::clone(mirror),
             commit: id.clone(),
-            tree: commit.tree()?.id(),
+            tree: commit.tree_id(),
             time: u64::try_from(seconds).unwrap_or(0),
             url: session.url.clone(),
             config: Arc::clone(&session.config),
         };
-        Ok(Some(Self {
+        Ok(Ok(Some(Self {
             id: id.clone(),
             subject: one_line(commit.summary_bytes().unwrap_or_default()),
             author: one_line(commit.author().name_bytes()),
             time: OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH),
             source,
-        }))
+        })))
     }
 
     /// The build context: the folder `root` of the commit (empty for the whole repository) as a tar
@@ -94,10 +113,13 @@ impl FetchedCommit {
 }
 
 impl CommitSource {
-    /// What libgit2 could not read of the mirror: it is broken, and the next fetch replaces it.
+    /// What libgit2 could not read of the mirror: unless the machine is at fault, the mirror is broken,
+    /// and the next fetch replaces it.
     pub(super) fn broken(&self, error: &git2::Error) -> SourceError {
         tracing::warn!(url = self.url, error = error.message(), "the mirror cannot be read");
-        self.mirror.discard();
+        if !libgit2::is_of_machine(error) {
+            self.mirror.discard();
+        }
         SourceError::Mirror { url: self.url.clone(), reason: error.message().to_owned() }
     }
 }

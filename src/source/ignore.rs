@@ -4,6 +4,10 @@
 use super::error::SourceError;
 use super::pattern::Pattern;
 
+/// The most rules one file may have. Each is tried on each path, so that a megabyte of them would
+/// keep a build busy for hours.
+const MAX_RULES: usize = 10_000;
+
 /// The rules of one `.dockerignore`, in their order: the last one that matches decides.
 #[derive(Debug, Default)]
 pub(super) struct Rules(Vec<Rule>);
@@ -36,6 +40,7 @@ impl Rules {
                 None => (false, text),
             };
             let parsed = match written.is_empty() {
+                _ if rules.len() == MAX_RULES => Err("a file may have at most 10,000 patterns"),
                 true => Err("a '!' needs a pattern behind it"),
                 false => {
                     let cleaned = clean(written);

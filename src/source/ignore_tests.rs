@@ -112,3 +112,12 @@ fn cleans_as_go_does() {
         assert_eq!(clean(path), cleaned, "{path:?}");
     }
 }
+
+#[test]
+fn the_number_of_rules_is_bounded() {
+    let most = "x\n".repeat(MAX_RULES);
+    assert_eq!(rules(&most).0.len(), MAX_RULES);
+    let error = Rules::parse(".dockerignore", format!("{most}# y\n\ny").as_bytes()).unwrap_err();
+    assert!(error.to_string().starts_with(".dockerignore, line 10003: "), "{error}");
+    assert!(error.to_string().contains("10,000"), "{error}");
+}

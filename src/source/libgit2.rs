@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, anyhow};
 use git2::opts;
-use git2::{ConfigLevel, transport};
+use git2::{ConfigLevel, ErrorClass, ErrorCode, Oid, Repository, transport};
 
 use super::error::SourceError;
 use super::transport::http_transport;
@@ -51,6 +51,25 @@ fn prepare_once() -> Result<(), git2::Error> {
     Ok(())
 }
 
+/// Whether an error is the machine's (no space, no memory, no file handles) and so says nothing about
+/// the mirror that was at hand: neither what is missing nor what cannot be read as a pack is.
+pub(super) fn is_of_machine(error: &git2::Error) -> bool {
+    match error.class() {
+        ErrorClass::NoMemory => true,
+        ErrorClass::Os | ErrorClass::Filesystem => {
+            // Of a damaged pack libgit2 speaks as of a file that cannot be read (pack.c, `packfile_open_locked`).
+            error.code() != ErrorCode::NotFound && !error.message().starts_with("invalid packfile")
+        }
+        _ => false,
+    }
+}
+
+/// The length of an object in bytes, which is known before the object is read.
+pub(super) fn size(repository: &Repository, id: Oid) -> Result<u64, git2::Error> {
+    let (size, _) = repository.odb()?.read_header(id)?;
+    Ok(size as u64)
+}
+
 /// Runs work on a blocking thread, within the caller's tracing span.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
@@ -63,5 +82,35 @@ pub(super) async fn blocking<T: Send + 'static>(
             // The runtime is shutting down and has not begun the work.
             Err(_) => Err(SourceError::Cancelled),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_the_machines_errors_from_a_broken_mirrors() {
+        for (class, code, message, of_machine) in [
+            (
+                ErrorClass::Os,
+                ErrorCode::GenericError,
+                "cannot extend packfile 'x': No space left on device",
+                true,
+            ),
+            (ErrorClass::Filesystem, ErrorCode::GenericError, "failed to make directory", true),
+            (ErrorClass::NoMemory, ErrorCode::GenericError, "out of memory", true),
+            (
+                ErrorClass::Os,
+                ErrorCode::NotFound,
+                "failed to resolve path 'x': No such file or directory",
+                false,
+            ),
+            (ErrorClass::Os, ErrorCode::GenericError, "invalid packfile 'x'", false),
+            (ErrorClass::Odb, ErrorCode::GenericError, "packfile is corrupt", false),
+            (ErrorClass::Net, ErrorCode::GenericError, "unexpected EOF", false),
+        ] {
+            assert_eq!(is_of_machine(&git2::Error::new(code, class, message)), of_machine, "{message}");
+        }
     }
 }

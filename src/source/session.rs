@@ -135,7 +135,7 @@ impl Session {
             true => Err(SourceError::TooLarge {
                 what: format!("what {} sent", self.url),
                 limit: self.config.max_pack,
-                key: "max_pack",
+                key: Some("max_pack"),
                 remedy: "",
             }),
             false => Ok(()),

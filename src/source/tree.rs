@@ -8,11 +8,14 @@ use git2::{Blob, Oid, Repository, Tree, TreeEntry};
 use super::error::SourceError;
 use super::fetched::CommitSource;
 use super::ignore::Rules;
+use super::libgit2;
 
 /// Symbolic links followed on the way to one file; Linux itself follows 40.
 const MAX_LINKS: usize = 40;
 /// The largest `.dockerignore` that is read.
 const MAX_IGNORE_FILE: ByteSize = ByteSize::mib(1);
+/// The largest tree, and the largest commit, that is read: half a million names in one folder.
+pub(super) const MAX_TREE: ByteSize = ByteSize::mib(16);
 /// The longest target of a symbolic link, in bytes: Linux' PATH_MAX.
 pub(super) const MAX_LINK: usize = 4096;
 /// How many Dockerfiles are named to somebody who has pointed at the wrong place, and how many entries
@@ -47,7 +50,7 @@ impl Plan {
         let mut rules = Rules::default();
         for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
             let Some(found) = git.find_file(root_tree, &name)? else { continue };
-            let content = git.blob(found.id, &name, MAX_IGNORE_FILE, "")?;
+            let content = git.blob(found.id, &name, MAX_IGNORE_FILE, None)?;
             rules = Rules::parse(&name, content.content())?;
             always.extend(found.way);
             break;
@@ -71,7 +74,17 @@ pub(super) struct Git<'a> {
 
 impl<'a> Git<'a> {
     pub(super) fn tree(&self, id: Oid) -> Result<Tree<'a>, SourceError> {
-        self.repository.find_tree(id).map_err(|error| self.source.broken(&error))
+        let broken = |error| self.source.broken(&error);
+        // libgit2 reads and parses it whole.
+        if libgit2::size(self.repository, id).map_err(broken)? > MAX_TREE.0 {
+            return Err(SourceError::TooLarge {
+                what: format!("the list of files of a folder (tree {id})"),
+                limit: MAX_TREE,
+                key: None,
+                remedy: "; spread its files over more folders",
+            });
+        }
+        self.repository.find_tree(id).map_err(broken)
     }
 
     /// A blob of at most `limit`, whose size is asked before it is read: libgit2 reads it whole. It can
@@ -81,16 +94,15 @@ impl<'a> Git<'a> {
         id: Oid,
         path: &str,
         limit: ByteSize,
-        key: &'static str,
+        key: Option<&'static str>,
     ) -> Result<Blob<'a>, SourceError> {
         let broken = |error| self.source.broken(&error);
-        let (size, _) = self.repository.odb().and_then(|odb| odb.read_header(id)).map_err(broken)?;
-        if size as u64 > limit.0 {
+        if libgit2::size(self.repository, id).map_err(broken)? > limit.0 {
             return Err(match key {
-                "" => {
+                None => {
                     SourceError::NotAFile { path: path.to_owned(), kind: "too large a file for what it is" }
                 }
-                key => SourceError::TooLarge {
+                Some(_) => SourceError::TooLarge {
                     what: format!("{path:?}"),
                     limit,
                     key,
@@ -103,7 +115,7 @@ impl<'a> Git<'a> {
 
     /// The target of a symbolic link.
     pub(super) fn link_target(&self, id: Oid, path: &str) -> Result<Blob<'a>, SourceError> {
-        self.blob(id, path, ByteSize(MAX_LINK as u64), "")
+        self.blob(id, path, ByteSize(MAX_LINK as u64), None)
     }
 
     /// The tree of a folder, which may not be behind a link.
