@@ -16,10 +16,10 @@ use crate::telemetry::printable::printable;
 use crate::worker::attempt::{Attempt, Place};
 use crate::worker::daemon::assemble;
 
-/// Build one event right here, without a queue: the log goes to standard error, the image's URL to standard output
+/// Build one event right here, without a queue
 #[derive(clap::Args)]
 #[command(after_help = "\
-The build leaves its log in <worker.data_dir>/by-hand/builds/<id>/, apart from the worker's.
+The log goes to standard error, the image's URL alone to standard output. The build leaves its log in <worker.data_dir>/by-hand/builds/<id>/, apart from the worker's.
 Ends with 10 if the build failed, 11 if the event was rejected, 12 after Ctrl-C, 13 if it was not the
 build's fault.
 

@@ -37,6 +37,7 @@ enum Command {
     Enqueue(enqueue::Args),
     Build(build::Args),
     Check(check::Args),
+    /// Make, rotate, list and remove the logins of the registry
     Credential(credential::CredentialArgs),
     DeadLetters(dead_letters::Args),
 }

@@ -16,8 +16,10 @@ const SMOKE: &str = "smoke";
 #[derive(Debug, clap::Args)]
 #[group(multiple = true)]
 pub(super) struct Fields {
+    /// The tenant: the first part of the image's name
     #[arg(long)]
     namespace: Option<String>,
+    /// The app that is deployed: the second part of the image's name
     #[arg(long)]
     app: Option<String>,
     /// The URL of the git repository
