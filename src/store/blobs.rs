@@ -34,12 +34,8 @@ impl Store {
         .await
     }
 
-    /// Lets a layer or a configuration be read through the repository.
-    pub async fn link_blob(&self, repository: &ImageRepository, digest: Digest) -> Result<(), StoreError> {
-        self.link_blobs(repository, vec![digest]).await
-    }
-
-    /// As [`link_blob`](Self::link_blob) for all of an image's blobs, which costs little more than one.
+    /// Lets layers and configurations be read through the repository. All of an image's cost little more
+    /// than one.
     pub async fn link_blobs(
         &self,
         repository: &ImageRepository,

@@ -60,6 +60,19 @@ impl Store {
         }
     }
 
+    /// Whether the store is still there: reads its version. One whose file system is not mounted any
+    /// more has none.
+    ///
+    /// # Errors
+    /// As those of [`open_read_only`](Self::open_read_only).
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.blocking(|directory| match check_version(directory, directory.root())? {
+            true => Ok(()),
+            false => Err(StoreError::NoStore(directory.root().to_owned())),
+        })
+        .await
+    }
+
     pub(super) fn directory(&self) -> &Arc<Directory> {
         &self.directory
     }

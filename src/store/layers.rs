@@ -1,11 +1,15 @@
 //! The index from an uncompressed layer, as engines name it, to its compressed blob in the store, so
 //! that a layer is compressed and stored once.
 
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
 use oci_spec::image::MediaType;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::digest::Digest;
+use super::digest::{Digest, Digesting};
 use super::error::StoreError;
 use super::handle::Store;
 use super::layout;
@@ -22,6 +26,8 @@ pub struct Layer {
 
 impl Store {
     /// The blob of the layer whose uncompressed tar has the digest `diff_id`, if the store has it whole.
+    /// Its content is read: a publish must not build on what the disk has damaged, and building again
+    /// must mend it. Beside the engine's export of the same layer, that costs little.
     pub async fn find_layer(&self, diff_id: Digest) -> Result<Option<Layer>, StoreError> {
         self.blocking(move |directory| {
             let key = layout::layer_index(diff_id);
@@ -34,8 +40,19 @@ impl Store {
                     return Ok(None);
                 }
             };
-            let whole = directory.size(&layout::blob(layer.digest))? == Some(layer.size);
-            Ok(whole.then_some(layer))
+            let key = layout::blob(layer.digest);
+            if directory.size(&key)? != Some(layer.size) {
+                return Ok(None);
+            }
+            let path = directory.path(&key);
+            match digest(&path) {
+                Ok(found) if found == layer.digest => return Ok(Some(layer)),
+                Ok(_) => warn!(path = %path.display(), "a blob is damaged; its layer is stored anew"),
+                Err(error) => {
+                    warn!(path = %path.display(), %error, "a blob cannot be read; its layer is stored anew");
+                }
+            }
+            Ok(None)
         })
         .await
     }
@@ -47,4 +64,10 @@ impl Store {
             .map_err(|error| StoreError::Manifest { digest: layer.digest, reason: error.to_string() })?;
         self.blocking(move |directory| directory.put(&[(&layout::layer_index(diff_id), &json)])).await
     }
+}
+
+fn digest(path: &Path) -> io::Result<Digest> {
+    let mut content = Digesting::new(File::open(path)?);
+    io::copy(&mut content, &mut io::sink())?;
+    Ok(content.finish().0)
 }

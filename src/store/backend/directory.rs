@@ -197,7 +197,7 @@ impl Directory {
         Ok(removed)
     }
 
-    pub(super) fn root(&self) -> &Path {
+    pub(in crate::store) fn root(&self) -> &Path {
         &self.root
     }
 

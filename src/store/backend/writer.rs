@@ -32,30 +32,22 @@ impl BlobWriter {
     }
 
     /// Makes the blob durable and visible under its digest, which is answered with its length in
-    /// bytes. When the store has the blob already, that one stays.
+    /// bytes. It takes the place of one that the store has already: where that one is whole, the two are
+    /// the same, and where the disk has damaged it, this mends it.
     pub fn commit(self) -> Result<(Digest, u64), StoreError> {
         let (digest, length, file) = self.file.finish();
         let file =
             file.into_inner().map_err(|error| StoreError::io("write", &self.path, error.into_parts().0))?;
         let file = Temporary { file, path: self.path };
         let key = layout::blob(digest);
-        let exists = self.directory.size(&key)? == Some(length);
-        if !exists {
-            sync_file(&file)?;
-        }
+        sync_file(&file)?;
         self.directory.with_known_directories(|| {
             let mut batch = Batch::new(&self.directory);
             let path = batch.make_parent(&key)?;
-            match exists {
-                // Synced all the same: whoever put it may not have come to that yet.
-                true => batch.has_entry(&path),
-                false => batch.place(&file, &path)?,
-            }
+            batch.place(&file, &path)?;
             batch.sync()
         })?;
-        if !exists {
-            written_in_place(file);
-        }
+        written_in_place(file);
         Ok((digest, length))
     }
 

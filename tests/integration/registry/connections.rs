@@ -22,7 +22,7 @@ async fn connect(registry: &TestRegistry) -> TcpStream {
 async fn pull_slowly(registry: &TestRegistry) -> TcpStream {
     let repository = image_name("acme/shop.storefront", "v1").repository;
     let digest = put_streamed(&registry.store, vec![7; BIG]).await;
-    registry.store.link_blob(&repository, digest).await.unwrap();
+    registry.store.link_blobs(&repository, vec![digest]).await.unwrap();
     let login = BASE64.encode(format!("{}:{}", registry.user(), registry.password()).as_bytes());
     let mut stream = connect(registry).await;
     let request = format!(

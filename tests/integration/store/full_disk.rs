@@ -12,19 +12,19 @@ use super::temporary_files;
 use crate::support::image::{TestImage, image_name, put_streamed};
 
 /// A small file system in memory, gone when dropped.
-struct SmallDisk {
+pub struct SmallDisk {
     directory: TempDir,
 }
 
 impl SmallDisk {
-    fn mount(size: &str) -> Self {
+    pub fn mount(size: &str) -> Self {
         let disk = Self { directory: tempfile::tempdir().unwrap() };
         let options = format!("size={size},nr_inodes=4096");
         as_root(&["mount", "-t", "tmpfs", "-o", &options, "buildgrid-test"], disk.path());
         disk
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.directory.path()
     }
 }

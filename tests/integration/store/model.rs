@@ -113,7 +113,8 @@ async fn run(steps: Vec<Step>) {
             }
             Step::Link { repository, image, layer } => {
                 let blob = if layer { &images[image].layer } else { &images[image].config };
-                store.link_blob(&name(repository, 0).repository, Digest::of(blob)).await.unwrap();
+                let linked = vec![Digest::of(blob)];
+                store.link_blobs(&name(repository, 0).repository, linked).await.unwrap();
                 model.links.insert((repository, Digest::of(blob)));
             }
             Step::Manifest { repository, image } => {
