@@ -84,10 +84,11 @@ impl Fetch {
         for kind in Kind::ALL {
             let Some(mirror) = slot.get(kind)? else { continue };
             match FetchedCommit::find(&mirror, &self.commit, &self.session) {
-                Ok(found) => match found? {
-                    Some(found) => return Ok(Some(found)),
-                    None => {}
-                },
+                Ok(found) => {
+                    if let Some(found) = found? {
+                        return Ok(Some(found));
+                    }
+                }
                 Err(error) if libgit2::is_of_machine(&error) => {
                     return Err(slot.failed(error.message().to_owned()));
                 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use buildgrid::source::{Fault, SourceError};
+use buildgrid::source::{Fault, SourceError, Sources};
 use tokio_util::sync::CancellationToken;
 
-use super::{Fetcher, git_server};
+use super::limits::noise;
+use super::{Fetcher, git_server, loopback};
+use crate::store::full_disk::SmallDisk;
 use crate::support::git_proxy::{GitProxy, Reaction};
 
 const COMMIT: &str = "1111111111111111111111111111111111111111";
@@ -210,6 +212,70 @@ async fn a_broken_connection_is_tried_again_and_leaves_the_mirror_whole() {
     broken.store(false, std::sync::atomic::Ordering::SeqCst);
     fetcher.fetch(&url, &second).await.unwrap();
     assert_eq!(fetcher.mirror_names(), ["shallow-0"]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_not_the_mirrors_fault_nor_the_servers() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    repository.write("Dockerfile", "FROM scratch\n");
+    let small = repository.commit("Small");
+    repository.write("large", noise(3, 4 << 20));
+    let large = repository.commit("Large");
+    let disk = SmallDisk::mount("1m");
+    let mut fetcher = Fetcher::new();
+    fetcher.sources = Sources::new(loopback(), disk.path().join("mirrors")).unwrap().into();
+    fetcher.fetch(&repository.url, &small).await.unwrap();
+    let error = fetcher.fetch(&repository.url, &large).await.unwrap_err();
+    let SourceError::Mirror { reason, .. } = &error else { panic!("{error}") };
+    assert!(reason.contains("No space left on device"), "{reason}");
+    assert_eq!(error.fault(), Fault::Infrastructure);
+    // The mirror is as good as before, and nothing else was tried.
+    fetcher.fetch(&repository.url, &small).await.unwrap();
+    let log = fetcher.log_up_to("already here").await.join("\n");
+    assert!(!log.contains("anew") && !log.contains("history"), "{log}");
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_everything_leaves_the_mirror_alone() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    let first = repository.commit("One");
+    let second = repository.commit("Two");
+    let refuses = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let asked = std::sync::Arc::clone(&refuses);
+    let proxy = GitProxy::start(&server.url, move |request| {
+        match request.is_for_objects() && asked.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Reaction::refusal("access is closed for today"),
+            false => Reaction::Pass,
+        }
+    })
+    .await;
+    let url = format!("{}/x.git", proxy.url);
+    let fetcher = Fetcher::new();
+    fetcher.fetch(&url, &first).await.unwrap();
+    refuses.store(true, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..2 {
+        let error = fetcher.fetch(&url, &second).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("fetching {url} failed: access is closed for today"));
+        assert_eq!(error.fault(), Fault::Infrastructure);
+        assert_eq!(fetcher.mirror_names(), ["full-1", "shallow-0"]);
+    }
+}
+
+#[tokio::test]
+async fn nonsense_in_the_place_of_a_pack_does_not_cost_the_history() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    let commit = repository.commit("One");
+    let proxy = GitProxy::start(&server.url, |request| match request.is_for_objects() {
+        true => Reaction::Edit(Box::new(|_| b"nonsense".to_vec())),
+        false => Reaction::Pass,
+    })
+    .await;
+    let error = Fetcher::new().fetch(&format!("{}/x.git", proxy.url), &commit).await.unwrap_err();
+    assert!(matches!(error, SourceError::Git { .. }), "{error}");
+    assert_eq!(proxy.seen().iter().filter(|line| line.starts_with("POST")).count(), 1, "{:?}", proxy.seen());
 }
 
 #[tokio::test]

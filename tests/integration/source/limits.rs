@@ -8,7 +8,7 @@ use super::{Fetcher, git_server};
 use crate::support::git::{Repository, git, run};
 
 /// Bytes that do not compress.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15 ^ seed;
     std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -74,23 +74,73 @@ async fn each_limit_has_its_sentence() {
     .unwrap();
 }
 
+/// Makes a tree of entries as `git mktree` takes them.
+fn tree(repository: &Repository, entries: impl Iterator<Item = String>) -> String {
+    let listing = repository.work.join("listing");
+    std::fs::write(&listing, entries.map(|entry| entry + "\n").collect::<String>()).unwrap();
+    run(git(&repository.work).arg("mktree").stdin(std::fs::File::open(listing).unwrap()))
+}
+
+/// A tree in which each level holds the one below it ten times: 10^12 paths in a dozen objects.
+fn endless(repository: &Repository) -> String {
+    let top = repository.git(&["rev-parse", "HEAD^{tree}"]);
+    (0..12).fold(top, |below, _| tree(repository, (0..10).map(|n| format!("040000 tree {below}\td{n}"))))
+}
+
+fn commit(repository: &Repository, tree: &str) -> String {
+    let commit = repository.git(&["commit-tree", tree, "-m", "Bomb"]);
+    repository.push(&format!("{commit}:refs/heads/main"));
+    commit
+}
+
+#[tokio::test]
+async fn an_endless_walk_through_what_is_ignored_ends_with_its_reader() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    repository.write("Dockerfile", "FROM scratch\n");
+    // Left out, but an exception could stand anywhere in it.
+    repository.write(".dockerignore", "*\n!**/nowhere\n");
+    repository.commit("One");
+    let below = endless(&repository);
+    let own = repository.git(&["ls-tree", "HEAD"]);
+    let entries = own.lines().map(str::to_owned).chain([format!("040000 tree {below}\tendless")]);
+    let commit = commit(&repository, &tree(&repository, entries));
+    let fetcher = Fetcher::with(|config| config.max_files = u64::MAX);
+    let fetched = fetcher.fetch(&repository.url, &commit).await.unwrap();
+    let (stream, outcome) = fetched.context("", "Dockerfile").await.unwrap().split();
+    drop(stream);
+    let outcome = tokio::time::timeout(std::time::Duration::from_secs(30), outcome).await;
+    assert_eq!(outcome.expect("the walk goes on without its reader"), Err(SourceError::Cancelled));
+}
+
+#[tokio::test]
+async fn a_folder_too_large_to_read_is_the_builds_fault() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    repository.write("Dockerfile", "FROM scratch\n");
+    repository.commit("One");
+    let blob = repository.git(&["rev-parse", "HEAD:Dockerfile"]);
+    let name = "n".repeat(200);
+    let large = tree(&repository, (0..80_000).map(|n| format!("100644 blob {blob}\t{name}{n}")));
+    let top = [format!("100644 blob {blob}\tDockerfile"), format!("040000 tree {large}\tlarge")];
+    let commit = commit(&repository, &tree(&repository, top.into_iter()));
+    let fetcher = Fetcher::new();
+    let fetched = fetcher.fetch(&repository.url, &commit).await.unwrap();
+    let error = tar(&fetched, "", "Dockerfile").await.unwrap_err();
+    let expected = format!(
+        "the list of files of a folder (tree {large}) is larger than 16.0 MiB; spread its files over more folders"
+    );
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.fault(), Fault::Build);
+}
+
 #[tokio::test]
 async fn a_tree_of_endless_paths_ends() {
     let server = git_server().await;
     let repository = server.empty("x");
     repository.write("Dockerfile", "FROM scratch\n");
     repository.commit("One");
-    // Each level holds the one below it ten times: 10^12 paths in a dozen objects.
-    let mut tree = repository.git(&["rev-parse", "HEAD^{tree}"]);
-    for _ in 0..12 {
-        let listing: String = (0..10).map(|n| format!("040000 tree {tree}\td{n}\n")).collect();
-        std::fs::write(repository.work.join("listing"), listing).unwrap();
-        let listing = std::fs::File::open(repository.work.join("listing")).unwrap();
-        tree = run(git(&repository.work).arg("mktree").stdin(listing));
-    }
-    let commit = repository.git(&["commit-tree", &tree, "-m", "Bomb"]);
-    repository.git(&["reset", "--quiet", "--soft", &commit]);
-    repository.push(&format!("{commit}:refs/heads/main"));
+    let commit = commit(&repository, &endless(&repository));
     let fetcher = Fetcher::with(|config| config.max_files = 1000);
     let fetched = fetcher.fetch(&repository.url, &commit).await.unwrap();
     let root = ["d0"; 12].join("/");
