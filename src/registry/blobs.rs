@@ -1,5 +1,8 @@
 //! Blobs: layers and configurations, only through a repository that links them.
 
+use std::io;
+use std::path::Path;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -50,8 +53,7 @@ pub(super) async fn blob(
             RegistryError::Internal
         })?;
     if served.status() == StatusCode::NOT_FOUND {
-        // Collected as garbage since it was looked up.
-        return Err(RegistryError::BlobUnknown);
+        return Err(unserved(&blob.path, tokio::fs::File::open(&blob.path).await.err()));
     }
     let mut response = served.map(Body::new);
     let headers = response.headers_mut();
@@ -61,4 +63,31 @@ pub(super) async fn blob(
     headers.remove(header::LAST_MODIFIED);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Ok(response)
+}
+
+/// What it means that the file service does not find a blob, where opening it gives `error`: of one
+/// that it may not read it says the same.
+fn unserved(path: &Path, error: Option<io::Error>) -> RegistryError {
+    match error {
+        // Collected as garbage since it was looked up, or put back just now.
+        None => RegistryError::BlobUnknown,
+        Some(error) if error.kind() == io::ErrorKind::NotFound => RegistryError::BlobUnknown,
+        Some(error) => {
+            tracing::error!(path = %path.display(), %error, "cannot read a blob");
+            RegistryError::Internal
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_there_is_unknown() {
+        let of = |kind: Option<io::ErrorKind>| unserved(Path::new("data"), kind.map(io::Error::from));
+        assert_eq!(of(None), RegistryError::BlobUnknown);
+        assert_eq!(of(Some(io::ErrorKind::NotFound)), RegistryError::BlobUnknown);
+        assert_eq!(of(Some(io::ErrorKind::PermissionDenied)), RegistryError::Internal);
+    }
 }

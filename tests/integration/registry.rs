@@ -3,6 +3,7 @@
 mod clients;
 mod connections;
 mod content;
+mod daemon;
 mod listings;
 mod observed;
 mod refusals;

@@ -1,0 +1,131 @@
+//! `buildgrid registry` as a process: its readiness, and its end.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use buildgrid::store::{Store, StoreConfig};
+use tempfile::TempDir;
+
+use crate::support::grid::until;
+
+/// A registry process that has told systemd's socket that it is ready; killed when the test ends.
+struct Daemon {
+    folder: TempDir,
+    process: Child,
+    listen: SocketAddr,
+    status: SocketAddr,
+    systemd: UnixDatagram,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Store::open(&StoreConfig { path: folder.path().join("store") }).unwrap();
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (listen, status) = (free(), free());
+        let config = folder.path().join("config.toml");
+        let text = format!(
+            "[registry]\nhost = \"{listen}\"\nlisten = \"{listen}\"\nstatus_listen = \"{status}\"\n\
+             drain_timeout = \"1h\"\n[store]\npath = \"{}\"\n",
+            folder.path().join("store").display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let socket = folder.path().join("notify");
+        let systemd = UnixDatagram::bind(&socket).unwrap();
+        systemd.set_read_timeout(Some(Duration::from_secs(25))).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_buildgrid"))
+            .arg("--config")
+            .arg(&config)
+            .arg("registry")
+            .env("NOTIFY_SOCKET", &socket)
+            .env_remove("JOURNAL_STREAM")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let daemon = Self { folder, process, listen, status, systemd };
+        assert_eq!(daemon.notified(), "READY=1");
+        daemon
+    }
+
+    /// The next message to systemd.
+    fn notified(&self) -> String {
+        let mut message = [0; 256];
+        let length = self.systemd.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).trim().to_owned()
+    }
+
+    fn terminate(&self) {
+        let sent = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    async fn exit_code(&mut self) -> Option<i32> {
+        until("the registry ends", || self.process.try_wait().unwrap().is_some()).await;
+        self.process.wait().unwrap().code()
+    }
+
+    fn ready(&self) -> String {
+        let mut stream = TcpStream::connect(self.status).unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The beginning of a request, whose end does not come.
+fn half_a_request(to: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn it_is_ready_while_its_store_is_there() {
+    let daemon = Daemon::start();
+    until("it is ready", || daemon.ready().starts_with("HTTP/1.0 200")).await;
+    let (here, away) = (daemon.folder.path().join("store"), daemon.folder.path().join("away"));
+    std::fs::rename(&here, &away).unwrap();
+    until("it is not ready", || daemon.ready().starts_with("HTTP/1.0 503")).await;
+    let answer = daemon.ready();
+    assert!(answer.contains("store: there is no store at "), "{answer}");
+    std::fs::rename(&away, &here).unwrap();
+    until("it is ready again", || daemon.ready().starts_with("HTTP/1.0 200")).await;
+}
+
+#[tokio::test]
+async fn half_a_request_to_the_status_pages_does_not_hold_it_up() {
+    let mut daemon = Daemon::start();
+    let _half = half_a_request(daemon.status);
+    // Answered, so the one before it has been taken.
+    daemon.ready();
+    daemon.terminate();
+    assert_eq!(daemon.notified(), "STOPPING=1");
+    assert_eq!(daemon.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_while_pulls_run() {
+    let mut daemon = Daemon::start();
+    let _half = half_a_request(daemon.listen);
+    let mut whole = TcpStream::connect(daemon.listen).unwrap();
+    whole.write_all(b"GET /v2/ HTTP/1.0\r\n\r\n").unwrap();
+    whole.read_to_string(&mut String::new()).unwrap();
+    daemon.terminate();
+    assert_eq!(daemon.notified(), "STOPPING=1");
+    // Long enough for an end that waits for nothing.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(daemon.process.try_wait().unwrap().is_none(), "it did not wait for the request");
+    daemon.terminate();
+    assert_eq!(daemon.exit_code().await, Some(0));
+}
