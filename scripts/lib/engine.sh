@@ -1,16 +1,11 @@
 # shellcheck shell=bash
-# The Docker engine. DOCKER_HOST is honoured; without it, the engine is the one on the usual socket.
+# The Docker engine of this machine, on its usual socket: git server, registries and broker listen on
+# loopback, where an engine elsewhere would not find them.
 
-engine_host=${DOCKER_HOST:-unix:///var/run/docker.sock}
-engine_socket=${engine_host#unix://}
+engine_socket=/var/run/docker.sock
+engine_host=unix://$engine_socket
 
-engine_answers() {
-    case $engine_host in
-        unix://*) has_answered "$@" --unix-socket "$engine_socket" http://localhost/_ping ;;
-        tcp://*) has_answered "$@" "http://${engine_host#tcp://}/_ping" ;;
-        *) docker version &>/dev/null ;;
-    esac
-}
+engine_answers() { has_answered "$@" --unix-socket "$engine_socket" http://localhost/_ping; }
 
 engine_answers_root() { engine_answers as_root; }
 
@@ -26,8 +21,6 @@ has_answered() {
 }
 
 start_engine() {
-    [[ -z ${DOCKER_HOST:-} ]] ||
-        fail "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST" "Start it, or unset DOCKER_HOST."
     heading "Starting a Docker engine"
     if booted_with_systemd; then
         start_units docker docker.service docker.socket
@@ -83,6 +76,10 @@ open_engine_to_user() {
 }
 
 ensure_engine() {
+    # The clients would go there, and everything else here.
+    [[ ${DOCKER_HOST:-$engine_host} == "$engine_host" ]] ||
+        fail "DOCKER_HOST is $DOCKER_HOST, but this uses the engine of this machine, at $engine_host" \
+            "Unset DOCKER_HOST."
     engine_answers && return
     if ! { [[ -S $engine_socket ]] && engine_answers_root; }; then start_engine; fi
     if ! engine_answers; then open_engine_to_user; fi
