@@ -41,6 +41,14 @@ class Process:
                 raise RuntimeError(f"{url} is not ready; the log ends with:\n{tail(self.log)}")
             time.sleep(pause)
 
+    def await_words(self, words, limit=30.0, pause=0.002):
+        """Until the log says this."""
+        deadline = time.monotonic() + limit
+        while words not in self.log.read_text(errors="replace"):
+            if self.child.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the log does not say {words!r}; it ends with:\n{tail(self.log)}")
+            time.sleep(pause)
+
     def stop(self):
         self.child.send_signal(signal.SIGTERM)
         try:
@@ -94,6 +102,8 @@ status_listen = "{self.registry_status}"
         process = Process([self.binary, "--config", self.config, "worker"], self.folder / "worker.log")
         try:
             process.await_page(f"http://{self.worker_status}/readyz")
+            # Said once the queues are declared: before that, an event would be refused.
+            process.await_words("worker started")
             yield process
         finally:
             process.stop()

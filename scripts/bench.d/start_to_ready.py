@@ -1,4 +1,5 @@
-"""From starting the worker's program to its first 200 on /readyz, with broker and engine there."""
+"""From starting the worker's program to its first 200 on /readyz, its queues being declared; broker and
+engine are there."""
 
 import time
 from statistics import median
