@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::docker::unique;
 use crate::support::image::{TestImage, image_name};
 use crate::support::process::{Ran, run};
 use crate::support::registry::TestRegistry;
@@ -45,6 +46,8 @@ async fn skopeo_inspects_lists_and_copies() {
     registry.stop().await;
 }
 
+// The engine keeps one image of one content, whatever its names: each test has content of its own.
+
 /// A docker client with a configuration of its own.
 struct Docker {
     program: PathBuf,
@@ -81,7 +84,8 @@ impl Docker {
 async fn docker_logs_in_and_pulls() {
     for docker in Docker::all() {
         let registry = TestRegistry::start().await;
-        let image = TestImage::saying("hello");
+        let greeting = unique();
+        let image = TestImage::saying(&greeting);
         image.publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
         TestImage::saying("secret").publish(&registry.store, &image_name("other/a.b", "v1")).await;
         let url = format!("{}/acme/shop.storefront:v1", registry.host);
@@ -97,7 +101,7 @@ async fn docker_logs_in_and_pulls() {
         assert!(pulled.contains(&image.digest().to_string()), "{pulled}");
         let content = extract(&docker, &url, Path::new("/greeting")).await;
         docker.run(&["image", "rm", &url], "").await.succeeded();
-        assert_eq!(content, b"hello");
+        assert_eq!(content, greeting.as_bytes());
 
         // A digest is pulled as a tag is; a foreign namespace is as absent as nothing at all.
         let digest = format!("{}/acme/shop.storefront@{}", registry.host, image.digest());
@@ -129,7 +133,7 @@ async fn extract(docker: &Docker, image: &str, path: &Path) -> Vec<u8> {
 async fn docker_push_says_why_not() {
     for docker in Docker::all() {
         let registry = TestRegistry::start().await;
-        let image = TestImage::saying("hello");
+        let image = TestImage::saying(&unique());
         let published = format!("{}/acme/shop.storefront:v1", registry.host);
         image.publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
         docker.login(&registry, registry.password()).await.succeeded();
