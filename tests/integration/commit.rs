@@ -5,15 +5,16 @@ use std::process::Command;
 use buildgrid::config::Config;
 use buildgrid::event::result::{Kind, ResultEvent, State};
 
-use crate::support::docker::{BASE, base_image, run as docker, unique};
+use crate::support::docker::{self, BASE, SOCKET, base_image, docker, unique};
 use crate::support::git::{GitServer, Repository};
-use crate::support::grid::{TestGrid, until};
+use crate::support::grid::TestGrid;
+use crate::support::patience::until;
 use crate::support::process::run;
 
 /// Builds on the real engine, out of a git server on loopback.
 fn real(config: &mut Config) {
     base_image();
-    config.engine.host = "unix:///var/run/docker.sock".to_owned();
+    config.engine.host = docker::host();
     config.source.allow_private_addresses = vec!["127.0.0.1".to_owned()];
 }
 
@@ -76,12 +77,12 @@ async fn a_commit_becomes_a_container_that_runs() {
     run(client(&["pull", &image]), "").await.succeeded();
     let said = run(client(&["run", "--rm", "--network", "none", &image]), "").await.succeeded();
     assert_eq!(said.trim(), format!("greetings from {id}, built by BuildGrid"));
-    let inspected = docker("docker", &["image", "inspect", "--format", "{{json .Config.Labels}}", &image]);
+    let inspected = docker(&["image", "inspect", "--format", "{{json .Config.Labels}}", &image]);
     let labels: serde_json::Value = serde_json::from_str(&inspected).unwrap();
     assert_eq!(labels["org.opencontainers.image.revision"], repository.head());
     assert_eq!(labels["org.opencontainers.image.source"], repository.url);
     assert_eq!(labels["net.buildgrid.build"], id.as_str());
-    docker("docker", &["rmi", &image]);
+    docker(&["rmi", &image]);
 
     // A second commit stores only the layers that are new.
     repository.write("notes.md", "more");
@@ -165,7 +166,7 @@ async fn an_engine_that_comes_back_is_built_on() {
     assert_eq!(answer.status().as_u16(), 503);
     assert!(answer.text().await.unwrap().contains("docker.sock"));
     assert!(!grid.build_directory(&id).exists(), "nothing is taken without an engine");
-    std::os::unix::fs::symlink("/var/run/docker.sock", &socket).unwrap();
+    std::os::unix::fs::symlink(SOCKET, &socket).unwrap();
     grid.result(&id, State::Published).await;
     until("the worker is ready", || {
         let answer = Command::new("curl").args(["--silent", "--fail", &ready]).output().unwrap();

@@ -1,5 +1,6 @@
 //! Builds on a real Docker engine.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use buildgrid::build::docker::{DockerEngine, EngineConfig, open_archive};
@@ -9,6 +10,8 @@ use buildgrid::timeline::sink::LogSink;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::docker::*;
+use crate::support::patience::{in_time, until};
+use crate::support::process::output;
 
 #[tokio::test]
 async fn builds_what_the_request_says() {
@@ -41,7 +44,7 @@ async fn leaves_no_connection_open_and_the_image_is_its_own() {
     let between = Between::new();
     let request = request(&format!("FROM {BASE}\nRUN echo {} > /x\n", unique()));
     let image = build(&engine_at(between.socket()), request).await.image();
-    eventually("the connections are closed", Duration::from_secs(5), || between.connections() == 0).await;
+    until("the connections are closed", || between.connections() == 0).await;
     assert_eq!(files(&image).keys().filter(|name| *name == "x").count(), 1, "read without the engine");
 }
 
@@ -69,7 +72,7 @@ async fn the_log_comes_while_the_step_runs() {
     let build = engine.build(request, &sink, &cancel);
     let read = async {
         loop {
-            let line = lines.recv().await.expect("a line");
+            let line = in_time("a line of the log", lines.recv()).await.expect("a line");
             if line.stream == Stream::Stdout && line.text.starts_with("first ") {
                 cancel.cancel();
                 break;
@@ -200,7 +203,7 @@ async fn a_cancelled_build_leaves_no_process() {
     let request = request(&format!("FROM {BASE}\nRUN sleep {sleep}\n"));
     let build = build_until(&engine, request, &cancel);
     let end = async {
-        eventually("the step runs", Duration::from_secs(60), || runs(&sleep)).await;
+        until("the step runs", || runs(&sleep)).await;
         cancel.cancel();
         Instant::now()
     };
@@ -220,10 +223,10 @@ async fn a_build_whose_future_is_dropped_ends_on_the_engine() {
     let cancel = CancellationToken::new();
     {
         let build = std::pin::pin!(engine.build(request, &sink, &cancel));
-        let started = eventually("the step runs", Duration::from_secs(60), || runs(&sleep));
+        let started = until("the step runs", || runs(&sleep));
         tokio::select! { _ = build => panic!("it ended"), () = started => {} }
     }
-    eventually("the step's process is gone", Duration::from_secs(10), || !runs(&sleep)).await;
+    until("the step's process is gone", || !runs(&sleep)).await;
 }
 
 #[tokio::test]
@@ -234,13 +237,13 @@ async fn an_engine_that_goes_away_in_the_middle_is_not_the_builds_fault() {
     let sleep = long_sleep();
     let build = build(&engine, request(&format!("FROM {BASE}\nRUN sleep {sleep}\n")));
     let cut = async {
-        eventually("the step runs", Duration::from_secs(60), || runs(&sleep)).await;
+        until("the step runs", || runs(&sleep)).await;
         between.cut();
     };
     let (built, ()) = tokio::join!(build, cut);
     let reason = built.infrastructure();
     assert!(reason.starts_with("the docker engine at unix://"), "{reason}");
-    eventually("the step's process is gone", Duration::from_secs(10), || !runs(&sleep)).await;
+    until("the step's process is gone", || !runs(&sleep)).await;
 }
 
 #[tokio::test]
@@ -294,8 +297,8 @@ async fn probes_the_engine() {
     let info = engine().probe().await.unwrap();
     assert!(info.buildkit);
     assert!(info.platform.starts_with("linux/"), "{}", info.platform);
-    let said = run("docker", &["version", "--format", "{{.Server.Version}} {{.Server.APIVersion}}"]);
-    assert_eq!(format!("{} {}", info.version, info.api_version), said.trim());
+    let said = docker(&["version", "--format", "{{.Server.Version}} {{.Server.APIVersion}}"]);
+    assert_eq!(format!("{} {}", info.version, info.api_version), said);
     assert!(info.limits.iter().any(|limit| limit.contains("BUILDKIT_STEP_LOG_MAX_SIZE")));
 }
 
@@ -312,7 +315,7 @@ async fn sweeps_the_tags_that_are_older_than_any_build() {
     base_image();
     let tag = format!("buildgrid.local/build:{}", unique());
     let left = || private_tags(&format!("reference={tag}"));
-    run("docker", &["tag", BASE, &tag]);
+    docker(&["tag", BASE, &tag]);
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let only = OnlyTag::new(&tag);
     let second = Duration::from_secs(1);
@@ -323,19 +326,20 @@ async fn sweeps_the_tags_that_are_older_than_any_build() {
     }
     assert_eq!(DockerEngine::connect(&config, second).unwrap().sweep().await.unwrap(), 1);
     assert_eq!(left(), [""; 0]);
-    run("docker", &["image", "inspect", BASE]);
+    docker(&["image", "inspect", BASE]);
 }
 
 #[tokio::test]
 async fn reads_the_archive_of_an_engine_with_compressed_layers() {
     let name = format!("buildgrid-test/skopeo:{}", unique());
     base_image();
-    run("docker", &["tag", BASE, &name]);
+    docker(&["tag", BASE, &name]);
     let directory = tempfile::tempdir().unwrap();
     let layout = directory.path().join("layout");
     let target = format!("oci:{}", layout.display());
-    run("skopeo", &["copy", "--quiet", &format!("docker-daemon:{name}"), &target]);
-    run("docker", &["rmi", &name]);
+    let source = format!("docker-daemon:{name}");
+    output(Command::new("skopeo").args(["copy", "--quiet", &source, &target]));
+    docker(&["rmi", &name]);
     let json = |path: &str| -> serde_json::Value {
         serde_json::from_slice(&std::fs::read(layout.join(path)).unwrap()).unwrap()
     };

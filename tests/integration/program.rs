@@ -1,20 +1,26 @@
 //! The program itself: exit codes, signals, crashes, the journal.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use buildgrid::event::result::State;
 
-use crate::support::docker::{BASE, base_image, unique};
+use crate::support::docker::{BASE, base_image, host, unique};
 use crate::support::git::GitServer;
-use crate::support::grid::{TestGrid, fake_event, read_log, until};
+use crate::support::grid::{TestGrid, fake_event, read_log};
+use crate::support::patience::until;
+use crate::support::process::{as_root, output};
 
-/// The program, blind to the configuration of the machine.
+/// The program, blind to the configuration of the machine and to the environment's.
 fn buildgrid(config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_buildgrid"));
     command.arg("--config").arg(config).stdin(Stdio::null()).env_remove("JOURNAL_STREAM");
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"BUILDGRID_"))
+    {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -131,7 +137,7 @@ fn services_that_are_away_are_named_with_exit_code_69() {
 async fn check_says_what_the_parts_are() {
     let grid = TestGrid::idle(|_| ()).await;
     let path = written(&grid, |table| {
-        table["engine"].as_table_mut().unwrap().insert("host".into(), "unix:///var/run/docker.sock".into());
+        table["engine"].as_table_mut().unwrap().insert("host".into(), host().into());
     });
     let output = buildgrid(&path).arg("check").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -155,7 +161,7 @@ async fn build_makes_one_image_without_a_queue() {
     let (hello, broken) = (server.fixture("hello"), server.fixture("build-fails"));
     let grid = TestGrid::idle(|_| ()).await;
     let path = written(&grid, |table| {
-        table["engine"].as_table_mut().unwrap().insert("host".into(), "unix:///var/run/docker.sock".into());
+        table["engine"].as_table_mut().unwrap().insert("host".into(), host().into());
         table["queue"].as_table_mut().unwrap().insert("url".into(), "amqp://127.0.0.1:1/away".into());
     });
     // An argument of this test's own, so that no step comes out of the engine's cache.
@@ -280,7 +286,7 @@ async fn two_workers_do_not_share_a_data_directory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_can_be_read_back_from_the_journal() {
-    let _journal = Journal::start();
+    let _journal = Journal::start().await;
     let grid = TestGrid::idle(|_| ()).await;
     let path = written(&grid, |table| {
         table["logging"].as_table_mut().unwrap().insert("format".into(), "journald".into());
@@ -291,13 +297,9 @@ async fn a_build_can_be_read_back_from_the_journal() {
     grid.result(&id, State::Published).await;
     let mut entries = Vec::new();
     until("the journal has the build's end", || {
-        let output =
-            Command::new("journalctl").args([&format!("BUILD_ID={id}"), "-o", "json"]).output().unwrap();
-        entries = output
-            .stdout
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap())
-            .collect();
+        let journal = output(as_root("journalctl").args([&format!("BUILD_ID={id}"), "-o", "json"]));
+        entries =
+            journal.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect();
         entries.iter().any(|entry| entry["MESSAGE"] == "image published")
     })
     .await;
@@ -319,29 +321,32 @@ async fn a_build_can_be_read_back_from_the_journal() {
 /// journald: the machine's own, or one started for this test where systemd does not run.
 struct Journal(Option<Child>);
 
+/// Ends with its standard input, and so with the test, however that ends: another user's process could not
+/// be signalled. A journald that was killed leaves its socket behind.
+const JOURNALD: &str = "
+    mkdir -p /run/systemd/journal
+    rm -f /run/systemd/journal/socket
+    /lib/systemd/systemd-journald </dev/null >/dev/null &
+    cat >/dev/null
+    kill $!
+    wait $!
+    rm -f /run/systemd/journal/socket
+";
+
 impl Journal {
-    fn start() -> Self {
-        if Path::new("/run/systemd/journal/socket").exists() && Path::new("/run/systemd/system").exists() {
+    async fn start() -> Self {
+        let socket = Path::new("/run/systemd/journal/socket");
+        if socket.exists() && Path::new("/run/systemd/system").exists() {
             return Self(None);
         }
-        // One that was killed leaves its socket behind.
-        std::fs::create_dir_all("/run/systemd/journal").unwrap();
-        let _ = std::fs::remove_file("/run/systemd/journal/socket");
-        let child = Command::new("/lib/systemd/systemd-journald")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("this test needs systemd-journald (package systemd) and root");
-        let mut journal = Self(Some(child));
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while !Path::new("/run/systemd/journal/socket").exists() {
-            if std::time::Instant::now() > deadline {
-                let errors = BufReader::new(journal.0.as_mut().unwrap().stderr.take().unwrap());
-                panic!("systemd-journald did not come up: {:?}", errors.lines().next());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        output(as_root("test").args(["-x", "/lib/systemd/systemd-journald"]));
+        let mut shell = as_root("sh");
+        let child = shell.args(["-c", JOURNALD]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let journal = Self(Some(child.unwrap()));
+        until("journald listens", || {
+            std::os::unix::net::UnixDatagram::unbound().unwrap().connect(socket).is_ok()
+        })
+        .await;
         journal
     }
 }
@@ -349,9 +354,8 @@ impl Journal {
 impl Drop for Journal {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
-            let _ = child.kill();
+            drop(child.stdin.take());
             let _ = child.wait();
-            let _ = std::fs::remove_file("/run/systemd/journal/socket");
         }
     }
 }

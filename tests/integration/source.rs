@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::git::GitServer;
+use crate::support::patience::until;
 
 /// Sources with mirrors of their own and a log that is kept.
 struct Fetcher {
@@ -71,13 +72,9 @@ impl Fetcher {
 
     /// The log so far, once a line with `last` in it has arrived.
     async fn log_up_to(&self, last: &str) -> Vec<String> {
-        loop {
-            let lines = self.lines.lock().unwrap().clone();
-            if lines.iter().any(|line| line.contains(last)) {
-                return lines;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        let lines = || self.lines.lock().unwrap().clone();
+        until(&format!("the log says {last:?}"), || lines().iter().any(|line| line.contains(last))).await;
+        lines()
     }
 
     /// The bare repositories on the disk, by their names.

@@ -10,7 +10,8 @@ use buildgrid::store::digest::Digest;
 use buildgrid::timeline::entry::Stream;
 use oci_spec::image::ImageManifest;
 
-use crate::support::grid::{TestGrid, fake_event, read_log, until};
+use crate::support::grid::{TestGrid, fake_event, read_log};
+use crate::support::patience::in_time;
 
 const COMMIT: &str = "9fceb02d0ae598e95dc970b74767f19372d61af8";
 
@@ -60,14 +61,15 @@ async fn an_event_becomes_a_pullable_image() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_published_five_times_is_built_once() {
     let grid = TestGrid::with(|config| config.worker.slots = 4).await;
-    let event = fake_event("b-1", r#"{"log_lines":20,"line_interval_ms":50,"layers":1,"layer_bytes":10}"#);
+    let event = fake_event("b-1", r#"{"log_lines":60,"line_interval_ms":50,"layers":1,"layer_bytes":10}"#);
     for _ in 0..5 {
         grid.publish(event.clone()).await;
     }
     grid.result("b-1", State::Published).await;
-    // Some attached to the running build, some came after its end and were answered again.
+    // Three attached to the running build; the fifth waited for a slot, and was answered again after its end,
+    // as is the sixth.
     grid.publish(event.clone()).await;
-    grid.nth_result("b-1", State::Published, 2).await;
+    grid.nth_result("b-1", State::Published, 3).await;
     assert_eq!(grid.results("b-1").iter().filter(|r| r.state == State::Started).count(), 1);
     let directory = grid.build_directory("b-1");
     assert!(!directory.join("log.1.ndjson").exists(), "there was one attempt");
@@ -319,11 +321,9 @@ async fn an_aborted_build_is_given_back_and_built_again() {
 async fn a_deleted_queue_is_made_again() {
     let grid = TestGrid::start().await;
     grid.rabbit.control(&["delete_queue", "--vhost", grid.rabbit.vhost(), "buildgrid.builds"]).await;
-    until("the worker has declared its queue again", || {
-        std::process::Command::new("rabbitmqctl")
-            .args(["--quiet", "list_queues", "--vhost", grid.rabbit.vhost(), "name", "consumers"])
-            .output()
-            .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("buildgrid.builds\t2"))
+    in_time("the worker declares its queue again", async {
+        let list = ["list_queues", "--vhost", grid.rabbit.vhost(), "name", "consumers"];
+        while !grid.rabbit.control(&list).await.contains("buildgrid.builds\t2") {}
     })
     .await;
     grid.publish(fake_event("b-1", &quick(1))).await;

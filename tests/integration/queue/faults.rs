@@ -8,7 +8,8 @@ use buildgrid::queue::amqp::{Ack, Broker, BrokerError};
 use tokio_util::sync::CancellationToken;
 
 use super::{deploy, result};
-use crate::support::broker::{PATIENCE, TestBroker, connect, next, status};
+use crate::support::broker::{TestBroker, connect, next, status};
+use crate::support::patience::in_time;
 use crate::support::proxy::Mode;
 
 #[tokio::test]
@@ -17,8 +18,8 @@ async fn a_deleted_queue_ends_the_subscription_and_the_next_one_works() {
     let broker = rabbit.connect().await;
     let mut subscription = broker.subscribe().await.unwrap();
     rabbit.control(&["delete_queue", "-p", rabbit.vhost(), "buildgrid.builds"]).await;
-    let ended = tokio::time::timeout(PATIENCE, subscription.next()).await;
-    assert!(ended.unwrap().is_none());
+    let ended = in_time("the end of the subscription", subscription.next()).await;
+    assert!(ended.is_none());
     let mut subscription = broker.subscribe().await.unwrap();
     deploy(&broker, "after").await;
     assert_eq!(next(&mut subscription).await.body, b"after");
@@ -34,8 +35,8 @@ async fn both_connections_come_back_and_the_event_is_delivered_again() {
     let before = next(&mut subscription).await;
 
     rabbit.cut().await;
-    let ended = tokio::time::timeout(PATIENCE, subscription.next()).await;
-    assert!(ended.unwrap().is_none(), "a lost connection ends the subscription");
+    let ended = in_time("the end of the subscription", subscription.next()).await;
+    assert!(ended.is_none(), "a lost connection ends the subscription");
     assert_eq!(before.ack().await, Ack::Lost);
 
     let mut subscription = broker.subscribe().await.unwrap();
@@ -74,8 +75,8 @@ async fn publishing_waits_for_the_connection_or_for_the_cancel() {
     let waiting = tokio::time::timeout(Duration::from_millis(300), &mut publishing).await;
     assert!(waiting.is_err(), "nobody can have confirmed it");
     proxy.set(Mode::Pass);
-    tokio::time::timeout(PATIENCE, publishing).await.unwrap().unwrap();
-    assert_eq!(results.next().await.unwrap().id.as_str(), "e-1");
+    in_time("the broker's confirmation", publishing).await.unwrap();
+    assert_eq!(in_time("the result", results.next()).await.unwrap().id.as_str(), "e-1");
 }
 
 #[tokio::test]
@@ -87,8 +88,8 @@ async fn a_silent_peer_is_noticed_by_its_missing_heartbeats() {
     let broker = connect(&config).await;
     let mut subscription = broker.subscribe().await.unwrap();
     proxy.set(Mode::Frozen);
-    let ended = tokio::time::timeout(PATIENCE, subscription.next()).await;
-    assert!(ended.unwrap().is_none());
+    let ended = in_time("the end of the subscription", subscription.next()).await;
+    assert!(ended.is_none());
     status(&broker, |status| !status.consuming_connected && !status.publishing_connected).await;
     // By now connects are accepted and never answered: each is given up in its time.
     status(&broker, |status| status.error.as_ref().is_some_and(|error| error.contains("within 1s"))).await;

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deploy;
 use crate::support::broker::{TestBroker, connect, next};
+use crate::support::patience::in_time;
 
 const EVENT: &str = r#"{"version": 1, "id": "e-1", "namespace": "acme", "app": "shop"}"#;
 
@@ -81,12 +82,15 @@ async fn an_event_that_ends_its_workers_is_dead_lettered_by_the_broker() {
         let mut subscription = broker.subscribe().await.unwrap();
         drop(next(&mut subscription).await);
     }
-    let letter = loop {
-        if let Some(letter) = broker.dead_letters(10).await.unwrap().letters.pop() {
-            break letter;
+    let letter = in_time("the broker's dead letter", async {
+        loop {
+            if let Some(letter) = broker.dead_letters(10).await.unwrap().letters.pop() {
+                break letter;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
+    })
+    .await;
     assert!(letter.reason.starts_with("the delivery limit of buildgrid.builds"), "{}", letter.reason);
     assert_eq!((letter.id.unwrap().as_str(), letter.worker), ("e-1", None));
 }

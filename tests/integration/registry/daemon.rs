@@ -9,7 +9,7 @@ use std::time::Duration;
 use buildgrid::store::{Store, StoreConfig};
 use tempfile::TempDir;
 
-use crate::support::grid::until;
+use crate::support::patience::until;
 
 /// A registry process that has told systemd's socket that it is ready; killed when the test ends.
 struct Daemon {

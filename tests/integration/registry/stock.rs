@@ -2,13 +2,13 @@
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use buildgrid::store::digest::Digest;
 use buildgrid::store::{Store, StoreConfig};
 use serde_json::json;
 
 use crate::support::image::{TestImage, image_name};
+use crate::support::patience::until;
 use crate::support::process::run;
 
 /// A stock registry, killed when dropped.
@@ -42,12 +42,11 @@ impl Stock {
     }
 
     async fn ready(&mut self) {
-        let start = Instant::now();
-        while tokio::net::TcpStream::connect(&self.host).await.is_err() {
+        until("the stock registry listens", || {
             assert!(self.child.try_wait().unwrap().is_none(), "the stock registry has ended");
-            assert!(start.elapsed() < Duration::from_secs(60), "the stock registry does not listen");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            std::net::TcpStream::connect(&self.host).is_ok()
+        })
+        .await;
     }
 }
 

@@ -11,7 +11,9 @@ use buildgrid::source::{ContextSummary, FetchedCommit, SourceError};
 use futures::StreamExt;
 
 use super::{Fetcher, git_server};
-use crate::support::git::{COMMIT_TIME, Repository, run};
+use crate::support::docker::{SOCKET, docker};
+use crate::support::git::{COMMIT_TIME, Repository};
+use crate::support::process::output;
 
 /// The bytes of a whole tar.
 #[derive(PartialEq)]
@@ -199,11 +201,13 @@ async fn gnu_tar_unpacks_what_git_checks_out() {
     std::fs::write(&file, &tar.0).unwrap();
     let folder = unpacked.path().join("context");
     std::fs::create_dir(&folder).unwrap();
-    run(Command::new("tar").arg("-xf").arg(&file).arg("-C").arg(&folder));
-    run(Command::new("diff")
-        .args(["-r", "--no-dereference", "--exclude=.git"])
-        .arg(&repository.work)
-        .arg(&folder));
+    output(Command::new("tar").arg("-xf").arg(&file).arg("-C").arg(&folder));
+    output(
+        Command::new("diff")
+            .args(["-r", "--no-dereference", "--exclude=.git"])
+            .arg(&repository.work)
+            .arg(&folder),
+    );
 }
 
 #[tokio::test]
@@ -214,7 +218,7 @@ async fn an_engine_builds_it_by_way_of_a_linked_dockerfile() {
     let fetched = fetcher.fetch(&repository.url, &repository.head()).await.unwrap();
     let (stream, outcome) = fetched.context("", "Dockerfile").await.unwrap().split();
     let image = format!("buildgrid-test-source-{}", std::process::id());
-    let engine = reqwest::Client::builder().unix_socket("/var/run/docker.sock").build().unwrap();
+    let engine = reqwest::Client::builder().unix_socket(SOCKET).build().unwrap();
     let answer = engine
         .post(format!("http://engine/build?version=2&t={image}"))
         .header("content-type", "application/x-tar")
@@ -223,11 +227,12 @@ async fn an_engine_builds_it_by_way_of_a_linked_dockerfile() {
     assert!(answer.contains("Successfully tagged"), "{answer}");
     outcome.await.unwrap();
 
-    let docker = |arguments: &[&str]| run(Command::new("docker").args(arguments));
     let container = docker(&["create", &image, "none"]);
-    let listing = run(Command::new("sh")
-        .arg("-c")
-        .arg(format!("docker export {container} | tar --numeric-owner -tv context/")));
+    let listing = output(
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!("docker export {container} | tar --numeric-owner -tv context/")),
+    );
     docker(&["rm", &container]);
     docker(&["rmi", &image]);
     for expected in [
@@ -285,7 +290,7 @@ async fn objects_that_are_gone_are_not_the_builds_fault_and_come_back() {
     let fetcher = Fetcher::new();
     let fetched = fetcher.fetch(&repository.url, &commit).await.unwrap();
     let packs = fetcher.mirror_paths()[0].join("objects/pack");
-    let broken = run(Command::new("find").arg(&packs).args(["-type", "f", "-print", "-delete"]));
+    let broken = output(Command::new("find").arg(&packs).args(["-type", "f", "-print", "-delete"]));
     assert_eq!(broken.lines().count(), 2, "{broken}");
     let error = fetched.context("", "Dockerfile").await.err().unwrap();
     assert!(matches!(error, SourceError::Mirror { .. }), "{error}");

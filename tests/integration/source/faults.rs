@@ -9,6 +9,7 @@ use super::limits::noise;
 use super::{Fetcher, git_server, loopback};
 use crate::store::full_disk::SmallDisk;
 use crate::support::git_proxy::{GitProxy, Reaction};
+use crate::support::patience::until;
 
 const COMMIT: &str = "1111111111111111111111111111111111111111";
 
@@ -294,9 +295,7 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         let cancel = CancellationToken::new();
         let (result, ()) =
             tokio::join!(fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel), async {
-                while proxy.seen().len() < 1 + usize::from(objects) {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
+                until("the request is there", || proxy.seen().len() > usize::from(objects)).await;
                 // Into the middle of the answer.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 cancel.cancel();

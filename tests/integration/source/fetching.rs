@@ -1,17 +1,18 @@
 //! The ways a commit comes: by its id, by a ref, from a mirror that has it.
 
-use std::time::Duration;
-
 use buildgrid::source::{Fault, SourceError};
 
 use super::{Fetcher, git_server};
-use crate::support::git::{COMMIT_TIME, Repository, git, run};
+use crate::support::git::{COMMIT_TIME, Repository, git};
 use crate::support::git_proxy::{GitProxy, Reaction, Request};
+use crate::support::patience::until;
+use crate::support::process::output;
 
 /// Commits in the mirrors, as git counts them.
 fn commits(fetcher: &Fetcher) -> Vec<String> {
     let count = |path: &std::path::PathBuf| {
-        let objects = run(git(path).args(["cat-file", "--batch-all-objects", "--batch-check=%(objecttype)"]));
+        let objects =
+            output(git(path).args(["cat-file", "--batch-all-objects", "--batch-check=%(objecttype)"]));
         let commits = objects.lines().filter(|kind| *kind == "commit").count();
         format!("{}: {commits}", super::kind(path))
     };
@@ -70,7 +71,7 @@ async fn a_commit_comes_by_its_id_without_its_history() {
 
         fetcher.fetch(&repository.url, &third).await.unwrap();
         assert_eq!(commits(&fetcher), ["shallow: 2"], "{name}");
-        run(git(&fetcher.mirror_paths()[0]).args(["fsck", "--strict"]));
+        output(git(&fetcher.mirror_paths()[0]).args(["fsck", "--strict"]));
     }
 }
 
@@ -201,7 +202,7 @@ async fn a_later_fetch_brings_only_what_is_new() {
     // The commit, its tree and the file; the tree may come as a difference.
     let log = fetcher.log_up_to("received 3 objects").await;
     assert!(log[1].starts_with("received 4 objects"), "{log:?}");
-    run(git(&fetcher.mirror_paths()[0]).args(["fsck", "--strict"]));
+    output(git(&fetcher.mirror_paths()[0]).args(["fsck", "--strict"]));
 }
 
 #[tokio::test]
@@ -240,10 +241,8 @@ async fn a_broken_mirror_is_fetched_anew() {
             assert_eq!(outcome.await.unwrap().files, 2);
         }
         // The broken one goes in the background.
-        while fetcher.mirror_names() != ["shallow-1"] {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        run(git(&fetcher.mirror_paths()[0]).args(["fsck", "--strict"]));
+        until("only the new mirror is there", || fetcher.mirror_names() == ["shallow-1"]).await;
+        output(git(&fetcher.mirror_paths()[0]).args(["fsck", "--strict"]));
     }
 }
 

@@ -5,7 +5,8 @@ use bytesize::ByteSize;
 
 use super::context::tar;
 use super::{Fetcher, git_server};
-use crate::support::git::{Repository, git, run};
+use crate::support::git::{Repository, git};
+use crate::support::process::output;
 
 /// Bytes that do not compress.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -78,7 +79,7 @@ async fn each_limit_has_its_sentence() {
 fn tree(repository: &Repository, entries: impl Iterator<Item = String>) -> String {
     let listing = repository.work.join("listing");
     std::fs::write(&listing, entries.map(|entry| entry + "\n").collect::<String>()).unwrap();
-    run(git(&repository.work).arg("mktree").stdin(std::fs::File::open(listing).unwrap()))
+    output(git(&repository.work).arg("mktree").stdin(std::fs::File::open(listing).unwrap()))
 }
 
 /// A tree in which each level holds the one below it ten times: 10^12 paths in a dozen objects.

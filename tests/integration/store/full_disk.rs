@@ -3,13 +3,13 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
 
 use buildgrid::store::{Store, StoreConfig, StoreError, TagPut};
 use tempfile::TempDir;
 
 use super::temporary_files;
 use crate::support::image::{TestImage, image_name, put_streamed};
+use crate::support::process::{as_root, output};
 
 /// A small file system in memory, gone when dropped.
 pub struct SmallDisk {
@@ -20,7 +20,7 @@ impl SmallDisk {
     pub fn mount(size: &str) -> Self {
         let disk = Self { directory: tempfile::tempdir().unwrap() };
         let options = format!("size={size},nr_inodes=4096");
-        as_root(&["mount", "-t", "tmpfs", "-o", &options, "buildgrid-test"], disk.path());
+        output(as_root("mount").args(["-t", "tmpfs", "-o", &options, "buildgrid-test"]).arg(disk.path()));
         disk
     }
 
@@ -31,18 +31,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        as_root(&["umount"], self.path());
-    }
-}
-
-/// Runs a command on `path` as root: as this user where it is root, else through sudo.
-fn as_root(command: &[&str], path: &Path) {
-    let direct = Command::new(command[0]).args(&command[1..]).arg(path).output().unwrap();
-    if !direct.status.success() {
-        let sudo = Command::new("sudo").arg("-n").args(command).arg(path).status();
-        let done = sudo.is_ok_and(|status| status.success());
-        let error = String::from_utf8_lossy(&direct.stderr).into_owned();
-        assert!(done, "this test needs root, or sudo without a password, for {command:?}: {error}");
+        output(as_root("umount").arg(self.path()));
     }
 }
 

@@ -1,23 +1,57 @@
 //! A virtual host of its own on the real RabbitMQ, for one test: nothing in it is shared, and all of it
 //! goes when the test ends.
 
-#![expect(clippy::unwrap_used, reason = "a test support that fails is a failed test")]
-
-use std::process::Command;
+use std::io::Write as _;
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use buildgrid::queue::QueueConfig;
 use buildgrid::queue::amqp::{Broker, BrokerStatus, Delivery, Subscription};
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
 
+use super::patience::{PATIENCE, in_time};
+use super::process::{as_root, output};
 use super::proxy::Proxy;
-
-/// Far more than any step takes; a test that reaches it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The broker under test: `BUILDGRID_TEST_AMQP` as `user:password@host:port`, or RabbitMQ's own default.
 fn authority() -> String {
     std::env::var("BUILDGRID_TEST_AMQP").unwrap_or_else(|_| "guest:guest@127.0.0.1:5672".to_owned())
+}
+
+/// The name of the broker's node, where it is not RabbitMQ's usual one: as RabbitMQ's own tools are told.
+fn node() -> Option<String> {
+    std::env::var("RABBITMQ_NODENAME").ok()
+}
+
+/// Evaluates Erlang on the broker's node, which must come to `ok`: what rabbitmqctl does as well, but that
+/// starts a virtual machine and needs a second of processor time a call, which this need not.
+fn evaluate(expression: &str) -> Result<(), String> {
+    let mut child = as_root("env")
+        .args(["HOME=/var/lib/rabbitmq", "erl_call", "-e", "-sname"])
+        .arg(node().as_deref().unwrap_or("rabbit"))
+        // The node takes one connection of one name; erl_call's own random ones are alike within a second.
+        .args(["-h", &uuid::Uuid::now_v7().simple().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("erl_call can be run (Debian's package erlang-base)");
+    child.stdin.take().unwrap().write_all(format!("{expression}.\n").as_bytes()).unwrap();
+    let done = child.wait_with_output().unwrap();
+    match done.stdout.as_slice() {
+        b"{ok, ok}" => Ok(()),
+        _ => Err(String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned()),
+    }
+}
+
+/// The expression that gives a user these rights to configure, write and read.
+fn permit(user: &str, vhost: &str, [configure, write, read]: [&str; 3]) -> String {
+    format!(
+        r#"rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost}">>,
+            <<"{configure}">>, <<"{write}">>, <<"{read}">>, <<"test">>)"#
+    )
 }
 
 pub struct TestBroker {
@@ -30,11 +64,10 @@ impl TestBroker {
     pub async fn start() -> Self {
         let vhost = format!("test-{}", uuid::Uuid::now_v7());
         let broker = Self { vhost, users: Mutex::default() };
-        let vhost = broker.vhost.clone();
-        broker.control(&["add_vhost", &vhost]).await;
-        let authority = authority();
+        let (vhost, authority) = (&broker.vhost, authority());
         let user = authority.split(':').next().unwrap();
-        broker.control(&["set_permissions", "-p", &vhost, user, ".*", ".*", ".*"]).await;
+        let permit = permit(user, vhost, [".*"; 3]);
+        evaluate(&format!(r#"ok = rabbit_vhost:add(<<"{vhost}">>, <<"test">>), {permit}"#)).unwrap();
         broker
     }
 
@@ -50,9 +83,11 @@ impl TestBroker {
     /// A user of its own with these rights to configure, write and read; answers `name:password`.
     pub async fn user(&self, configure: &str, write: &str, read: &str) -> String {
         let (name, password) = (format!("user-{}", uuid::Uuid::now_v7()), "secret");
-        self.control(&["add_user", &name, password]).await;
+        let add =
+            format!(r#"rabbit_auth_backend_internal:add_user(<<"{name}">>, <<"{password}">>, <<"test">>)"#);
+        evaluate(&add).unwrap();
         self.users.lock().unwrap().push(name.clone());
-        self.control(&["set_permissions", "-p", &self.vhost, &name, configure, write, read]).await;
+        evaluate(&permit(&name, &self.vhost, [configure, write, read])).unwrap();
         format!("{name}:{password}")
     }
 
@@ -83,12 +118,41 @@ impl TestBroker {
 
     /// Runs rabbitmqctl; answers what it printed.
     pub async fn control(&self, arguments: &[&str]) -> String {
-        let mut command = tokio::process::Command::new("rabbitmqctl");
-        let output = command.arg("--quiet").args(arguments).output().await;
-        let output = output.expect("rabbitmqctl can be run");
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "rabbitmqctl {arguments:?}: {error}");
-        String::from_utf8(output.stdout).unwrap()
+        let mut command = as_root("rabbitmqctl");
+        command.arg("--quiet").args(arguments);
+        if let Some(node) = node() {
+            command.args(["--node", &node]);
+        }
+        tokio::task::spawn_blocking(move || output(&mut command)).await.unwrap()
+    }
+
+    /// Waits until every queue is empty, and has no consumer that could still give something back. Asks the
+    /// queues themselves: what `rabbitmqctl list_queues` tells of them is some seconds old.
+    pub async fn assert_drained(&self) {
+        let config = self.config();
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(config.url.expose(), properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let retries = ["10s", "1m", "10m"].map(|delay| format!("{}.retry.{delay}", config.builds));
+        let mut queues = Vec::from(retries);
+        queues.extend([config.builds, config.dead]);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        for name in queues {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            loop {
+                let declare = channel.queue_declare(name.as_str().into(), passive, FieldTable::default());
+                let queue = in_time("the state of a queue", declare).await.unwrap();
+                let left = (queue.message_count(), queue.consumer_count());
+                if left == (0, 0) {
+                    break;
+                }
+                let (messages, consumers) = left;
+                let late = tokio::time::Instant::now() > deadline;
+                assert!(!late, "{name} is left with {messages} messages and {consumers} consumers");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        connection.close(200, "done".into()).await.unwrap();
     }
 
     /// Closes every connection to this virtual host from the broker's side, as an administrator would.
@@ -112,12 +176,14 @@ impl TestBroker {
 impl Drop for TestBroker {
     fn drop(&mut self) {
         let users = std::mem::take(&mut *self.users.lock().unwrap());
-        let mut left = vec![("delete_vhost", self.vhost.clone())];
-        left.extend(users.into_iter().map(|user| ("delete_user", user)));
-        for (verb, name) in left {
-            let deleted = Command::new("rabbitmqctl").args(["--quiet", verb, &name]).output();
-            if !deleted.is_ok_and(|output| output.status.success()) && !std::thread::panicking() {
-                panic!("rabbitmqctl {verb} {name} failed");
+        let mut left = vec![("rabbit_vhost:delete", self.vhost.clone())];
+        left.extend(users.into_iter().map(|user| ("rabbit_auth_backend_internal:delete_user", user)));
+        for (delete, name) in left {
+            let deleted = evaluate(&format!(r#"{delete}(<<"{name}">>, <<"test">>)"#));
+            if let Err(error) = deleted
+                && !std::thread::panicking()
+            {
+                panic!("{delete} {name}: {error}");
             }
         }
     }
@@ -125,8 +191,7 @@ impl Drop for TestBroker {
 
 /// The next delivery, in good time.
 pub async fn next(subscription: &mut Subscription) -> Delivery {
-    let delivery = tokio::time::timeout(PATIENCE, subscription.next()).await;
-    delivery.expect("a delivery in good time").expect("the subscription lives")
+    in_time("a delivery", subscription.next()).await.expect("the subscription lives")
 }
 
 /// Connected by `config`, with everything declared.

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use buildgrid::build::docker::{BuildRequest, Context, DockerEngine, EngineConfig};
 use buildgrid::build::engine::{BuildError, BuiltImage};
@@ -18,17 +18,21 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::process::output;
+
 /// The base image of the tests: busybox alone, made here, because nothing can be pulled.
 pub const BASE: &str = "buildgrid-test/busybox:latest";
 /// The engine's socket.
 pub const SOCKET: &str = "/var/run/docker.sock";
 
-/// Runs a command and answers what it printed.
-pub fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {}: {errors}", args.join(" "));
-    String::from_utf8(output.stdout).expect("output in UTF-8")
+/// The engine, as the configuration names it.
+pub fn host() -> String {
+    format!("unix://{SOCKET}")
+}
+
+/// Runs the docker client, which must succeed, and answers what it printed.
+pub fn docker(arguments: &[&str]) -> String {
+    output(Command::new("docker").args(arguments))
 }
 
 /// Makes the base image unless the engine has it; one at a time, whether tests are threads or processes.
@@ -36,7 +40,7 @@ pub fn base_image() {
     let lock = Path::new(env!("CARGO_TARGET_TMPDIR")).join("busybox.lock");
     let lock = File::create(lock).expect("create the lock file");
     lock.lock().expect("lock");
-    run(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/base-image"), &[BASE]);
+    output(Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/base-image")).arg(BASE));
 }
 
 /// A word that no other test uses.
@@ -161,7 +165,7 @@ pub async fn build_until(
 /// The private tags on the engine that a filter of `docker images` finds.
 pub fn private_tags(filter: &str) -> Vec<String> {
     let format = "{{.Repository}}:{{.Tag}}";
-    let tags = run("docker", &["images", "--format", format, "--filter", filter]);
+    let tags = docker(&["images", "--format", format, "--filter", filter]);
     tags.lines().filter(|tag| tag.starts_with("buildgrid.local/build:")).map(str::to_owned).collect()
 }
 
@@ -191,15 +195,6 @@ pub fn runs(argument: &str) -> bool {
         let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         arguments.split(|byte| *byte == 0).any(|one| one == argument.as_bytes())
     })
-}
-
-/// Waits until `condition` holds; panics after `limit`.
-pub async fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + limit;
-    while !condition() {
-        assert!(Instant::now() < end, "{what}: not within {limit:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// Stands between worker and engine: counts the connections, and cuts them.

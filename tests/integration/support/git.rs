@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::process::output;
+
 /// The moment of every commit made here: 2026-01-02 03:04:05 UTC.
 pub const COMMIT_TIME: i64 = 1_767_323_045;
 
@@ -42,7 +44,7 @@ impl GitServer {
         let repository = self.empty(fixture);
         let source = project(&format!("fixtures/repos/{fixture}"));
         assert!(source.is_dir(), "{} is missing", source.display());
-        run(Command::new("cp").arg("-a").arg(format!("{}/.", source.display())).arg(&repository.work));
+        output(Command::new("cp").arg("-a").arg(format!("{}/.", source.display())).arg(&repository.work));
         repository.commit(&format!("Add {fixture}"));
         repository
     }
@@ -53,7 +55,7 @@ impl GitServer {
         let bare = self.folder.path().join("served").join(format!("{name}.git"));
         for (path, options) in [(&work, &["-q"][..]), (&bare, &["-q", "--bare"])] {
             std::fs::create_dir_all(path).unwrap();
-            run(git(path).args(["init", "--initial-branch=main"]).args(options));
+            output(git(path).args(["init", "--initial-branch=main"]).args(options));
         }
         Repository { url: format!("{}/{name}.git", self.url), work, bare }
     }
@@ -106,12 +108,12 @@ impl Repository {
     /// and GitLab do and git does not by default.
     pub fn serve_commits_by_id(&self, allowed: bool) {
         let value = if allowed { "true" } else { "false" };
-        run(git(&self.bare).args(["config", "uploadpack.allowReachableSHA1InWant", value]));
+        output(git(&self.bare).args(["config", "uploadpack.allowReachableSHA1InWant", value]));
     }
 
     /// Runs git in the working tree and returns what it printed, trimmed.
     pub fn git(&self, arguments: &[&str]) -> String {
-        run(git(&self.work).args(arguments))
+        output(git(&self.work).args(arguments))
     }
 }
 
@@ -127,14 +129,6 @@ pub fn git(folder: &Path) -> Command {
         .env("GIT_AUTHOR_DATE", format!("{COMMIT_TIME} +0000"))
         .env("GIT_COMMITTER_DATE", format!("{COMMIT_TIME} +0000"));
     command
-}
-
-/// Runs a command that must succeed and returns its trimmed output.
-pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}: {error}", output.status);
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 fn project(path: &str) -> PathBuf {

@@ -9,8 +9,6 @@ use buildgrid::config::Config;
 use buildgrid::event::result::{ResultEvent, State};
 use buildgrid::queue::QueueConfig;
 use buildgrid::queue::amqp::Broker;
-use buildgrid::registry::{self, Registry};
-use buildgrid::store::Store;
 use buildgrid::telemetry::config::{Format, LoggingConfig};
 use buildgrid::timeline::entry::LogEntry;
 use buildgrid::worker::daemon::{self, Shutdown};
@@ -23,12 +21,10 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::broker::TestBroker;
-
-/// How long a test waits for what must come. Never a measure: only what ends a test that hangs.
-pub const PATIENCE: Duration = Duration::from_secs(25);
+use super::patience::{PATIENCE, in_time, until};
+use super::registry::TestRegistry;
 
 pub struct TestGrid {
     pub config: Config,
@@ -36,7 +32,7 @@ pub struct TestGrid {
     pub broker: Broker,
     _folder: TempDir,
     worker: Option<(Shutdown, JoinHandle<anyhow::Result<()>>)>,
-    registry: (CancellationToken, JoinHandle<anyhow::Result<()>>),
+    registry: TestRegistry,
     results: Mutex<Vec<ResultEvent>>,
     events: tokio::sync::Mutex<lapin::Consumer>,
     connection: lapin::Connection,
@@ -68,30 +64,23 @@ impl TestGrid {
         config.worker.name = "worker-1".to_owned();
         config.worker.data_dir = folder.path().join("data");
         config.worker.status_listen = ([127, 0, 0, 1], 0).into();
-        config.store.path = folder.path().join("store");
         config.queue = rabbit.config();
         config.engine.host = "none".to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        config.registry.host = listener.local_addr().unwrap().to_string();
+        let registry = TestRegistry::start().await;
+        config.store.path = registry.root().to_owned();
+        config.registry.host.clone_from(&registry.host);
         adjust(&mut config);
 
         let broker = Broker::connect(&config.queue, "test");
         broker.declare().await.unwrap();
         let (connection, events) = listen(&config.queue).await;
-        let store = Store::open(&config.store).unwrap();
-        let stop = CancellationToken::new();
-        let serving = tokio::spawn(registry::serve(
-            listener,
-            Registry::new(config.registry.clone(), store),
-            stop.clone(),
-        ));
         Self {
             config,
             rabbit,
             broker,
             _folder: folder,
             worker: None,
-            registry: (stop, serving),
+            registry,
             results: Mutex::default(),
             events: tokio::sync::Mutex::new(events),
             connection,
@@ -111,7 +100,7 @@ impl TestGrid {
             })
             .await
         });
-        is_up.await.expect("the worker comes up");
+        in_time("the worker comes up", is_up).await.expect("the worker comes up");
         self.worker = Some((shutdown, worker));
     }
 
@@ -123,7 +112,7 @@ impl TestGrid {
     /// Waits for the worker's end, which the test has asked for.
     pub async fn worker_ended(&mut self) -> anyhow::Result<()> {
         let (_, worker) = self.worker.take().expect("the worker runs");
-        tokio::time::timeout(PATIENCE, worker).await.expect("the worker ends").unwrap()
+        in_time("the worker ends", worker).await.unwrap()
     }
 
     /// Publishes an event's bytes as Maestro would.
@@ -185,26 +174,27 @@ impl TestGrid {
     /// Takes one event from the dead letters, with the reason that stands in its header.
     pub async fn dead_letter(&self) -> DeadLetter {
         let channel = self.connection.create_channel().await.unwrap();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let options = BasicGetOptions { no_ack: true };
-            if let Some(message) = channel.basic_get("buildgrid.dead".into(), options).await.unwrap() {
-                let headers = message.delivery.properties.headers().clone().unwrap_or_default();
-                let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-buildgrid-reason") else {
-                    panic!("a dead letter without a reason: {headers:?}");
-                };
-                channel.close(200, "".into()).await.unwrap();
-                return DeadLetter { reason: reason.to_string(), body: message.delivery.data };
+        let message = in_time("a dead letter", async {
+            loop {
+                let options = BasicGetOptions { no_ack: true };
+                if let Some(message) = channel.basic_get("buildgrid.dead".into(), options).await.unwrap() {
+                    break message;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            assert!(tokio::time::Instant::now() < deadline, "no dead letter came");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        })
+        .await;
+        channel.close(200, "".into()).await.unwrap();
+        let headers = message.delivery.properties.headers().clone().unwrap_or_default();
+        let Some(AMQPValue::LongString(reason)) = headers.inner().get("x-buildgrid-reason") else {
+            panic!("a dead letter without a reason: {headers:?}");
+        };
+        DeadLetter { reason: reason.to_string(), body: message.delivery.data }
     }
 
     /// A registry login for `namespace`.
     pub async fn credential(&self, namespace: &str) -> (String, String) {
-        let store = Store::open(&self.config.store).unwrap();
-        let made = store.add_credential([namespace.parse().unwrap()].into()).await.unwrap();
+        let made = self.registry.store.add_credential([namespace.parse().unwrap()].into()).await.unwrap();
         (made.credential.user.to_string(), made.password.expose_secret().to_owned())
     }
 
@@ -214,17 +204,7 @@ impl TestGrid {
             shutdown.drain.cancel();
             self.worker_ended().await.unwrap();
         }
-        let (stop, serving) = self.registry;
-        stop.cancel();
-        serving.await.unwrap().unwrap();
-        let queue = &self.config.queue.builds;
-        let listed =
-            self.rabbit.control(&["list_queues", "--quiet", "--no-table-headers", "name", "messages"]).await;
-        let left: Vec<&str> = listed
-            .lines()
-            .filter(|line| line.starts_with(queue.as_str()) && !line.ends_with("\t0"))
-            .collect();
-        assert!(left.is_empty(), "messages are left: {left:?}");
+        self.rabbit.assert_drained().await;
         let left = files(&self.config.store.path.join("buildgrid/tmp"));
         assert!(left.is_empty(), "temporary files are left in the store: {left:?}");
         for build in std::fs::read_dir(self.config.worker.data_dir.join("builds")).into_iter().flatten() {
@@ -232,6 +212,7 @@ impl TestGrid {
             assert!(!spool.exists(), "{} is left", spool.display());
         }
         self.broker.close().await;
+        self.registry.stop().await;
     }
 }
 
@@ -284,15 +265,6 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// Waits until `condition` holds.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// A fake event of the namespace `smoke`, with `fake` as its `fake` object.

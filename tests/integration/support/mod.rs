@@ -6,6 +6,7 @@ pub mod git;
 pub mod git_proxy;
 pub mod grid;
 pub mod image;
+pub mod patience;
 pub mod process;
 pub mod proxy;
 pub mod registry;

@@ -1,7 +1,5 @@
 //! A TCP proxy that breaks: it stands before a service and cuts, or freezes, every connection through it.
 
-#![expect(clippy::unwrap_used, reason = "a test support that fails is a failed test")]
-
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
