@@ -78,9 +78,8 @@ pub struct Pipeline {
     pub rules: Rules,
 }
 
-/// One run of the pipeline: which attempt it is and where it leaves its traces.
+/// One run of the pipeline: where it leaves its traces, and who may end it.
 pub struct Run<'a> {
-    pub attempt: u32,
     /// A private directory for what the run spools; removed by the caller.
     pub spool: &'a Path,
     pub log: &'a LogSink,

@@ -58,8 +58,7 @@ impl Attempt<'_> {
                 let _ = tokio::task::spawn_blocking(move || directory.note(&state)).await;
             })
         };
-        let run =
-            Run { attempt: self.number, spool: &spool, log: &log, cancel: self.cancel, entered: &entered };
+        let run = Run { spool: &spool, log: &log, cancel: self.cancel, entered: &entered };
         let outcome = pipeline.run(self.event, run).await;
         self.last_words(&log, &outcome).await;
         drop(log);
