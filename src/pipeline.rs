@@ -102,19 +102,22 @@ impl Pipeline {
         self.permit(event)?;
         let name = event.image();
         let definition = event.definition(&self.platform(event).await?);
-        let put = match self.publisher.existing(&name, definition).await {
-            // Whatever stands there is what a rebuild is to replace.
-            _ if event.options.rebuild => TagPut::Replace { expected: self.publisher.current(&name).await? },
-            Ok(Existing::Nothing) => TagPut::IfAbsent,
-            Ok(Existing::Same(published)) => {
-                run.log.status(format!("{name} is published already, by the same definition")).await;
-                return Ok(published);
+        let put = if event.options.rebuild {
+            TagPut::Replace { expected: self.publisher.current(&name).await? }
+        } else {
+            match self.publisher.existing(&name, definition).await? {
+                Existing::Nothing => TagPut::IfAbsent,
+                Existing::Same(published) => {
+                    run.log.status(format!("{name} is published already, by the same definition")).await;
+                    return Ok(published);
+                }
+                Existing::Damaged(digest) => {
+                    run.log
+                        .status(format!("{name} is damaged in the store; building it again repairs it"))
+                        .await;
+                    TagPut::Replace { expected: Some(digest) }
+                }
             }
-            Ok(Existing::Damaged(digest)) => {
-                run.log.status(format!("{name} is damaged in the store; building it again repairs it")).await;
-                TagPut::Replace { expected: Some(digest) }
-            }
-            Err(error) => return Err(error.into()),
         };
 
         let labels = labels(event, OffsetDateTime::now_utc());

@@ -122,9 +122,4 @@ impl Delivery {
         let published = Duration::from_secs((*self.properties.timestamp())?);
         SystemTime::now().duration_since(UNIX_EPOCH + published).ok()
     }
-
-    /// The id that its publisher gave the message, if any.
-    pub fn message_id(&self) -> Option<&str> {
-        self.properties.message_id().as_ref().map(|id| id.as_str())
-    }
 }
