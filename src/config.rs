@@ -18,6 +18,7 @@ use crate::registry::RegistryConfig;
 use crate::source::config::SourceConfig;
 use crate::store::StoreConfig;
 use crate::telemetry::config::LoggingConfig;
+use crate::timeline::TimelineConfig;
 use crate::worker::config::{FakeConfig, WorkerConfig};
 
 /// Names the file, before the places in which it is looked for.
@@ -57,6 +58,7 @@ sections! {
     publish: PublishConfig,
     store: StoreConfig,
     registry: RegistryConfig,
+    timeline: TimelineConfig,
     fake: FakeConfig,
     logging: LoggingConfig,
 }

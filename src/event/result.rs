@@ -11,6 +11,7 @@ use super::deploy::{BuildId, DeployEvent, Identity};
 use crate::publish::name::{AppName, Namespace, RepositoryName};
 use crate::source::commit::CommitId;
 use crate::store::digest::Digest;
+use crate::timeline::entry::optional_timestamp;
 
 /// The version written into every result event.
 pub const VERSION: u32 = 1;
@@ -167,24 +168,6 @@ impl ResultEvent {
     /// `build.<state>.<namespace>.<app>`
     pub fn routing_key(&self) -> String {
         format!("build.{}.{}.{}", self.state, self.namespace, self.app)
-    }
-}
-
-/// Serde for a time that may be absent, in the form of [`crate::timeline::entry::timestamp`].
-mod optional_timestamp {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use time::OffsetDateTime;
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(transparent)]
-    struct At(#[serde(with = "crate::timeline::entry::timestamp")] OffsetDateTime);
-
-    pub fn serialize<S: Serializer>(at: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
-        at.map(At).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<OffsetDateTime>, D::Error> {
-        Ok(Option::<At>::deserialize(d)?.map(|At(at)| at))
     }
 }
 

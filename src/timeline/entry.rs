@@ -32,6 +32,24 @@ pub mod timestamp {
     }
 }
 
+/// Serde for a time that may be absent, in the form of [`timestamp`].
+pub mod optional_timestamp {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use time::OffsetDateTime;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(transparent)]
+    struct At(#[serde(with = "super::timestamp")] OffsetDateTime);
+
+    pub fn serialize<S: Serializer>(at: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
+        at.map(At).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<OffsetDateTime>, D::Error> {
+        Ok(Option::<At>::deserialize(d)?.map(|At(at)| at))
+    }
+}
+
 /// Where a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,4 +1,9 @@
-//! What the worker and the timeline service share: the log entry and the sink that a build writes to.
+//! What the worker and the timeline service share: the log entry, the sink that a build writes to, and
+//! the words they say to each other.
 
+mod config;
 pub mod entry;
+pub mod protocol;
 pub mod sink;
+
+pub use config::TimelineConfig;
