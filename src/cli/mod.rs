@@ -10,6 +10,7 @@ use crate::config::Config;
 mod build;
 mod check;
 pub mod credential;
+mod daemon;
 pub mod dead_letters;
 pub mod enqueue;
 mod event;
@@ -17,6 +18,7 @@ pub mod exit;
 mod registry;
 mod shutdown;
 mod terminal;
+mod timeline;
 mod worker;
 
 /// Builds the commits of deploy events into pullable Docker images and serves them read-only.
@@ -34,6 +36,7 @@ pub struct Cli {
 enum Command {
     Worker(worker::Args),
     Registry(registry::Args),
+    Timeline(timeline::Args),
     Enqueue(enqueue::Args),
     Build(build::Args),
     Check(check::Args),
@@ -52,12 +55,13 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let config = loaded.map_err(|error| Failure::new(Exit::Configuration, error))?;
     crate::telemetry::logging::init(
         &config.logging,
-        matches!(cli.command, Command::Worker(_) | Command::Registry(_)),
+        matches!(cli.command, Command::Worker(_) | Command::Registry(_) | Command::Timeline(_)),
     )
     .map_err(|error| Failure::new(Exit::Configuration, error))?;
     match cli.command {
         Command::Worker(args) => worker::run(args, &config).await,
         Command::Registry(args) => registry::run(args, &config).await,
+        Command::Timeline(args) => timeline::run(args, &config).await,
         Command::Enqueue(args) => enqueue::run(args, &config.queue).await,
         // Boxed: the whole way of a build is a large future.
         Command::Build(args) => Box::pin(build::run(args, &config)).await,

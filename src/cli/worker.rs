@@ -4,6 +4,7 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 
+use super::daemon::notify;
 use super::exit::{Exit, Failure};
 use super::shutdown::on_signals;
 use crate::config::Config;
@@ -44,12 +45,5 @@ pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
             Err(Failure::new(Exit::Configuration, error))
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Tells systemd, where it listens.
-pub(super) fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "cannot notify systemd");
     }
 }

@@ -6,7 +6,6 @@
 
 mod blobs;
 mod config;
-mod connection;
 mod error;
 mod identity;
 mod listings;

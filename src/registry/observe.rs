@@ -1,6 +1,5 @@
 //! One log line and one count per request.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
@@ -10,10 +9,7 @@ use http::{StatusCode, header};
 use tracing::{debug, info};
 
 use super::login::User;
-
-/// The other end of the connection that a request came on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
+use crate::serving::Peer;
 
 /// Times a request to its answer's head; the body may take longer.
 pub(super) async fn request(request: Request, next: Next) -> Response {

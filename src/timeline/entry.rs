@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
+use utoipa::ToSchema;
 
 /// RFC 3339 in UTC with milliseconds, the one way in which BuildGrid writes times.
 const TIMESTAMP: &[FormatItem<'static>] =
@@ -51,7 +52,7 @@ pub mod optional_timestamp {
 }
 
 /// Where a line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Stream {
     Stdout,
@@ -61,10 +62,11 @@ pub enum Stream {
 }
 
 /// One line. `seq` counts from 0 within an attempt, without a gap.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LogEntry {
     pub seq: u64,
     #[serde(with = "timestamp")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: OffsetDateTime,
     pub stream: Stream,
     /// The step that wrote it, as BuildKit names it: `[2/4] RUN make`.

@@ -1,5 +1,5 @@
-//! One client's connection: HTTP/1.1, which every registry client speaks without TLS. One request at
-//! a time is what bounds the open files.
+//! One client's connection: HTTP/1.1, which every client speaks without TLS. One request at a time is what
+//! bounds the open files.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::debug;
 
-use super::observe::Peer;
+use super::Peer;
 
 pub(super) struct Connection {
     pub(super) stream: TcpStream,

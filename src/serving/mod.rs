@@ -1,0 +1,79 @@
+//! Serving connections: bounded in number, each with deadlines, finished when told to stop.
+
+mod connection;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::serve::Listener;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use self::connection::Connection;
+
+/// The other end of the connection that a request came on: an extension of the request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// What clients may use up.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections served at once; more wait in the kernel's queue.
+    pub connections: usize,
+    /// A client that for this long sends no complete request head, or takes no byte, is disconnected.
+    pub client_timeout: Duration,
+    /// How long running requests may go on when told to stop.
+    pub drain_timeout: Duration,
+}
+
+/// Serves `router` until `shutdown`; then takes no more connections, lets the running requests finish
+/// within their limit, and cuts what is left.
+pub async fn serve(
+    mut listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let connections = Arc::new(Semaphore::new(limits.connections));
+    let tracker = TaskTracker::new();
+    let cut = CancellationToken::new();
+    let accept = async {
+        loop {
+            let slot = connections.clone().acquire_owned().await.context("no more connections are taken")?;
+            let (stream, peer) = Listener::accept(&mut listener).await;
+            let connection = Connection { stream, peer, timeout: limits.client_timeout };
+            let served = connection.serve(router.clone(), shutdown.clone());
+            let cut = cut.clone();
+            tracker.spawn(async move {
+                cut.run_until_cancelled(served).await;
+                drop(slot);
+            });
+        }
+    };
+    match shutdown.run_until_cancelled(accept).await {
+        Some(failed) => return failed,
+        None => drop(listener),
+    }
+    tracker.close();
+    drain(&tracker, &cut, limits.drain_timeout).await;
+    Ok(())
+}
+
+async fn drain(tracker: &TaskTracker, cut: &CancellationToken, limit: Duration) {
+    if tokio::time::timeout(limit, tracker.wait()).await.is_err() {
+        let connections = tracker.len();
+        warn!(
+            connections,
+            limit_s = limit.as_secs(),
+            "cut the requests that were still running at the drain limit"
+        );
+        cut.cancel();
+        tracker.wait().await;
+    }
+}

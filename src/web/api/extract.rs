@@ -1,0 +1,111 @@
+//! The parts of a request, each with words for what is wrong with it.
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::request::Parts;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::event::deploy::BuildId;
+use crate::web::refusal::Refusal;
+
+/// The largest JSON body, in bytes: a claim holds an event of 1 MiB, escaped.
+const MAX_JSON: usize = 3 << 20;
+/// The most items of one page, and how many there are unless asked.
+const MAX_PAGE: usize = 200;
+const USUAL_PAGE: usize = 50;
+
+/// The query, in which every parameter must be known.
+pub(in crate::web) struct Parameters<T>(pub(in crate::web) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(parameters)) => Ok(Self(parameters)),
+            Err(rejection) => Err(Refusal::Malformed(rejection.body_text())),
+        }
+    }
+}
+
+/// The variable parts of the path.
+pub(super) struct Parameter<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Parameter<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(parameter)) => Ok(Self(parameter)),
+            Err(rejection) => Err(Refusal::Malformed(rejection.body_text())),
+        }
+    }
+}
+
+/// A body of JSON.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
+        let bytes = body(request, MAX_JSON).await?;
+        let mut reader = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let (path, inner) = (error.path().to_string(), error.inner());
+            match inner.is_data() {
+                true => Refusal::Unprocessable(format!("{path}: {inner}")),
+                false => Refusal::Malformed(format!("the body is not JSON: {inner}")),
+            }
+        })?;
+        reader
+            .end()
+            .map_err(|error| Refusal::Malformed(format!("the body is not one JSON value: {error}")))?;
+        Ok(Self(value))
+    }
+}
+
+/// An answer of JSON.
+impl<T: serde::Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+/// A body of at most `most` bytes.
+pub(super) async fn body(request: Request, most: usize) -> Result<Bytes, Refusal> {
+    match Limited::new(request.into_body(), most).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Refusal::TooLarge(format!("the body has more than {most} bytes")))
+        }
+        Err(error) => Err(Refusal::Malformed(format!("the body broke off: {error}"))),
+    }
+}
+
+/// A build's id. One outside the grammar is no build's.
+pub(in crate::web) fn build_id(text: &str) -> Result<BuildId, Refusal> {
+    text.parse().map_err(|_| Refusal::NotFound(format!("build {:?}", shortened(text))))
+}
+
+/// A parameter with a type of its own.
+pub(super) fn parameter<T>(name: &str, text: &str, words: &str) -> Result<T, Refusal>
+where
+    T: std::str::FromStr,
+{
+    text.parse().map_err(|_| Refusal::Malformed(format!("{name}: {:?} is not {words}", shortened(text))))
+}
+
+pub(super) fn page_size(limit: Option<usize>) -> Result<usize, Refusal> {
+    match limit {
+        None => Ok(USUAL_PAGE),
+        Some(limit @ 1..=MAX_PAGE) => Ok(limit),
+        Some(limit) => Err(Refusal::Malformed(format!("limit: {limit}; 1 to {MAX_PAGE} are taken"))),
+    }
+}
+
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().take(80).collect()
+}

@@ -1,0 +1,309 @@
+//! The arbiter: which attempt builds, which waits, which is fenced, and what their reports change.
+//!
+//! Every decision is made within one write transaction, so that of two workers that claim at once one
+//! goes and one waits.
+
+use sqlx::SqliteConnection;
+use time::OffsetDateTime;
+
+use super::db::attempts::{self, AttemptRow};
+use super::db::builds::{self, BuildRow, Change};
+use super::db::logs::{self, Appended, LogId};
+use super::log::batch::Batch;
+use super::refusal::Refusal;
+use crate::event::deploy::{BuildId, DeployEvent};
+use crate::event::result::Kind;
+use crate::timeline::protocol::{
+    AttemptId, AttemptState, BuildState, Claim, ClaimAnswer, LEASE, LogSum, Progress, StateReport,
+};
+
+/// Answers a claim.
+pub(super) async fn claim(
+    connection: &mut SqliteConnection,
+    event: &DeployEvent,
+    claim: &Claim,
+    now: OffsetDateTime,
+) -> Result<ClaimAnswer, Refusal> {
+    builds::insert(connection, event, &claim.event, now).await?;
+    let mut row = find(connection, &event.id).await?;
+    if row.body != event.body {
+        return Ok(ClaimAnswer::Conflict);
+    }
+    if attempts::is_foreign(connection, &event.id, claim.attempt).await? {
+        return Err(Refusal::Unprocessable(format!("attempt {} is another build's", claim.attempt)));
+    }
+    if row.build.state.is_final() && may_reopen(&row, claim) {
+        row.build.state = BuildState::Queued;
+        row.build.finished_at = None;
+        row.requeued.clone_from(&claim.requeue);
+        row.result = None;
+    }
+    let known = attempts::get(connection, &event.id, claim.attempt).await?;
+    let next_seq = logs::state(connection, &LogId::of_attempt(claim.attempt)).await?.next_seq;
+    let go = ClaimAnswer::Go { next_seq };
+    match known {
+        Some(AttemptRow { fenced: true, .. }) => return Err(Refusal::Fenced),
+        // The answer was lost: the same one again.
+        Some(known) if claim.late || (row.build.attempt == Some(claim.attempt) && !known.state.is_end()) => {
+            renew(connection, &row, claim.attempt, now).await?;
+            return Ok(go);
+        }
+        Some(_) | None => {}
+    }
+    if row.build.state.is_final() {
+        if claim.late {
+            register(connection, event, claim, now).await?;
+            return Ok(go);
+        }
+        return Ok(match row.result {
+            Some(result) => ClaimAnswer::Done { result: Box::new(result) },
+            // Cancelled before any worker had it.
+            None => ClaimAnswer::Cancelled,
+        });
+    }
+    if row.build.cancel_requested_at.is_some() && !row.is_leased(now) {
+        if claim.late {
+            register(connection, event, claim, now).await?;
+            take_over(connection, row, claim.attempt, now).await?;
+            return Ok(go);
+        }
+        // The worker that was to end it has fallen silent before it could.
+        end_as_cancelled(connection, &row, now).await?;
+        return Ok(ClaimAnswer::Cancelled);
+    }
+    let replaced = row.build.attempt.is_some() && row.build.attempt == claim.replaces;
+    if row.is_leased(now) && !replaced {
+        if claim.late {
+            // Beside the one that counts.
+            register(connection, event, claim, now).await?;
+            return Ok(go);
+        }
+        let worker = row.build.worker.as_deref().unwrap_or("another worker");
+        let number = row.build.number.unwrap_or_default();
+        return Ok(ClaimAnswer::Wait { reason: format!("attempt {number} is at it, on {worker}") });
+    }
+    if known.is_none() {
+        register(connection, event, claim, now).await?;
+    }
+    take_over(connection, row, claim.attempt, now).await?;
+    Ok(go)
+}
+
+/// Whether an operator wants an ended build tried again, and that can change anything.
+fn may_reopen(row: &BuildRow, claim: &Claim) -> bool {
+    claim.requeue.is_some()
+        && claim.requeue != row.requeued
+        && matches!(row.build.kind, Some(Kind::Infrastructure | Kind::Event))
+}
+
+async fn register(
+    connection: &mut SqliteConnection,
+    event: &DeployEvent,
+    claim: &Claim,
+    now: OffsetDateTime,
+) -> Result<(), Refusal> {
+    attempts::insert(connection, &event.id, claim.attempt, claim.number, &claim.worker, now).await?;
+    Ok(())
+}
+
+/// Makes `attempt` the one that counts; the one before it is fenced.
+async fn take_over(
+    connection: &mut SqliteConnection,
+    row: BuildRow,
+    attempt: AttemptId,
+    now: OffsetDateTime,
+) -> Result<(), Refusal> {
+    if let Some(before) = row.build.attempt {
+        attempts::fence(connection, before, now).await?;
+    }
+    let change = Change {
+        state: BuildState::Claimed,
+        attempt: Some(attempt),
+        lease_until: Some(now + LEASE),
+        heard_at: Some(now),
+        requeued: row.requeued.as_deref(),
+        result: None,
+        started_at: row.build.started_at,
+        finished_at: None,
+    };
+    builds::change(connection, &row.build.id, change).await?;
+    Ok(())
+}
+
+/// Keeps a report. `stored` is what was read of the attempt's log just before, where the report is of an end.
+pub(super) async fn report(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+    attempt: AttemptId,
+    report: &StateReport,
+    stored: Option<LogSum>,
+    now: OffsetDateTime,
+) -> Result<Progress, Refusal> {
+    let (mut row, known) = attempt_of(connection, id, attempt).await?;
+    let log = LogId::of_attempt(attempt);
+    let state = logs::state(connection, &log).await?;
+    if known.state != report.state {
+        if known.state.rank() >= report.state.rank() {
+            return Err(Refusal::Backwards { from: known.state, to: report.state });
+        }
+        if let Some(sum) = report.log {
+            if stored.is_none_or(|stored| stored.count < sum.count) {
+                return Err(Refusal::Incomplete { next_seq: state.next_seq });
+            }
+            if stored != Some(sum) {
+                return Err(Refusal::Checksum);
+            }
+            logs::seal(connection, &log, &sum.checksum).await?;
+        }
+        attempts::enter(connection, attempt, report.state, report.at).await?;
+        if let Some(commit) = &report.commit {
+            builds::describe(connection, id, commit).await?;
+        }
+        // One beside the attempt that counts takes its place when that one has fallen silent.
+        if row.build.attempt != Some(attempt) && !row.is_leased(now) && !row.build.state.is_final() {
+            take_over(connection, row, attempt, now).await?;
+            row = find(connection, id).await?;
+        }
+        // One that was ended from here, while its worker was silent, may have ended in another way.
+        let open = !row.build.state.is_final() || (row.result.is_none() && report.state.is_end());
+        if row.build.attempt == Some(attempt) && open {
+            advance(connection, &row, report, now).await?;
+        }
+    } else {
+        renew(connection, &row, attempt, now).await?;
+    }
+    Ok(Progress { next_seq: state.next_seq, cancel: row.build.cancel_requested_at.is_some() })
+}
+
+/// Brings the build to where the attempt that counts has come.
+async fn advance(
+    connection: &mut SqliteConnection,
+    row: &BuildRow,
+    report: &StateReport,
+    now: OffsetDateTime,
+) -> Result<(), Refusal> {
+    let state = match report.state {
+        AttemptState::Claimed => BuildState::Claimed,
+        AttemptState::Fetching => BuildState::Fetching,
+        AttemptState::Building => BuildState::Building,
+        AttemptState::Publishing => BuildState::Publishing,
+        AttemptState::Retrying => BuildState::Retrying,
+        AttemptState::Released => BuildState::Queued,
+        AttemptState::Published => BuildState::Published,
+        AttemptState::Failed => BuildState::Failed,
+        AttemptState::Rejected => BuildState::Rejected,
+        AttemptState::Cancelled => BuildState::Cancelled,
+    };
+    let change = Change {
+        state,
+        attempt: row.build.attempt,
+        lease_until: (!report.state.is_end()).then_some(now + LEASE),
+        heard_at: Some(now),
+        requeued: row.requeued.as_deref(),
+        result: report.result.as_deref(),
+        // By the worker's clock, both: a report may come long after.
+        started_at: row.build.started_at.or(Some(report.at)),
+        finished_at: state.is_final().then_some(report.at),
+    };
+    builds::change(connection, &row.build.id, change).await?;
+    Ok(())
+}
+
+/// Appends to an attempt's log.
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+    attempt: AttemptId,
+    batch: Batch,
+    now: OffsetDateTime,
+) -> Result<Progress, Refusal> {
+    let (row, _) = attempt_of(connection, id, attempt).await?;
+    match logs::append(connection, &LogId::of_attempt(attempt), batch).await? {
+        Appended::Stored { next_seq } => {
+            renew(connection, &row, attempt, now).await?;
+            Ok(Progress { next_seq, cancel: row.build.cancel_requested_at.is_some() })
+        }
+        Appended::Gap { next_seq } => Err(Refusal::Gap { next_seq }),
+        Appended::Sealed => {
+            Err(Refusal::Conflict("the log has ended; nothing can be added to it".to_owned()))
+        }
+    }
+}
+
+/// What became of the wish to end a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cancel {
+    /// Its worker is told with the next answer; or nobody has it, and nobody will build it.
+    Asked,
+    /// It has ended before.
+    Over,
+}
+
+/// Notes that a build is to be ended. One that no worker has ends at once.
+pub(super) async fn cancel(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+    now: OffsetDateTime,
+) -> Result<Cancel, Refusal> {
+    let row = find(connection, id).await?;
+    if row.build.state.is_final() {
+        return Ok(Cancel::Over);
+    }
+    builds::ask_for_cancel(connection, id, now).await?;
+    if !row.is_leased(now) {
+        end_as_cancelled(connection, &row, now).await?;
+    }
+    Ok(Cancel::Asked)
+}
+
+/// Ends a build that no worker has.
+async fn end_as_cancelled(
+    connection: &mut SqliteConnection,
+    row: &BuildRow,
+    now: OffsetDateTime,
+) -> Result<(), Refusal> {
+    let change = Change {
+        state: BuildState::Cancelled,
+        attempt: row.build.attempt,
+        lease_until: None,
+        heard_at: row.build.heard_at,
+        requeued: row.requeued.as_deref(),
+        result: None,
+        started_at: row.build.started_at,
+        finished_at: Some(now),
+    };
+    builds::change(connection, &row.build.id, change).await?;
+    Ok(())
+}
+
+async fn find(connection: &mut SqliteConnection, id: &BuildId) -> Result<BuildRow, Refusal> {
+    let row = builds::get(connection, id).await?;
+    row.ok_or_else(|| Refusal::NotFound(format!("build {id}")))
+}
+
+/// The build and an attempt at it that may still speak.
+async fn attempt_of(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+    attempt: AttemptId,
+) -> Result<(BuildRow, AttemptRow), Refusal> {
+    let row = builds::get(connection, id).await?.ok_or(Refusal::UnknownAttempt)?;
+    let known = attempts::get(connection, id, attempt).await?.ok_or(Refusal::UnknownAttempt)?;
+    match known.fenced {
+        true => Err(Refusal::Fenced),
+        false => Ok((row, known)),
+    }
+}
+
+/// A word from the attempt that counts, while it runs, is good for another lease.
+async fn renew(
+    connection: &mut SqliteConnection,
+    row: &BuildRow,
+    attempt: AttemptId,
+    now: OffsetDateTime,
+) -> Result<(), Refusal> {
+    if row.build.attempt == Some(attempt) && row.build.state.is_running() {
+        builds::renew(connection, &row.build.id, now, LEASE).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,391 @@
+//! Builds: one row for each event, with the attempt that counts.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use time::OffsetDateTime;
+
+use super::open::Database;
+use super::row::{self, damaged, optional, parsed};
+use super::{millis, time_of};
+use crate::event::deploy::{BuildId, DeployEvent, Work};
+use crate::event::result::ResultEvent;
+use crate::publish::name::{AppName, Namespace};
+use crate::store::digest::Digest;
+use crate::timeline::protocol::{AttemptId, Build, BuildState, CommitInfo};
+
+/// Published builds whose times make the usual one.
+const USUAL_OF: i64 = 11;
+
+/// A build as it is kept, its state as it was last reported.
+pub(in crate::web) struct BuildRow {
+    pub build: Build,
+    /// The digest of the event's text.
+    pub body: Digest,
+    pub event: String,
+    pub lease_until: Option<OffsetDateTime>,
+    pub requeued: Option<String>,
+    pub result: Option<ResultEvent>,
+}
+
+impl BuildRow {
+    /// Whether an attempt holds a lease.
+    pub(in crate::web) fn is_leased(&self, now: OffsetDateTime) -> bool {
+        self.lease_until.is_some_and(|until| until > now)
+    }
+
+    /// The build as it is shown: one whose lease is over is never running.
+    pub(in crate::web) fn shown(self, base: &str, now: OffsetDateTime) -> Build {
+        let interrupted = self.build.state.is_running() && !self.is_leased(now);
+        let mut build = self.build;
+        if interrupted {
+            build.state = BuildState::Interrupted;
+        }
+        build.url = format!("{base}/builds/{}", build.id);
+        build
+    }
+}
+
+/// Everything of a build, and of the attempt that counts.
+const SELECT: &str = "SELECT b.*, a.number AS attempt_number, a.worker AS attempt_worker
+    FROM builds b LEFT JOIN attempts a ON a.id = b.attempt";
+
+fn read(row: &SqliteRow) -> sqlx::Result<BuildRow> {
+    let at = |column: &str| -> sqlx::Result<Option<OffsetDateTime>> {
+        Ok(row.try_get::<Option<i64>, _>(column)?.map(time_of))
+    };
+    let event: String = row.try_get("event")?;
+    let result: Option<String> = row.try_get("result")?;
+    let result: Option<ResultEvent> = result
+        .map(|json| serde_json::from_str(&json).map_err(|error| damaged("result", &error.to_string())))
+        .transpose()?;
+    let services: String = row.try_get("services")?;
+    let commit_info = match (row.try_get::<Option<String>, _>("subject")?, at("committed_at")?) {
+        (Some(subject), Some(at)) => Some(CommitInfo {
+            subject,
+            author: row.try_get::<Option<String>, _>("author")?.unwrap_or_default(),
+            at,
+        }),
+        _ => None,
+    };
+    let number: Option<i64> = row.try_get("attempt_number")?;
+    // What is known of how it went, even where another attempt follows.
+    let told = result.as_ref();
+    let build = Build {
+        id: parsed(row, "id")?,
+        namespace: parsed(row, "namespace")?,
+        app: parsed(row, "app")?,
+        services: serde_json::from_str(&services).map_err(|error| damaged("services", &error.to_string()))?,
+        repository: parsed(row, "repository")?,
+        commit: parsed(row, "commit_id")?,
+        git_ref: row.try_get("git_ref")?,
+        deploy_id: row.try_get("deploy_id")?,
+        requested_by: row.try_get("requested_by")?,
+        fake: row.try_get::<i64, _>("fake")? != 0,
+        state: parsed(row, "state").map_err(|_| damaged("state", "it is not known"))?,
+        kind: told.and_then(|result| result.kind),
+        reused: told.is_some_and(|result| result.reused),
+        image: told.and_then(|result| result.image.clone()),
+        digest: told.and_then(|result| result.digest),
+        size: told.and_then(|result| result.size),
+        reason: told.and_then(|result| result.reason.clone()),
+        step: told.and_then(|result| result.step.clone()),
+        excerpt: told.map(|result| result.excerpt.clone()).unwrap_or_default(),
+        commit_info,
+        attempt: optional(row, "attempt")?,
+        number: number.and_then(|number| u32::try_from(number).ok()),
+        worker: row.try_get("attempt_worker")?,
+        heard_at: at("heard_at")?,
+        cancel_requested_at: at("cancel_requested_at")?,
+        created_at: at("created_at")?.unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        started_at: at("started_at")?,
+        finished_at: at("finished_at")?,
+        url: String::new(),
+    };
+    Ok(BuildRow {
+        body: Digest::of(event.as_bytes()),
+        event,
+        lease_until: at("lease_until")?,
+        requeued: row.try_get("requeued")?,
+        result,
+        build,
+    })
+}
+
+/// A build, if it is there.
+pub(in crate::web) async fn get(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+) -> sqlx::Result<Option<BuildRow>> {
+    let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+    query.push(" WHERE b.id = ").push_bind(id.as_str());
+    query.build().fetch_optional(connection).await?.as_ref().map(read).transpose()
+}
+
+/// Takes a build down as queued, unless it is there.
+pub(in crate::web) async fn insert(
+    connection: &mut SqliteConnection,
+    event: &DeployEvent,
+    text: &str,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let app = "INSERT INTO apps (namespace, app) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    sqlx::query(app)
+        .bind(event.namespace.as_str())
+        .bind(event.app.as_str())
+        .execute(&mut *connection)
+        .await?;
+    let build = "INSERT INTO builds (id, namespace, app, event, deploy_id, services, repository, commit_id,
+            git_ref, requested_by, fake, state, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING";
+    let inserted = sqlx::query(build)
+        .bind(event.id.as_str())
+        .bind(event.namespace.as_str())
+        .bind(event.app.as_str())
+        .bind(text)
+        .bind(event.deploy_id.as_deref())
+        .bind(serde_json::Value::from(event.services.clone()).to_string())
+        .bind(event.repository.as_str())
+        .bind(event.commit.as_str())
+        .bind(event.git_ref.as_deref())
+        .bind(event.requested_by.as_deref())
+        .bind(i64::from(matches!(event.work, Work::Fake(_))))
+        .bind(BuildState::Queued.as_str())
+        .bind(millis(now))
+        .execute(&mut *connection)
+        .await?;
+    if inserted.rows_affected() == 0 {
+        return Ok(());
+    }
+    for service in &event.services {
+        let insert = "INSERT INTO build_services (build_id, namespace, app, service, created_at)
+            VALUES ($1, $2, $3, $4, $5)";
+        sqlx::query(insert)
+            .bind(event.id.as_str())
+            .bind(event.namespace.as_str())
+            .bind(event.app.as_str())
+            .bind(service)
+            .bind(millis(now))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// What of a build changes after it was taken down.
+pub(in crate::web) struct Change<'a> {
+    pub state: BuildState,
+    pub attempt: Option<AttemptId>,
+    pub lease_until: Option<OffsetDateTime>,
+    pub heard_at: Option<OffsetDateTime>,
+    pub requeued: Option<&'a str>,
+    pub result: Option<&'a ResultEvent>,
+    pub started_at: Option<OffsetDateTime>,
+    pub finished_at: Option<OffsetDateTime>,
+}
+
+/// Keeps a build's new state.
+pub(in crate::web) async fn change(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+    change: Change<'_>,
+) -> sqlx::Result<()> {
+    let update = "UPDATE builds SET state = $2, attempt = $3, lease_until = $4, heard_at = $5, requeued = $6,
+            result = $7, image = $8, reused = $9, started_at = $10, finished_at = $11
+        WHERE id = $1";
+    let json = change.result.map(row::json).transpose()?;
+    sqlx::query(update)
+        .bind(id.as_str())
+        .bind(change.state.as_str())
+        .bind(change.attempt.map(|attempt| attempt.to_string()))
+        .bind(change.lease_until.map(millis))
+        .bind(change.heard_at.map(millis))
+        .bind(change.requeued)
+        .bind(json)
+        .bind(change.result.and_then(|result| result.image.as_deref()))
+        .bind(i64::from(change.result.is_some_and(|result| result.reused)))
+        .bind(change.started_at.map(millis))
+        .bind(change.finished_at.map(millis))
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Renews the lease of a build whose attempt was heard of.
+pub(in crate::web) async fn renew(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+    now: OffsetDateTime,
+    lease: Duration,
+) -> sqlx::Result<()> {
+    let update = "UPDATE builds SET heard_at = $2, lease_until = $3 WHERE id = $1";
+    sqlx::query(update)
+        .bind(id.as_str())
+        .bind(millis(now))
+        .bind(millis(now + lease))
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Keeps what the commit says of itself.
+pub(in crate::web) async fn describe(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+    commit: &CommitInfo,
+) -> sqlx::Result<()> {
+    let update = "UPDATE builds SET subject = $2, author = $3, committed_at = $4 WHERE id = $1";
+    sqlx::query(update)
+        .bind(id.as_str())
+        .bind(&commit.subject)
+        .bind(&commit.author)
+        .bind(millis(commit.at))
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Notes that somebody asked for the build's end; the first one's time stays.
+pub(in crate::web) async fn ask_for_cancel(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let update = "UPDATE builds SET cancel_requested_at = coalesce(cancel_requested_at, $2) WHERE id = $1";
+    sqlx::query(update).bind(id.as_str()).bind(millis(now)).execute(connection).await.map(drop)
+}
+
+/// Which builds a list shows, newest first.
+#[derive(Debug, Clone, Default)]
+pub(in crate::web) struct Selection {
+    /// `None` for all; else only these.
+    pub namespaces: Option<Vec<String>>,
+    pub app: Option<(Namespace, AppName)>,
+    pub namespace: Option<Namespace>,
+    pub service: Option<String>,
+    pub state: Option<BuildState>,
+    /// A full ref, or the name of a branch.
+    pub git_ref: Option<String>,
+    /// The beginning of a commit's id, in lower-case hex.
+    pub commit: Option<String>,
+    pub deploy_id: Option<String>,
+    /// Only those before this one, by time and id.
+    pub before: Option<(i64, String)>,
+}
+
+impl Selection {
+    fn query(&self, most: usize, now: OffsetDateTime) -> QueryBuilder<Sqlite> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE 1 = 1");
+        only(&mut query, "b.namespace", self.namespaces.as_deref());
+        let mut equal = |column: &str, value: Option<String>| {
+            if let Some(value) = value {
+                query.push(" AND b.").push(column).push(" = ").push_bind(value);
+            }
+        };
+        equal("namespace", self.namespace.as_ref().map(ToString::to_string));
+        equal("namespace", self.app.as_ref().map(|(namespace, _)| namespace.to_string()));
+        equal("app", self.app.as_ref().map(|(_, app)| app.to_string()));
+        equal("deploy_id", self.deploy_id.clone());
+        match self.state {
+            None => {}
+            // Not a state that is kept, but one that has ceased to be true.
+            Some(BuildState::Interrupted) => {
+                query.push(" AND b.state IN ('claimed', 'fetching', 'building', 'publishing')");
+                query.push(" AND coalesce(b.lease_until, 0) <= ").push_bind(millis(now));
+            }
+            Some(state) => {
+                query.push(" AND b.state = ").push_bind(state.as_str());
+                if state.is_running() {
+                    query.push(" AND b.lease_until > ").push_bind(millis(now));
+                }
+            }
+        }
+        if let Some(service) = &self.service {
+            query
+                .push(" AND EXISTS (SELECT 1 FROM build_services s WHERE s.build_id = b.id AND s.service = ");
+            query.push_bind(service.clone()).push(")");
+        }
+        if let Some(git_ref) = &self.git_ref {
+            query.push(" AND b.git_ref IN (").push_bind(git_ref.clone());
+            query.push(", ").push_bind(format!("refs/heads/{git_ref}"));
+            query.push(", ").push_bind(format!("refs/tags/{git_ref}")).push(")");
+        }
+        if let Some(commit) = &self.commit {
+            query.push(" AND b.commit_id >= ").push_bind(commit.clone());
+            // After every hex digit.
+            query.push(" AND b.commit_id < ").push_bind(format!("{commit}g"));
+        }
+        if let Some((at, id)) = &self.before {
+            query.push(" AND (b.created_at, b.id) < (").push_bind(*at);
+            query.push(", ").push_bind(id.clone()).push(")");
+        }
+        query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
+        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query
+    }
+}
+
+/// Leaves only the rows of these namespaces; `None`: of all.
+fn only(query: &mut QueryBuilder<Sqlite>, column: &str, namespaces: Option<&[String]>) {
+    let Some(namespaces) = namespaces else { return };
+    query.push(" AND ").push(column).push(" IN (NULL");
+    for namespace in namespaces {
+        query.push(", ").push_bind(namespace.clone());
+    }
+    query.push(")");
+}
+
+impl Database {
+    pub(in crate::web) async fn build(&self, id: &BuildId) -> sqlx::Result<Option<BuildRow>> {
+        let mut reader = self.readers.acquire().await?;
+        get(&mut reader, id).await
+    }
+
+    /// The newest builds of a selection, at most `most`.
+    pub(in crate::web) async fn builds(
+        &self,
+        selection: &Selection,
+        most: usize,
+        now: OffsetDateTime,
+    ) -> sqlx::Result<Vec<BuildRow>> {
+        let rows = selection.query(most, now).build().fetch_all(&self.readers).await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Apps in the order of their names, those of `namespaces` (`None`: all) after `after`.
+    pub(in crate::web) async fn apps(
+        &self,
+        namespaces: Option<&[String]>,
+        after: Option<&(String, String)>,
+        most: usize,
+    ) -> sqlx::Result<Vec<(Namespace, AppName)>> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT namespace, app FROM apps WHERE 1 = 1");
+        only(&mut query, "namespace", namespaces);
+        if let Some((namespace, app)) = after {
+            query.push(" AND (namespace, app) > (").push_bind(namespace.clone());
+            query.push(", ").push_bind(app.clone()).push(")");
+        }
+        query.push(" ORDER BY namespace, app LIMIT ");
+        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        let rows = query.build().fetch_all(&self.readers).await?;
+        rows.iter().map(|row| Ok((parsed(row, "namespace")?, parsed(row, "app")?))).collect()
+    }
+
+    /// What a build of the app usually takes, in seconds: the median of the last ones that made an image.
+    pub(in crate::web) async fn usual(
+        &self,
+        namespace: &Namespace,
+        app: &AppName,
+    ) -> sqlx::Result<Option<f64>> {
+        let select = "SELECT finished_at - started_at AS took FROM builds
+            WHERE namespace = $1 AND app = $2 AND state = 'published' AND reused = 0
+                AND started_at IS NOT NULL AND finished_at IS NOT NULL
+            ORDER BY created_at DESC, id DESC LIMIT $3";
+        let select = sqlx::query_scalar(select).bind(namespace.as_str()).bind(app.as_str()).bind(USUAL_OF);
+        let mut took: Vec<i64> = select.fetch_all(&self.readers).await?;
+        took.sort_unstable();
+        Ok(took.get(took.len() / 2).map(|&millis| millis as f64 / 1000.0))
+    }
+}

@@ -1,0 +1,269 @@
+//! Following a log live, as server-sent events (WHATWG HTML, "Server-sent events").
+//!
+//! A follower is a cursor on the stored log: it reads what is there, then sleeps until it is woken. One who
+//! reads slowly lags behind and loses nothing; one who comes back says where it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_stream::try_stream;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::Stream;
+use http::{HeaderMap, HeaderValue, header};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::db::logs::LogId;
+use super::log::filter::Matcher;
+use super::log::read::find;
+use super::refusal::Refusal;
+use super::service::Timeline;
+use crate::event::deploy::BuildId;
+use crate::publish::name::Namespace;
+use crate::timeline::protocol::{AttemptId, Build, DeployState};
+
+/// Lines read at a time.
+const LINES: usize = 1000;
+/// How often a comment is sent while nothing happens, so that proxies keep the connection, and a lease
+/// that has run out is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long one connection lasts. The browser comes back by itself, and is asked anew who it is.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// What is followed.
+#[derive(Debug, Clone)]
+pub(super) enum Followed {
+    /// The attempt that counts, and those that take its place; or one attempt `only`.
+    Build {
+        id: BuildId,
+        only: Option<AttemptId>,
+    },
+    Deploy {
+        namespace: Namespace,
+        id: String,
+    },
+}
+
+/// Where a follower is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cursor {
+    /// The attempt whose log it reads; a deploy has none.
+    pub attempt: Option<AttemptId>,
+    /// The seq of the next entry.
+    pub next: u64,
+}
+
+impl Cursor {
+    /// Where a follower was that comes back: `Last-Event-ID` is `attempt:seq`, or `seq` alone.
+    pub(super) fn last_event(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
+        let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+        let read = || {
+            let text = value.to_str().ok()?;
+            let (attempt, seq) = match text.rsplit_once(':') {
+                Some((attempt, seq)) => (Some(attempt.parse().ok()?), seq),
+                None => (None, text),
+            };
+            Some(Self { attempt, next: seq.parse::<u64>().ok()?.checked_add(1)? })
+        };
+        let refused =
+            || Refusal::Malformed("Last-Event-ID: that is not the id of an event of a log".to_owned());
+        read().map(Some).ok_or_else(refused)
+    }
+}
+
+/// The answer to a follower.
+pub(super) fn events(
+    timeline: Arc<Timeline>,
+    followed: Followed,
+    cursor: Cursor,
+    matcher: Arc<Matcher>,
+) -> Response {
+    let body = match followed {
+        Followed::Build { id, only } => Body::from_stream(build(timeline, id, only, cursor, matcher)),
+        Followed::Deploy { namespace, id } => {
+            Body::from_stream(deploy(timeline, namespace, id, cursor, matcher))
+        }
+    };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // nginx would collect what it should pass on.
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, body).into_response()
+}
+
+type Piece = Result<Bytes, Refusal>;
+
+fn build(
+    timeline: Arc<Timeline>,
+    id: BuildId,
+    only: Option<AttemptId>,
+    mut cursor: Cursor,
+    matcher: Arc<Matcher>,
+) -> impl Stream<Item = Piece> + Send {
+    try_stream! {
+        let mut changes = timeline.live.follow(id.as_str());
+        let end = Instant::now() + LIFETIME;
+        let mut shown: Option<Build> = None;
+        loop {
+            // Before the build is read: a change from here on wakes again.
+            changes.mark_unchanged();
+            let Some(row) = timeline.database.build(&id).await? else { return };
+            let build = row.shown(&timeline.base, OffsetDateTime::now_utc());
+            if shown.as_ref().is_none_or(|shown| differs(shown, &build)) {
+                yield event("state", None, &json(&build));
+            }
+            // The build was read before its log: when it has ended, all of the log is there.
+            let (finished, current) = (build.state.is_final(), build.attempt);
+            shown = Some(build);
+            cursor.attempt = cursor.attempt.or(only).or(current);
+            if let Some(attempt) = cursor.attempt {
+                let log = LogId::of_attempt(attempt);
+                loop {
+                    let found = find(&timeline.database, &log, cursor.next, LINES, &matcher).await?;
+                    cursor.next = found.next;
+                    if found.count > 0 {
+                        yield entries(&found.lines, Some(attempt));
+                    }
+                    if !found.more {
+                        break;
+                    }
+                }
+            }
+            match only {
+                Some(only) => {
+                    let attempts = timeline.database.attempts(&id).await?;
+                    let over = attempts.iter().find(|attempt| attempt.id == only);
+                    if over.is_none_or(|attempt| attempt.ended_at.is_some() || attempt.fenced) {
+                        yield event("end", None, "{}");
+                        return;
+                    }
+                }
+                None if cursor.attempt != current => {
+                    cursor = Cursor { attempt: current, next: 0 };
+                    continue;
+                }
+                None if finished => {
+                    yield event("end", None, "{}");
+                    return;
+                }
+                None => {}
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = timeline.stop.cancelled() => return,
+                () = tokio::time::sleep_until(end) => return,
+                () = tokio::time::sleep(KEEP_ALIVE) => yield Bytes::from_static(b": still here\n\n"),
+            }
+        }
+    }
+}
+
+fn deploy(
+    timeline: Arc<Timeline>,
+    namespace: Namespace,
+    id: String,
+    mut cursor: Cursor,
+    matcher: Arc<Matcher>,
+) -> impl Stream<Item = Piece> + Send {
+    try_stream! {
+        let log = LogId::of_deploy(namespace.as_str(), &id);
+        let mut changes = timeline.live.follow(&log.to_string());
+        let end = Instant::now() + LIFETIME;
+        let mut shown = None;
+        loop {
+            changes.mark_unchanged();
+            let Some(row) = timeline.database.deploy(&namespace, &id).await? else { return };
+            if shown.as_ref() != Some(&row.report) {
+                yield event("state", None, &json(&row.report));
+            }
+            let finished = matches!(row.report.state, DeployState::Done | DeployState::Failed | DeployState::Cancelled);
+            shown = Some(row.report);
+            loop {
+                let found = find(&timeline.database, &log, cursor.next, LINES, &matcher).await?;
+                cursor.next = found.next;
+                if found.count > 0 {
+                    yield entries(&found.lines, None);
+                }
+                if !found.more {
+                    break;
+                }
+            }
+            if finished {
+                yield event("end", None, "{}");
+                return;
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = timeline.stop.cancelled() => return,
+                () = tokio::time::sleep_until(end) => return,
+                () = tokio::time::sleep(KEEP_ALIVE) => yield Bytes::from_static(b": still here\n\n"),
+            }
+        }
+    }
+}
+
+/// Whether a follower should be told. That a worker was heard of again is no news.
+fn differs(shown: &Build, build: &Build) -> bool {
+    let shown = Build { heard_at: build.heard_at, ..shown.clone() };
+    shown != *build
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// One event. JSON has no line feeds, so that the data is one line.
+fn event(name: &str, id: Option<&str>, data: &str) -> Bytes {
+    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
+    Bytes::from(format!("event: {name}\n{id}data: {data}\n\n"))
+}
+
+/// An event for each stored line.
+fn entries(lines: &[u8], attempt: Option<AttemptId>) -> Bytes {
+    let prefix = attempt.map_or_else(String::new, |attempt| format!("{attempt}:"));
+    let mut out = Vec::with_capacity(lines.len() * 2);
+    for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        out.extend_from_slice(b"event: entry\nid: ");
+        out.extend_from_slice(prefix.as_bytes());
+        out.extend_from_slice(seq(line));
+        out.extend_from_slice(b"\ndata: ");
+        out.extend_from_slice(line);
+        out.extend_from_slice(b"\n\n");
+    }
+    Bytes::from(out)
+}
+
+/// The digits of a stored line's seq, its first field.
+fn seq(line: &[u8]) -> &[u8] {
+    let digits = line.strip_prefix(b"{\"seq\":").unwrap_or_default();
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
+    &digits[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_says_where_to_go_on() {
+        let attempt = AttemptId::generate();
+        let line = b"{\"seq\":17,\"at\":\"x\"}\n";
+        let sent = entries(line, Some(attempt));
+        assert_eq!(sent, format!("event: entry\nid: {attempt}:17\ndata: {{\"seq\":17,\"at\":\"x\"}}\n\n"));
+        let mut headers = HeaderMap::new();
+        assert_eq!(Cursor::last_event(&headers).unwrap(), None);
+        headers.insert("last-event-id", format!("{attempt}:17").parse().unwrap());
+        let cursor = Cursor::last_event(&headers).unwrap();
+        assert_eq!(cursor, Some(Cursor { attempt: Some(attempt), next: 18 }));
+        headers.insert("last-event-id", "3".parse().unwrap());
+        assert_eq!(Cursor::last_event(&headers).unwrap(), Some(Cursor { attempt: None, next: 4 }));
+        for bad in ["", "x", ":1", "x:1", "1:2", &format!("{attempt}:"), "18446744073709551615"] {
+            headers.insert("last-event-id", bad.parse().unwrap());
+            assert!(Cursor::last_event(&headers).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Walking over a stored log: from an entry on, past all blocks that cannot match, until enough lines are
+//! found.
+
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+
+use super::block::{Head, unpack};
+use super::filter::Matcher;
+use crate::store::digest::Digesting;
+use crate::timeline::protocol::LogSum;
+use crate::web::db::Database;
+use crate::web::db::logs::LogId;
+
+/// Block heads fetched at once.
+const HEADS: u32 = 256;
+/// Blocks unpacked at a time, each on a thread of its own.
+const AT_ONCE: usize = 2;
+/// The lines of one step of a stream, in bytes: what a slow reader keeps in memory.
+const STEP: usize = 512 << 10;
+
+#[derive(Debug, thiserror::Error)]
+pub(in crate::web) enum ReadError {
+    #[error("the database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("a block of the log cannot be unpacked: {0}")]
+    Block(io::Error),
+}
+
+/// Lines that were found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::web) struct Found {
+    /// The lines, each with its line feed.
+    pub lines: Vec<u8>,
+    pub count: usize,
+    /// Where to go on: all before it has been looked at.
+    pub next: u64,
+    /// Whether there was more to look at.
+    pub more: bool,
+}
+
+/// The first lines from the entry `from` on that match: at most `most`, and about [`STEP`] bytes.
+pub(in crate::web) async fn find(
+    database: &Database,
+    log: &LogId,
+    from: u64,
+    most: usize,
+    matcher: &Arc<Matcher>,
+) -> Result<Found, ReadError> {
+    let mut found = Found { next: from, ..Found::default() };
+    loop {
+        let heads = database.log_heads(log, found.next, HEADS).await?;
+        let Some(last) = heads.last().map(Head::end_seq) else { return Ok(found) };
+        let wanted = heads.into_iter().filter(|head| matcher.may_match(&head.summary));
+        let search = |head: Head| search(database, log, head.first_seq, from, matcher.clone());
+        let mut searched = pin!(stream::iter(wanted).map(search).buffered(AT_ONCE));
+        while let Some(matches) = searched.next().await {
+            let Matches { raw, lines, end } = matches?;
+            for (seq, line) in lines {
+                if found.count == most || (found.count > 0 && found.lines.len() + line.len() > STEP) {
+                    found.more = true;
+                    return Ok(found);
+                }
+                found.lines.extend_from_slice(&raw[line]);
+                found.count += 1;
+                found.next = seq + 1;
+            }
+            found.next = found.next.max(end);
+        }
+        // What the summaries rule out has been looked at, too.
+        found.next = found.next.max(last);
+    }
+}
+
+/// All lines from the entry `from` on that match, as far as they are stored, in pieces of about [`STEP`] bytes.
+pub(in crate::web) fn all(
+    database: Database,
+    log: LogId,
+    from: u64,
+    matcher: Arc<Matcher>,
+) -> impl Stream<Item = Result<Found, ReadError>> + Send {
+    stream::try_unfold(Some(from), move |from| {
+        let (database, log, matcher) = (database.clone(), log.clone(), matcher.clone());
+        async move {
+            let Some(from) = from else { return Ok(None) };
+            let found = find(&database, &log, from, usize::MAX, &matcher).await?;
+            let next = found.more.then_some(found.next);
+            Ok(Some((found, next)))
+        }
+    })
+}
+
+/// What is stored of a log: the count of its entries, and the SHA-256 of their lines.
+pub(in crate::web) async fn sum(database: &Database, log: &LogId) -> Result<LogSum, ReadError> {
+    let (mut digesting, mut count) = (Digesting::new(io::sink()), 0);
+    let mut pieces = pin!(all(database.clone(), log.clone(), 0, Arc::new(Matcher::everything())));
+    while let Some(found) = pieces.try_next().await? {
+        count += found.count as u64;
+        // Half a megabyte: a fraction of a millisecond.
+        digesting.write_all(&found.lines).map_err(ReadError::Block)?;
+    }
+    Ok(LogSum { count, checksum: digesting.finish().0 })
+}
+
+/// The matching lines of one block.
+struct Matches {
+    raw: Vec<u8>,
+    /// Each with its seq and its place in `raw`.
+    lines: Vec<(u64, Range<usize>)>,
+    /// The seq after the block.
+    end: u64,
+}
+
+async fn search(
+    database: &Database,
+    log: &LogId,
+    first_seq: u64,
+    from: u64,
+    matcher: Arc<Matcher>,
+) -> Result<Matches, ReadError> {
+    // A block that is gone was pruned meanwhile, with its log.
+    let Some(block) = database.log_block(log, first_seq).await? else {
+        return Ok(Matches { raw: Vec::new(), lines: Vec::new(), end: first_seq });
+    };
+    let work = move || {
+        let raw = unpack(&block.head, &block.data)?;
+        let mut lines = Vec::new();
+        if matcher.may_have_words(&raw) {
+            let mut start = 0;
+            for (end, seq) in memchr::memchr_iter(b'\n', &raw).zip(first_seq..) {
+                let line = start..end + 1;
+                start = line.end;
+                if seq >= from && (matcher.takes_all() || matcher.matches(&raw[line.clone()])) {
+                    lines.push((seq, line));
+                }
+            }
+        }
+        Ok(Matches { raw, lines, end: block.head.end_seq() })
+    };
+    let searched = tokio::task::spawn_blocking(work).await;
+    searched.map_err(io::Error::other).and_then(|matches| matches).map_err(ReadError::Block)
+}

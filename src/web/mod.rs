@@ -1,0 +1,21 @@
+//! The timeline service: the memory and the arbiter of builds, and the pages that show them.
+//!
+//! A request is judged by [`access`] (who asks, and for which namespaces) and answered by [`api`] or by
+//! the pages. [`claims`] decides which worker builds what; [`log`] turns appended lines into compressed
+//! blocks and finds lines in them again; [`follow`] is a live log, a cursor on the stored one; [`db`]
+//! keeps everything, with one writer that commits for many callers at once.
+
+pub mod access;
+mod api;
+mod claims;
+pub mod db;
+mod follow;
+mod live;
+mod log;
+mod queue;
+mod refusal;
+mod router;
+mod service;
+
+pub use queue::Enqueuer;
+pub use service::{Timeline, serve};

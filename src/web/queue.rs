@@ -1,0 +1,46 @@
+//! Enqueueing over HTTP: onto the broker of a larger installation, or into the queue of `buildgrid up`.
+
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+
+use super::refusal::Refusal;
+use crate::event::deploy::DeployEvent;
+use crate::queue::QueueConfig;
+use crate::queue::amqp::Broker;
+
+/// How long the queue may take to confirm an event; a broker does not answer during an alarm.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where events are put.
+pub struct Enqueuer {
+    config: QueueConfig,
+    /// Connected with the first event: a service that nobody enqueues through needs no broker.
+    broker: OnceCell<Broker>,
+}
+
+impl Enqueuer {
+    /// Onto a broker, once there is something to enqueue.
+    pub fn on_demand(config: QueueConfig) -> Self {
+        Self { config, broker: OnceCell::new() }
+    }
+
+    /// Puts an event into the queue; returns once it is there, durably.
+    pub(super) async fn publish(&self, event: &DeployEvent, bytes: &[u8]) -> Result<(), Refusal> {
+        let broker = self.broker.get_or_init(|| async { Broker::connect(&self.config, "timeline") }).await;
+        let publish = broker.publish_deploy(&event.namespace, &event.app, bytes.to_vec());
+        let refused = |reason: String| {
+            tracing::warn!(build_id = %event.id, reason, "an event could not be enqueued");
+            Refusal::Unavailable(format!("the queue does not take the event: {reason}"))
+        };
+        match tokio::time::timeout(PATIENCE, publish).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(refused(error.to_string())),
+            Err(_) => {
+                let status = broker.status();
+                let reason = status.blocked.or(status.error);
+                Err(refused(reason.unwrap_or_else(|| "it does not answer".to_owned())))
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The service: what its handlers share, and its start and end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::access::Passwords;
+use super::db::Database;
+use super::live::Live;
+use super::queue::Enqueuer;
+use super::router::router;
+use crate::serving::{self, Limits};
+use crate::timeline::TimelineConfig;
+
+/// A client that for this long sends no complete request head, or takes no byte, is disconnected.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long running requests may go on when the service is told to stop. Who follows a log is told at once.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the handlers share.
+pub struct Timeline {
+    pub(super) database: Database,
+    pub(super) live: Live,
+    pub(super) passwords: Passwords,
+    pub(super) queue: Enqueuer,
+    /// What addresses of pages begin with.
+    pub(super) base: String,
+    /// Whether browsers reach it by TLS, so that their cookies may insist on it.
+    pub(super) secure: bool,
+    /// Cancelled when the service stops.
+    pub(super) stop: CancellationToken,
+    max_connections: usize,
+}
+
+impl Timeline {
+    /// A service on this database, which enqueues into `queue`.
+    pub async fn new(
+        config: &TimelineConfig,
+        database: Database,
+        queue: Enqueuer,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let passwords = tokio::task::spawn_blocking(Passwords::new).await.context("prepare logins")?;
+        let base = config.base().map_or_else(|| format!("http://{}", config.listen), str::to_owned);
+        Ok(Self {
+            database,
+            live: Live::default(),
+            passwords: passwords.context("prepare logins")?,
+            queue,
+            secure: base.starts_with("https://"),
+            base,
+            stop,
+            max_connections: config.max_connections,
+        })
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+}
+
+/// Serves pages and API until the service is told to stop; then lets running requests end.
+pub async fn serve(listener: TcpListener, timeline: Arc<Timeline>) -> anyhow::Result<()> {
+    let address = listener.local_addr().context("ask for the timeline's address")?;
+    tracing::info!(%address, url = timeline.base, "the timeline is serving");
+    let limits = Limits {
+        connections: timeline.max_connections,
+        client_timeout: CLIENT_TIMEOUT,
+        drain_timeout: DRAIN,
+    };
+    let (stop, database) = (timeline.stop.clone(), timeline.database.clone());
+    serving::serve(listener, router(timeline), limits, stop).await?;
+    database.close().await;
+    tracing::info!(%address, "the timeline has stopped");
+    Ok(())
+}
