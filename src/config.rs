@@ -19,6 +19,7 @@ use crate::source::config::SourceConfig;
 use crate::store::StoreConfig;
 use crate::telemetry::config::LoggingConfig;
 use crate::timeline::TimelineConfig;
+use crate::up::UpConfig;
 use crate::worker::config::{FakeConfig, WorkerConfig};
 
 /// Names the file, before the places in which it is looked for.
@@ -59,6 +60,7 @@ sections! {
     store: StoreConfig,
     registry: RegistryConfig,
     timeline: TimelineConfig,
+    up: UpConfig,
     fake: FakeConfig,
     logging: LoggingConfig,
 }

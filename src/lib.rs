@@ -27,5 +27,6 @@ pub mod source;
 pub mod store;
 pub mod telemetry;
 pub mod timeline;
+pub mod up;
 pub mod web;
 pub mod worker;
