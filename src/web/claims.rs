@@ -307,3 +307,7 @@ async fn renew(
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "claims_tests.rs"]
+mod tests;

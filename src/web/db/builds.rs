@@ -192,7 +192,7 @@ pub(in crate::web) async fn change(
     change: Change<'_>,
 ) -> sqlx::Result<()> {
     let update = "UPDATE builds SET state = $2, attempt = $3, lease_until = $4, heard_at = $5, requeued = $6,
-            result = $7, image = $8, reused = $9, started_at = $10, finished_at = $11
+            result = $7, reused = $8, started_at = $9, finished_at = $10
         WHERE id = $1";
     let json = change.result.map(row::json).transpose()?;
     sqlx::query(update)
@@ -203,7 +203,6 @@ pub(in crate::web) async fn change(
         .bind(change.heard_at.map(millis))
         .bind(change.requeued)
         .bind(json)
-        .bind(change.result.and_then(|result| result.image.as_deref()))
         .bind(i64::from(change.result.is_some_and(|result| result.reused)))
         .bind(change.started_at.map(millis))
         .bind(change.finished_at.map(millis))

@@ -31,7 +31,7 @@ CREATE TABLE builds (
     requeued TEXT,
     -- The result event, once it has ended or is to be tried again.
     result TEXT,
-    -- 1 where that image was there already.
+    -- 1 where the image was there already.
     reused BIGINT NOT NULL DEFAULT 0,
     subject TEXT,
     author TEXT,
