@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use super::exit::{Exit, Failure};
 use crate::build::docker::DockerEngine;
 use crate::config::{Config, InvalidConfig};
-use crate::queue::amqp::Broker;
+use crate::queue::Queue;
 use crate::store::Store;
 
 /// Report every fault of the configuration, then probe broker, engine, store and directories
@@ -122,7 +122,7 @@ async fn engine(report: &mut Report, config: &Config) {
 async fn broker(report: &mut Report, config: &Config) -> Result<(), Failure> {
     let url =
         config.queue.resolved_url().map_err(|fault| Failure::new(Exit::Configuration, anyhow!(fault)))?;
-    let broker = Broker::connect(&config.queue, "check");
+    let broker = Queue::amqp(&config.queue, "check");
     match broker.ready().await {
         Ok(()) => {
             report.good("broker", &url);

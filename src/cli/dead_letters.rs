@@ -5,8 +5,7 @@ use std::io::Write;
 use anyhow::anyhow;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::queue::QueueConfig;
-use crate::queue::amqp::{Broker, BrokerError, Letter, LetterError, Selection};
+use crate::queue::{BrokerError, Letter, LetterError, Queue, QueueConfig, QueueError, Selection};
 use crate::telemetry::printable::printable;
 
 /// The longest reason in a listing, in characters; `show` has all of it.
@@ -72,26 +71,18 @@ enum Action {
 }
 
 pub async fn run(args: Args, config: &QueueConfig) -> Result<Exit, Failure> {
-    execute(args, config, &mut std::io::stdout()).await
-}
-
-/// As [`run`], writing to `out`.
-pub async fn execute(
-    args: Args,
-    config: &QueueConfig,
-    out: &mut (dyn Write + Send),
-) -> Result<Exit, Failure> {
-    let broker = Broker::connect(config, "dead-letters");
-    broker.ready().await.map_err(|error| explain(error.into()))?;
-    let done = act(args.action, &broker, out).await;
-    broker.close().await;
+    let queue = Queue::amqp(config, "dead-letters");
+    let done = execute(args, &queue, &mut std::io::stdout()).await;
+    queue.close().await;
     done
 }
 
-async fn act(action: Action, broker: &Broker, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
-    match action {
+/// As [`run`], on any queue, writing to `out`.
+pub async fn execute(args: Args, queue: &Queue, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
+    queue.ready().await.map_err(|error| explain(error.into()))?;
+    match args.action {
         Action::List { limit, json } => {
-            let found = broker.dead_letters(limit).await.map_err(|error| explain(error.into()))?;
+            let found = queue.dead_letters(limit).await.map_err(|error| explain(error.into()))?;
             match json {
                 true => found.letters.iter().try_for_each(|letter| {
                     writeln!(out, "{}", serde_json::to_string(letter).map_err(std::io::Error::from)?)
@@ -107,7 +98,7 @@ async fn act(action: Action, broker: &Broker, out: &mut (dyn Write + Send)) -> R
             }
         }
         Action::Show { letter, body, json } => {
-            let (letter, bytes) = broker.dead_letter_named(&letter).await.map_err(explain)?;
+            let (letter, bytes) = queue.dead_letter_named(&letter).await.map_err(explain)?;
             match (body, json) {
                 (true, _) => out.write_all(&bytes)?,
                 (_, true) => {
@@ -120,13 +111,13 @@ async fn act(action: Action, broker: &Broker, out: &mut (dyn Write + Send)) -> R
         Action::Requeue { letters, all } => {
             let mut written = Ok(());
             let done = |letter: &Letter| say(&mut written, out, "requeued", letter);
-            broker.requeue_letters(&selection(letters, all), done).await.map_err(explain)?;
+            queue.requeue_letters(&selection(letters, all), done).await.map_err(explain)?;
             written?;
         }
         Action::Drop { letters, all, yes: _ } => {
             let mut written = Ok(());
             let done = |letter: &Letter| say(&mut written, out, "dropped", letter);
-            broker.drop_letters(&selection(letters, all), done).await.map_err(explain)?;
+            queue.drop_letters(&selection(letters, all), done).await.map_err(explain)?;
             written?;
         }
     }
@@ -200,10 +191,12 @@ fn show(letter: &Letter, body: &[u8], out: &mut (dyn Write + Send)) -> std::io::
 fn explain(error: LetterError) -> Failure {
     match error {
         LetterError::Unknown(_) | LetterError::Ambiguous { .. } => Failure::new(Exit::Usage, error),
-        LetterError::Broker(BrokerError::Missing(detail)) => Failure::unavailable(anyhow!(
-            "there is no queue of dead letters yet, a worker makes it when it starts: {detail}"
-        )),
-        LetterError::Broker(error @ BrokerError::Settings(_)) => Failure::new(Exit::Configuration, error),
-        LetterError::Broker(error) => Failure::unavailable(error),
+        LetterError::Queue(QueueError::Broker(BrokerError::Missing(detail))) => Failure::unavailable(
+            anyhow!("there is no queue of dead letters yet, a worker makes it when it starts: {detail}"),
+        ),
+        LetterError::Queue(error @ QueueError::Broker(BrokerError::Settings(_))) => {
+            Failure::new(Exit::Configuration, error)
+        }
+        LetterError::Queue(error) => Failure::unavailable(error),
     }
 }

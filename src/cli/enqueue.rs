@@ -11,8 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use self::wait::Waiting;
 use crate::cli::event::{EventArgs, Prepared};
 use crate::cli::exit::{Exit, Failure};
-use crate::queue::QueueConfig;
-use crate::queue::amqp::{Broker, BrokerError};
+use crate::queue::{BrokerError, Queue, QueueConfig, QueueError};
 
 /// Events published at a time.
 const IN_FLIGHT: usize = 32;
@@ -59,14 +58,14 @@ pub async fn execute(
     out: &mut (dyn Write + Send),
 ) -> Result<Exit, Failure> {
     let events = args.events.read().await?;
-    let broker = Broker::connect(config, "enqueue");
-    broker.ready().await.map_err(explain)?;
+    let queue = Queue::amqp(config, "enqueue");
+    queue.ready().await.map_err(explain)?;
     // Before publishing: a fake build may be over before its publisher has turned round.
     let waiting = match args.wait {
-        true => Some(Waiting::start(&broker, &events).await.map_err(explain)?),
+        true => Some(Waiting::start(&queue, &events).await.map_err(explain)?),
         false => None,
     };
-    publish(&broker, &events).await?;
+    publish(&queue, &events).await?;
     for Prepared { event, .. } in &events {
         if args.json {
             let line = serde_json::json!({"id": event.id, "image": event.image().to_string()});
@@ -78,23 +77,23 @@ pub async fn execute(
     let exit = match waiting {
         None => Exit::Done,
         Some(waiting) => {
-            let outcome = waiting.outcome(&broker, args.json, out);
+            let outcome = waiting.outcome(&queue, args.json, out);
             tokio::time::timeout(args.wait_timeout, outcome).await.unwrap_or_else(|_| {
                 let limit = humantime_serde::re::humantime::format_duration(args.wait_timeout);
                 Err(Failure::unavailable(anyhow!("no outcome within {limit}; the build goes on without us")))
             })?
         }
     };
-    broker.close().await;
+    queue.close().await;
     Ok(exit)
 }
 
-async fn publish(broker: &Broker, events: &[Prepared]) -> Result<(), Failure> {
+async fn publish(queue: &Queue, events: &[Prepared]) -> Result<(), Failure> {
     let publish = async |Prepared { event, body }: &Prepared| {
-        let publish = broker.publish_deploy(&event.namespace, &event.app, body.clone());
+        let publish = queue.publish_deploy(&event.namespace, &event.app, body.clone());
         tokio::time::timeout(PATIENCE, publish).await.map_or_else(
             |_| {
-                let reason = broker.status().blocked.unwrap_or_else(|| "it does not answer".to_owned());
+                let reason = queue.status().blocked.unwrap_or_else(|| "it does not answer".to_owned());
                 Err(Failure::unavailable(anyhow!(
                     "the broker does not take the event {}: {reason}",
                     event.id
@@ -106,17 +105,17 @@ async fn publish(broker: &Broker, events: &[Prepared]) -> Result<(), Failure> {
     futures::stream::iter(events).map(publish).buffer_unordered(IN_FLIGHT).try_collect().await
 }
 
-/// The words and exit code for what the broker answers to a publisher.
-fn explain(error: BrokerError) -> Failure {
+/// The words and exit code for what the queue answers to a publisher.
+fn explain(error: QueueError) -> Failure {
     match error {
-        BrokerError::Missing(detail) => Failure::unavailable(anyhow!(
+        QueueError::Broker(BrokerError::Missing(detail)) => Failure::unavailable(anyhow!(
             "no worker has declared its exchanges and queues yet, start one first: {detail}"
         )),
-        BrokerError::Unroutable { .. } => {
+        QueueError::Broker(BrokerError::Unroutable { .. }) => {
             let help = "no worker has declared its queue yet, start one first";
             Failure::unavailable(anyhow::Error::new(error).context(help))
         }
-        BrokerError::Settings(_) => Failure::new(Exit::Configuration, error),
+        QueueError::Broker(BrokerError::Settings(_)) => Failure::new(Exit::Configuration, error),
         error => Failure::unavailable(error),
     }
 }

@@ -8,7 +8,7 @@ use super::daemon::notify;
 use super::exit::{Exit, Failure};
 use super::shutdown::on_signals;
 use crate::config::Config;
-use crate::queue::amqp::DeclareError;
+use crate::queue::{DeclareError, Queue};
 use crate::worker::daemon::{self, Shutdown};
 
 /// Take deploy events from AMQP and build them
@@ -39,7 +39,10 @@ pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
     });
     // A daemon that was not started by systemd has nobody to notify, and that is no fault.
     let ready = || notify(NotifyState::Ready);
-    match daemon::run(config, listener, shutdown, ready).await {
+    let queue = Queue::amqp(&config.queue, &config.worker.resolved_name());
+    let ended = daemon::run(config, queue.clone(), listener, shutdown, ready).await;
+    queue.close().await;
+    match ended {
         Ok(()) => Ok(Exit::Done),
         Err(error) if error.downcast_ref::<DeclareError>().is_some() => {
             Err(Failure::new(Exit::Configuration, error))

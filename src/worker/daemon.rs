@@ -19,7 +19,7 @@ use crate::build::docker::DockerEngine;
 use crate::config::Config;
 use crate::pipeline::{Pipeline, Rules};
 use crate::publish::publisher::Publisher;
-use crate::queue::amqp::{Broker, DeclareError};
+use crate::queue::{DeclareError, Queue};
 use crate::source::Sources;
 use crate::store::Store;
 use crate::telemetry::metrics::recorder;
@@ -63,10 +63,11 @@ pub fn assemble(config: &Config, data_dir: &Path) -> anyhow::Result<(Pipeline, A
     Ok((pipeline, data))
 }
 
-/// Runs a worker until `shutdown`. `ready` is called once it is up. An error is a start that was
-/// refused or a part that ended although it must not.
+/// Runs a worker on `queue`, which is the caller's to close, until `shutdown`. `ready` is called once
+/// it is up. An error is a start that was refused or a part that ended although it must not.
 pub async fn run(
     config: &Config,
+    queue: Queue,
     listener: TcpListener,
     shutdown: Shutdown,
     ready: impl FnOnce(),
@@ -82,7 +83,6 @@ pub async fn run(
         );
     }
     let mut tasks = JoinSet::new();
-    let broker = Broker::connect(&config.queue, &worker);
     let engine = intake::watch_engine(pipeline.engine.clone(), &mut tasks, &shutdown.drain);
     let handler = Arc::new(Handler {
         place: Place {
@@ -94,7 +94,7 @@ pub async fn run(
             },
         },
         max_attempts: config.queue.max_attempts,
-        broker: broker.clone(),
+        queue: queue.clone(),
         claims: Claims::new(data.clone()),
         data,
         pipeline,
@@ -109,7 +109,7 @@ pub async fn run(
 
     let slots = config.worker.slots;
     metrics::gauge!("buildgrid_slots_total").set(slots as f64);
-    let mut starting = Box::pin(declare(&broker, &shutdown.drain));
+    let mut starting = Box::pin(declare(&queue, &shutdown.drain));
     let declared = tokio::time::timeout(WAIT_FOR_BROKER, &mut starting).await;
     if declared.is_err() {
         tracing::warn!("the broker has not answered yet; waiting for it");
@@ -123,15 +123,14 @@ pub async fn run(
     for _ in 0..slots {
         tasks.spawn(intake.clone().slot());
     }
-    tasks.spawn(upkeep::watch_broker(broker.clone(), shutdown.drain.clone()));
+    tasks.spawn(upkeep::watch_broker(queue.clone(), shutdown.drain.clone()));
     tasks.spawn(upkeep::sweep(handler.clone(), config.worker.keep_builds, shutdown.drain.clone()));
 
-    let (stop_watching, watching) = (shutdown.drain.clone(), broker.clone());
+    let (stop_watching, watching) = (shutdown.drain.clone(), queue.clone());
     let give_up = handler.give_up.clone();
     let patience = tokio::spawn(async move { give_up_without(watching, stop_watching, give_up).await });
     let ended = drained(&mut tasks, &mut pages, config.worker.drain_timeout, &shutdown).await;
     patience.abort();
-    broker.close().await;
     closed.cancel();
     // A client that has sent half a request is not waited for.
     if !pages.is_finished() {
@@ -141,10 +140,10 @@ pub async fn run(
 }
 
 /// Declares the topology, waiting for the broker as long as it takes.
-async fn declare(broker: &Broker, drain: &CancellationToken) -> Result<(), DeclareError> {
+async fn declare(queue: &Queue, drain: &CancellationToken) -> Result<(), DeclareError> {
     let declare = async {
         loop {
-            match broker.declare().await {
+            match queue.declare().await {
                 Err(error) if !error.is_permanent() => {
                     tracing::warn!(%error, "cannot declare exchanges and queues yet; trying again");
                     tokio::time::sleep(DECLARE_AGAIN).await;
@@ -158,11 +157,11 @@ async fn declare(broker: &Broker, drain: &CancellationToken) -> Result<(), Decla
 
 /// After a drain began, lets results wait for a broker that is away only so long: they are kept in
 /// the build directories, and the events will be delivered again.
-async fn give_up_without(broker: Broker, drain: CancellationToken, give_up: CancellationToken) {
+async fn give_up_without(queue: Queue, drain: CancellationToken, give_up: CancellationToken) {
     drain.cancelled().await;
     loop {
         tokio::time::sleep(DRAIN_WITHOUT_BROKER).await;
-        if !broker.status().is_ready() {
+        if !queue.status().is_ready() {
             return give_up.cancel();
         }
     }

@@ -19,7 +19,7 @@ use super::report::Report;
 use crate::event::deploy::{DeployEvent, Rejected};
 use crate::event::result::ResultEvent;
 use crate::pipeline::{Outcome, Pipeline};
-use crate::queue::amqp::{Ack, Broker, BrokerError, Delivery};
+use crate::queue::{Ack, Delivery, Queue, QueueError};
 
 /// Ignored fields that are named in the log; an event may have thousands.
 const NAMED_FIELDS: usize = 20;
@@ -30,7 +30,7 @@ const KEEP_AGAIN: Duration = Duration::from_secs(5);
 pub struct Handler {
     pub place: Place,
     pub max_attempts: u32,
-    pub broker: Broker,
+    pub queue: Queue,
     pub data: Arc<DataDirectory>,
     pub claims: Claims,
     pub pipeline: Pipeline,
@@ -236,7 +236,7 @@ impl Handler {
                 let directory = self.data.build(&report.event.id);
                 let noted = tokio::task::spawn_blocking(move || directory.note(&state)).await;
                 noted.unwrap_or_else(|error| tracing::error!(%error, "cannot note the build's state"));
-                let copied = self.broker.publish_retry(delivery, next, &reason, &self.give_up).await;
+                let copied = self.queue.publish_retry(delivery, next, &reason, &self.give_up).await;
                 let delay = copied.map_err(|error| gave_up(&error))?;
                 tracing::info!(attempt = next, delay_s = delay.as_secs(), "will be tried again");
                 count("retrying", "infrastructure");
@@ -264,11 +264,11 @@ impl Handler {
     }
 
     async fn publish(&self, result: &ResultEvent) -> Result<(), GaveUp> {
-        self.broker.publish_result(result, &self.give_up).await.map_err(|error| gave_up(&error))
+        self.queue.publish_result(result, &self.give_up).await.map_err(|error| gave_up(&error))
     }
 
     async fn dead_letter(&self, delivery: &Delivery, reason: &str) -> Result<(), GaveUp> {
-        self.broker.dead_letter(delivery, reason, &self.give_up).await.map_err(|error| gave_up(&error))
+        self.queue.dead_letter(delivery, reason, &self.give_up).await.map_err(|error| gave_up(&error))
     }
 
     fn report<'a>(&'a self, event: &'a DeployEvent, attempt: u32, started_at: OffsetDateTime) -> Report<'a> {
@@ -282,7 +282,7 @@ impl Handler {
     }
 }
 
-fn gave_up(error: &BrokerError) -> GaveUp {
+fn gave_up(error: &QueueError) -> GaveUp {
     tracing::warn!(%error, "stopped while the broker was away; the event will be delivered again");
     GaveUp
 }

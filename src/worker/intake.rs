@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::Handler;
 use crate::build::docker::DockerEngine;
-use crate::queue::amqp::{Broker, Subscription};
+use crate::queue::{Queue, Subscription};
 
 /// How often the engine is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(5);
@@ -83,8 +83,8 @@ impl Intake {
         Self { handler, engine, drain, subscribed: Arc::default() }
     }
 
-    pub fn broker(&self) -> &Broker {
-        &self.handler.broker
+    pub fn queue(&self) -> &Queue {
+        &self.handler.queue
     }
 
     /// What is wrong with the engine.
@@ -110,7 +110,7 @@ impl Intake {
         while !drain.is_cancelled() {
             let subscription = async {
                 until(&mut self.engine, Option::is_none).await;
-                self.handler.broker.subscribe().await
+                self.handler.queue.subscribe().await
             };
             match drain.run_until_cancelled(subscription).await {
                 None => return,

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::Handler;
 use super::intake::Intake;
-use crate::queue::amqp::{Broker, BrokerStatus};
+use crate::queue::{Queue, QueueStatus};
 use crate::telemetry::status::{Condition, Readiness};
 
 /// How often build directories and the engine are looked through for what is old.
@@ -18,29 +18,29 @@ pub fn readiness(intake: &Intake) -> Readiness {
     let intake = intake.clone();
     Arc::new(move || {
         vec![
-            Condition { name: "broker", fault: broker_fault(&intake.broker().status()) },
+            Condition { name: "broker", fault: broker_fault(&intake.queue().status()) },
             Condition { name: "engine", fault: intake.engine_fault() },
             Condition { name: "queue", fault: intake.fault() },
         ]
     })
 }
 
-fn broker_fault(status: &BrokerStatus) -> Option<String> {
+fn broker_fault(status: &QueueStatus) -> Option<String> {
     match status {
         status if status.is_ready() => None,
-        BrokerStatus { blocked: Some(reason), .. } => {
+        QueueStatus { blocked: Some(reason), .. } => {
             Some(format!("the broker takes no messages ({reason}); results wait until its alarm is over"))
         }
-        BrokerStatus { error: Some(error), .. } => Some(error.clone()),
+        QueueStatus { error: Some(error), .. } => Some(error.clone()),
         _ => Some("not connected yet".to_owned()),
     }
 }
 
 /// Keeps `buildgrid_broker_connected` true to the connection.
-pub async fn watch_broker(broker: Broker, drain: CancellationToken) {
-    let mut watch = broker.watch();
+pub async fn watch_broker(queue: Queue, drain: CancellationToken) {
+    let mut watch = queue.watch();
     loop {
-        let connected = if broker.status().consuming_connected { 1.0 } else { 0.0 };
+        let connected = if queue.status().can_consume { 1.0 } else { 0.0 };
         metrics::gauge!("buildgrid_broker_connected").set(connected);
         if drain.run_until_cancelled(watch.changed()).await.is_none() {
             return;

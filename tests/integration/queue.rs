@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use buildgrid::event::deploy::Identity;
 use buildgrid::event::result::{ResultEvent, State};
-use buildgrid::queue::amqp::{Ack, Broker};
+use buildgrid::queue::{Ack, Queue};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::broker::{TestBroker, next};
 use crate::support::patience::in_time;
 
 /// Publishes a deploy event of acme/shop.
-async fn deploy(broker: &Broker, body: &str) {
+async fn deploy(broker: &Queue, body: &str) {
     let (namespace, app) = ("acme".parse().unwrap(), "shop".parse().unwrap());
     broker.publish_deploy(&namespace, &app, body.as_bytes().to_vec()).await.unwrap();
 }

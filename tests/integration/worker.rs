@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use buildgrid::event::result::{Kind, State};
 use buildgrid::publish::name::ImageName;
-use buildgrid::queue::amqp::Selection;
+use buildgrid::queue::{Queue, Selection};
 use buildgrid::store::Store;
 use buildgrid::store::digest::Digest;
 use buildgrid::timeline::entry::Stream;
@@ -337,7 +337,8 @@ async fn a_queue_with_other_arguments_refuses_the_start() {
     let mut config = grid.config.clone();
     config.queue.delivery_limit = 7;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let run = buildgrid::worker::daemon::run(&config, listener, Default::default(), || ());
+    let queue = Queue::amqp(&config.queue, "worker-1");
+    let run = buildgrid::worker::daemon::run(&config, queue, listener, Default::default(), || ());
     let error = tokio::time::timeout(Duration::from_secs(30), run).await.unwrap().unwrap_err();
     let words = format!("{error:#}");
     assert!(words.contains("buildgrid.builds") && words.contains("x-delivery-limit"), "{words}");

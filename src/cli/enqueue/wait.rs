@@ -8,7 +8,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::event::deploy::BuildId;
 use crate::event::result::{Kind, ResultEvent, State};
 use crate::publish::name::{AppName, Namespace};
-use crate::queue::amqp::{Broker, BrokerError, Results};
+use crate::queue::{Queue, QueueError, Results};
 use crate::telemetry::printable::printable;
 
 /// Listens for the results of some events.
@@ -20,14 +20,14 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) async fn start(broker: &Broker, events: &[Prepared]) -> Result<Self, BrokerError> {
+    pub(super) async fn start(queue: &Queue, events: &[Prepared]) -> Result<Self, QueueError> {
         let mut apps: Vec<_> = events
             .iter()
             .map(|prepared| (prepared.event.namespace.clone(), prepared.event.app.clone()))
             .collect();
         apps.sort();
         apps.dedup();
-        let results = broker.results(apps.iter().map(|(namespace, app)| (namespace, app))).await?;
+        let results = queue.results(apps.iter().map(|(namespace, app)| (namespace, app))).await?;
         let open = events.iter().map(|prepared| (prepared.event.id.clone(), None)).collect();
         Ok(Self { results, open, apps })
     }
@@ -36,7 +36,7 @@ impl Waiting {
     /// the one that ended worst, in the order of the codes.
     pub(super) async fn outcome(
         mut self,
-        broker: &Broker,
+        queue: &Queue,
         json: bool,
         out: &mut (dyn Write + Send),
     ) -> Result<Exit, Failure> {
@@ -45,7 +45,7 @@ impl Waiting {
             let Some(event) = self.results.next().await else {
                 tracing::warn!("the connection to the broker was lost; results of the meantime are missed");
                 let apps = self.apps.iter().map(|(namespace, app)| (namespace, app));
-                self.results = broker.results(apps).await.map_err(super::explain)?;
+                self.results = queue.results(apps).await.map_err(super::explain)?;
                 continue;
             };
             let Some(last) = self.open.get_mut(&event.id) else { continue };

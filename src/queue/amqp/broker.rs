@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use super::error::BrokerError;
 use super::link::{Link, LinkState};
 use super::publish::Publisher;
-use crate::queue::QueueConfig;
+use crate::queue::{QueueConfig, QueueStatus};
 
 /// A handle to the broker. Its connections come back by themselves; they end with [`close`](Self::close)
 /// or with the last clone.
@@ -27,24 +27,6 @@ struct Inner {
     stop: CancellationToken,
     /// Ends the supervisors with the last clone.
     _guard: DropGuard,
-}
-
-/// What readiness and the log say of the broker.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BrokerStatus {
-    pub consuming_connected: bool,
-    pub publishing_connected: bool,
-    /// The broker's reason for not taking messages (a memory or disk alarm), while it lasts.
-    pub blocked: Option<String>,
-    /// Why it is not connected, in the words of the last attempt.
-    pub error: Option<String>,
-}
-
-impl BrokerStatus {
-    /// Whether events can come in and results go out.
-    pub fn is_ready(&self) -> bool {
-        self.consuming_connected && self.publishing_connected && self.blocked.is_none()
-    }
 }
 
 impl Broker {
@@ -76,12 +58,10 @@ impl Broker {
         tokio::try_join!(self.0.consuming.first(), self.0.publishing.first()).map(|_| ())
     }
 
-    pub fn status(&self) -> BrokerStatus {
-        let mut status = BrokerStatus::default();
-        let links = [
-            (&self.0.consuming, &mut status.consuming_connected),
-            (&self.0.publishing, &mut status.publishing_connected),
-        ];
+    pub fn status(&self) -> QueueStatus {
+        let mut status = QueueStatus::default();
+        let links =
+            [(&self.0.consuming, &mut status.can_consume), (&self.0.publishing, &mut status.can_publish)];
         for (link, connected) in links {
             match link.state() {
                 LinkState::Up(up) => {
@@ -96,10 +76,10 @@ impl Broker {
     }
 
     /// A view of the status that can be waited on.
-    pub fn watch(&self) -> StatusWatch {
+    pub fn watch(&self) -> BrokerWatch {
         let mut links = [self.0.consuming.clone(), self.0.publishing.clone()];
         links.iter_mut().for_each(Link::see);
-        StatusWatch { broker: self.clone(), links }
+        BrokerWatch { broker: self.clone(), links }
     }
 
     /// Ends both connections. What was delivered and not acknowledged goes to another worker.
@@ -129,15 +109,15 @@ impl Broker {
     }
 }
 
-/// Waits for changes of the [`BrokerStatus`]. It keeps the connections alive like any clone.
-pub struct StatusWatch {
+/// Waits for changes of the [`QueueStatus`]. It keeps the connections alive like any clone.
+pub struct BrokerWatch {
     broker: Broker,
     links: [Link; 2],
 }
 
-impl StatusWatch {
+impl BrokerWatch {
     /// The status after its next change. Safe to drop; after [`Broker::close`] it never resolves.
-    pub async fn changed(&mut self) -> BrokerStatus {
+    pub async fn changed(&mut self) -> QueueStatus {
         let [consuming, publishing] = &mut self.links;
         tokio::select! {
             () = consuming.changed() => {}

@@ -1,4 +1,5 @@
-//! Taking events: a subscription is one channel with one delivery at a time.
+//! Taking events: a subscription is one channel with one delivery at a time, acknowledged or released
+//! on that channel.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +14,7 @@ use super::link::Up;
 use super::message::{self, short};
 use super::topology::topology;
 use crate::queue::Declare;
+use crate::queue::delivery::{self, Ack, Delivery};
 
 /// One slot's subscription to the builds queue: a channel of its own with prefetch 1, so that an
 /// acknowledgement timeout costs this slot only. Dropping it stops deliveries; one that is still
@@ -22,29 +24,11 @@ pub struct Subscription {
     channel: Channel,
 }
 
-/// An event from the queue, ours until it is acknowledged, released or lost.
-pub struct Delivery {
-    /// The event's bytes as they came.
-    pub body: Vec<u8>,
-    /// How often the event has been tried, counting this time, from 1.
-    pub attempt: u32,
-    /// Whether the broker may have delivered it before. Not to be trusted as a count.
-    pub redelivered: bool,
-    requeue: Option<String>,
-    properties: BasicProperties,
+/// What a delivery is settled by.
+pub struct Receipt {
     acker: lapin::Acker,
     /// Keeps the channel open when the subscription is dropped first.
     _channel: Channel,
-}
-
-/// Whether an acknowledgement was ours to give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ack {
-    /// Sent on the living channel. AMQP does not confirm acknowledgements: if the connection breaks
-    /// now, the event may come again.
-    Done,
-    /// The channel is gone: the broker has given the event to someone else or will.
-    Lost,
 }
 
 impl Broker {
@@ -81,11 +65,13 @@ impl Subscription {
             Ok(delivery) => Some(Delivery {
                 attempt: message::attempt(&delivery.properties),
                 requeue: message::text(&delivery.properties, message::REQUEUE),
+                published: published(&delivery.properties),
                 body: delivery.data,
                 redelivered: delivery.redelivered,
-                properties: delivery.properties,
-                acker: delivery.acker,
-                _channel: self.channel.clone(),
+                receipt: delivery::Receipt::Amqp(Receipt {
+                    acker: delivery.acker,
+                    _channel: self.channel.clone(),
+                }),
             }),
             Err(error) => {
                 tracing::warn!(error = %BrokerError::from(error), "the subscription to the builds queue has ended");
@@ -95,31 +81,23 @@ impl Subscription {
     }
 }
 
-impl Delivery {
-    /// Tells the broker that the event is done with, for ever.
-    pub async fn ack(&self) -> Ack {
+/// When it was published, where its publisher says so; AMQP has whole seconds.
+fn published(properties: &BasicProperties) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs((*properties.timestamp())?))
+}
+
+impl Receipt {
+    pub(in crate::queue) async fn ack(&self) -> Ack {
         match self.acker.ack(BasicAckOptions::default()).await {
             Ok(true) => Ack::Done,
+            // The channel is gone: the broker has given the event to someone else or will.
             Ok(false) | Err(_) => Ack::Lost,
         }
     }
 
-    /// Gives the event back for another worker, when this one stops. Never in a loop: from RabbitMQ
-    /// 4.3 on this does not count towards the delivery limit.
-    pub async fn release(self) {
+    pub(in crate::queue) async fn release(self) {
         let options = BasicNackOptions { requeue: true, ..Default::default() };
         // On a dead channel the broker has it back already.
         let _ = self.acker.nack(options).await;
-    }
-
-    /// Names the operator's wish that the event be tried again, where it comes out of the dead letters.
-    pub fn requeue(&self) -> Option<&str> {
-        self.requeue.as_deref()
-    }
-
-    /// How long ago it was published, where its publisher says when; AMQP has whole seconds.
-    pub fn waited(&self) -> Option<Duration> {
-        let published = Duration::from_secs((*self.properties.timestamp())?);
-        SystemTime::now().duration_since(UNIX_EPOCH + published).ok()
     }
 }

@@ -10,9 +10,10 @@ use lapin::{Acker, Channel};
 
 use super::broker::Broker;
 use super::error::BrokerError;
-use super::letter::{Letter, LetterError, Letters, Selection};
+use super::letter;
 use super::message::{Headers, REQUEUE, short};
 use super::publish::Message;
+use crate::queue::letter::{Letter, LetterError, Letters, Selection, the_one};
 
 impl Broker {
     /// The oldest dead letters, at most `most` of them. None is taken out.
@@ -132,7 +133,7 @@ impl Look {
         let got = self.channel.basic_get(self.queue.clone(), BasicGetOptions::default()).await?;
         Ok(got.map(|got| {
             let (delivery, behind) = (got.delivery, got.message_count);
-            let letter = Letter::read(&delivery.properties, &delivery.data);
+            let letter = letter::read(&delivery.properties, &delivery.data);
             Taken { letter, body: delivery.data, acker: delivery.acker, behind }
         }))
     }
@@ -146,20 +147,7 @@ impl Look {
                 selected[index].push(taken);
             }
         }
-        let one = |(name, mut found): (&String, Vec<Taken>)| {
-            // A full name is no prefix of another letter's.
-            if let Some(exact) = found.iter().position(|taken| taken.letter.name == *name) {
-                return Ok(found.swap_remove(exact));
-            }
-            match found.len() {
-                0 => Err(LetterError::Unknown(name.clone())),
-                1 => Ok(found.swap_remove(0)),
-                _ => Err(LetterError::Ambiguous {
-                    given: name.clone(),
-                    letters: found.into_iter().map(|taken| taken.letter.name).collect(),
-                }),
-            }
-        };
+        let one = |(name, found): (&String, Vec<Taken>)| the_one(name, found, |taken| &taken.letter);
         names.iter().zip(selected).map(one).collect()
     }
 

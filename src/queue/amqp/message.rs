@@ -5,6 +5,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use time::OffsetDateTime;
 
 use super::error::BrokerError;
+use crate::queue::letter;
 use crate::timeline::entry::timestamp;
 
 /// How often the event has been tried, counting this message, from 1.
@@ -19,10 +20,6 @@ pub(super) const AT: &str = "x-buildgrid-at";
 /// The name of the dead letter that an operator has put back into the queue: the event is to be tried
 /// again, whatever became of it.
 pub(super) const REQUEUE: &str = "x-buildgrid-requeue";
-
-/// The longest reason in a header, in bytes: headers must fit into one frame, 128 KiB by RabbitMQ's
-/// default, and a reason is read in a listing. The log has the rest.
-const MAX_REASON: usize = 2048;
 
 /// A name or routing key as AMQP writes it, at most 255 bytes long.
 pub(super) fn short(text: &str) -> Result<ShortString, BrokerError> {
@@ -48,11 +45,7 @@ impl Headers {
     }
 
     pub(super) fn reason(self, reason: &str) -> Self {
-        let cut = reason.floor_char_boundary(MAX_REASON);
-        match cut == reason.len() {
-            true => self.text(REASON, reason),
-            false => self.text(REASON, &format!("{}…", &reason[..cut])),
-        }
+        self.text(REASON, &letter::bounded(reason))
     }
 
     pub(super) fn now(self) -> Self {
@@ -131,12 +124,7 @@ impl Death {
     pub(super) fn sentence(&self) -> String {
         match self.reason.as_str() {
             // https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
-            "delivery_limit" => {
-                format!(
-                    "the delivery limit of {}: every worker that took it ended before the build did",
-                    self.queue
-                )
-            }
+            "delivery_limit" => letter::delivery_limit(&self.queue),
             other => format!("dead-lettered by the broker from {}: {other}", self.queue),
         }
     }
@@ -169,12 +157,9 @@ mod tests {
     }
 
     #[test]
-    fn writes_what_it_reads_and_cuts_long_reasons() {
-        let properties =
-            Headers::default().attempt(2).reason(&"é".repeat(MAX_REASON)).now().into_properties();
-        assert_eq!(attempt(&properties), 2);
-        let reason = text(&properties, REASON).unwrap();
-        assert!(reason.len() <= MAX_REASON + '…'.len_utf8() && reason.ends_with('…'));
+    fn writes_what_it_reads() {
+        let properties = Headers::default().attempt(2).reason("bad").now().into_properties();
+        assert_eq!((attempt(&properties), text(&properties, REASON).as_deref()), (2, Some("bad")));
         assert!(text(&properties, AT).unwrap().ends_with('Z'));
         assert_eq!(*properties.delivery_mode(), Some(2));
     }

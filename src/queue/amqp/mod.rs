@@ -18,8 +18,7 @@ mod results;
 mod settle;
 mod topology;
 
-pub use broker::{Broker, BrokerStatus, StatusWatch};
-pub use consume::{Ack, Delivery, Subscription};
+pub use broker::{Broker, BrokerWatch};
+pub use consume::{Receipt, Subscription};
 pub use error::{BrokerError, DeclareError};
-pub use letter::{Letter, LetterError, Letters, Selection};
 pub use results::Results;

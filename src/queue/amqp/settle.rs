@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
-use super::consume::Delivery;
 use super::error::BrokerError;
 use super::link::backoff;
 use super::message::{Headers, WORKER};
@@ -16,7 +15,7 @@ use super::publish::Message;
 use super::topology;
 use crate::event::result::ResultEvent;
 use crate::publish::name::{AppName, Namespace};
-use crate::queue::Declare;
+use crate::queue::{Declare, Delivery};
 
 impl Broker {
     /// Puts a copy of the event into the retry queue before attempt `next_attempt`; answers its delay.

@@ -14,6 +14,7 @@ use super::broker::Broker;
 use super::error::{BrokerError, DeclareError};
 use super::link::Up;
 use super::message::short;
+use crate::queue::retry::{self, RETRIES};
 use crate::queue::{Declare, QueueConfig};
 
 /// What the builds queue takes from the exchange of deploys.
@@ -22,15 +23,10 @@ const DEPLOYS: &str = "deploy.#";
 /// quorum queue after 20 deliveries by default: practically never here.
 const UNLIMITED: i64 = i32::MAX as i64;
 
-/// The waits between attempts, each with its queue: a message expires only at a queue's head, so
-/// that one queue cannot hold different delays.
-pub(super) const RETRIES: [(&str, Duration); 3] =
-    [("10s", Duration::from_secs(10)), ("1m", Duration::from_secs(60)), ("10m", Duration::from_secs(600))];
-
-/// The retry queue before attempt `next`, and its delay.
+/// The retry queue before attempt `next`, and its delay. Each delay has a queue of its own, since a
+/// message expires only at a queue's head.
 pub(super) fn retry(config: &QueueConfig, next: u32) -> (String, Duration) {
-    let index = usize::try_from(next.saturating_sub(2)).unwrap_or(usize::MAX);
-    let (suffix, delay) = RETRIES[index.min(RETRIES.len() - 1)];
+    let (suffix, delay) = retry::before(next);
     (retry_queue(config, suffix), delay)
 }
 
@@ -148,21 +144,5 @@ impl Topology<'_> {
             self.channel.queue_bind(name, source, key, QueueBindOptions::default(), FieldTable::default());
         let object = format!("binding of queue {queue} to exchange {exchange}");
         bound.await.map_err(|error| DeclareError::of(&object, error))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_attempt_waits_longer_up_to_the_last_queue() {
-        let config = QueueConfig::default();
-        let wait = |next| retry(&config, next);
-        assert_eq!(wait(2), ("buildgrid.builds.retry.10s".to_owned(), Duration::from_secs(10)));
-        assert_eq!(wait(3), ("buildgrid.builds.retry.1m".to_owned(), Duration::from_secs(60)));
-        assert_eq!(wait(4), ("buildgrid.builds.retry.10m".to_owned(), Duration::from_secs(600)));
-        assert_eq!(wait(u32::MAX), wait(4));
-        assert_eq!(wait(1), wait(2), "a deferral counts no attempt");
     }
 }

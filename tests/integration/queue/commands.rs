@@ -4,8 +4,7 @@ use buildgrid::cli::exit::{Exit, Failure};
 use buildgrid::cli::{dead_letters, enqueue};
 use buildgrid::event::deploy::DeployEvent;
 use buildgrid::event::result::{Kind, ResultEvent, State};
-use buildgrid::queue::QueueConfig;
-use buildgrid::queue::amqp::Broker;
+use buildgrid::queue::{Queue, QueueConfig};
 use clap::Parser;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,9 @@ async fn run(config: &QueueConfig, words: &[&str]) -> (Result<Exit, Failure>, St
     let program = Program::try_parse_from(std::iter::once(&"buildgrid").chain(words)).unwrap();
     let ended = match program {
         Program::Enqueue(args) => enqueue::execute(*args, config, &mut out).await,
-        Program::DeadLetters(args) => dead_letters::execute(args, config, &mut out).await,
+        Program::DeadLetters(args) => {
+            dead_letters::execute(args, &Queue::amqp(config, "dead-letters"), &mut out).await
+        }
     };
     (ended, String::from_utf8(out).unwrap())
 }
@@ -41,7 +42,7 @@ fn sentence(ended: Result<Exit, Failure>) -> String {
 }
 
 /// Answers every event with the results of `answer`.
-async fn work(broker: Broker, events: usize, answer: impl Fn(&DeployEvent) -> Vec<ResultEvent>) {
+async fn work(broker: Queue, events: usize, answer: impl Fn(&DeployEvent) -> Vec<ResultEvent>) {
     let mut subscription = broker.subscribe().await.unwrap();
     let cancel = CancellationToken::new();
     for _ in 0..events {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use buildgrid::event::result::State;
-use buildgrid::queue::QueueConfig;
-use buildgrid::queue::amqp::{Ack, Broker, BrokerError};
+use buildgrid::queue::amqp::Broker;
+use buildgrid::queue::{Ack, BrokerError, QueueConfig, QueueError};
 use tokio_util::sync::CancellationToken;
 
 use super::{deploy, result};
@@ -61,12 +61,12 @@ async fn publishing_waits_for_the_connection_or_for_the_cancel() {
     let mut results = listener.results([(&namespace, &app)]).await.unwrap();
 
     proxy.set(Mode::Cut);
-    status(&broker, |status| !status.consuming_connected && !status.publishing_connected).await;
+    status(&broker, |status| !status.can_consume && !status.can_publish).await;
     assert!(broker.status().error.is_some());
     let impatient = CancellationToken::new();
     impatient.cancel();
     let cancelled = broker.publish_result(&result("e-0", State::Started), &impatient).await;
-    assert_eq!(cancelled, Err(BrokerError::Cancelled));
+    assert_eq!(cancelled, Err(QueueError::Cancelled));
 
     let patient = CancellationToken::new();
     let event = result("e-1", State::Started);
@@ -90,7 +90,7 @@ async fn a_silent_peer_is_noticed_by_its_missing_heartbeats() {
     proxy.set(Mode::Frozen);
     let ended = in_time("the end of the subscription", subscription.next()).await;
     assert!(ended.is_none());
-    status(&broker, |status| !status.consuming_connected && !status.publishing_connected).await;
+    status(&broker, |status| !status.can_consume && !status.can_publish).await;
     // By now connects are accepted and never answered: each is given up in its time.
     status(&broker, |status| status.error.as_ref().is_some_and(|error| error.contains("within 1s"))).await;
     proxy.set(Mode::Pass);

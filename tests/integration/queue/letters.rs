@@ -1,7 +1,6 @@
 //! Dead letters: with reason and headers, looked at without loss, put back, thrown away.
 
-use buildgrid::queue::QueueConfig;
-use buildgrid::queue::amqp::{Ack, Letter, LetterError, Selection};
+use buildgrid::queue::{Ack, Letter, LetterError, QueueConfig, Selection};
 use tokio_util::sync::CancellationToken;
 
 use super::deploy;

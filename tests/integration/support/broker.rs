@@ -6,8 +6,7 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use buildgrid::queue::QueueConfig;
-use buildgrid::queue::amqp::{Broker, BrokerStatus, Delivery, Subscription};
+use buildgrid::queue::{Delivery, Queue, QueueConfig, QueueStatus, Subscription};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 
@@ -108,7 +107,7 @@ impl TestBroker {
     }
 
     /// Connected, with everything declared.
-    pub async fn connect(&self) -> Broker {
+    pub async fn connect(&self) -> Queue {
         connect(&self.config()).await
     }
 
@@ -195,22 +194,22 @@ pub async fn next(subscription: &mut Subscription) -> Delivery {
 }
 
 /// Connected by `config`, with everything declared.
-pub async fn connect(config: &QueueConfig) -> Broker {
-    let broker = Broker::connect(config, "worker-1");
-    broker.ready().await.unwrap();
-    broker.declare().await.unwrap();
-    broker
+pub async fn connect(config: &QueueConfig) -> Queue {
+    let queue = Queue::amqp(config, "worker-1");
+    queue.ready().await.unwrap();
+    queue.declare().await.unwrap();
+    queue
 }
 
 /// Waits until the status is as it should be.
-pub async fn status(broker: &Broker, wanted: impl Fn(&BrokerStatus) -> bool) {
-    let mut watch = broker.watch();
+pub async fn status(queue: &Queue, wanted: impl Fn(&QueueStatus) -> bool) {
+    let mut watch = queue.watch();
     let reached = async {
-        let mut status = broker.status();
+        let mut status = queue.status();
         while !wanted(&status) {
             status = watch.changed().await;
         }
     };
     let reached = tokio::time::timeout(PATIENCE, reached).await;
-    reached.unwrap_or_else(|_| panic!("the status stays {:?}", broker.status()));
+    reached.unwrap_or_else(|_| panic!("the status stays {:?}", queue.status()));
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use buildgrid::config::Config;
 use buildgrid::event::result::{ResultEvent, State};
-use buildgrid::queue::QueueConfig;
-use buildgrid::queue::amqp::Broker;
+use buildgrid::queue::{Queue, QueueConfig};
 use buildgrid::telemetry::config::{Format, LoggingConfig};
 use buildgrid::timeline::entry::LogEntry;
 use buildgrid::worker::daemon::{self, Shutdown};
@@ -29,7 +28,7 @@ use super::registry::TestRegistry;
 pub struct TestGrid {
     pub config: Config,
     pub rabbit: TestBroker,
-    pub broker: Broker,
+    pub broker: Queue,
     _folder: TempDir,
     worker: Option<(Shutdown, JoinHandle<anyhow::Result<()>>)>,
     registry: TestRegistry,
@@ -71,7 +70,7 @@ impl TestGrid {
         config.registry.host.clone_from(&registry.host);
         adjust(&mut config);
 
-        let broker = Broker::connect(&config.queue, "test");
+        let broker = Queue::amqp(&config.queue, "test");
         broker.declare().await.unwrap();
         let (connection, events) = listen(&config.queue).await;
         Self {
@@ -95,10 +94,13 @@ impl TestGrid {
         let (config, running) = (self.config.clone(), shutdown.clone());
         let (up, is_up) = tokio::sync::oneshot::channel();
         let worker = tokio::spawn(async move {
-            daemon::run(&config, listener, running, || {
+            let queue = Queue::amqp(&config.queue, &config.worker.name);
+            let ended = daemon::run(&config, queue.clone(), listener, running, || {
                 let _ = up.send(());
             })
-            .await
+            .await;
+            queue.close().await;
+            ended
         });
         in_time("the worker comes up", is_up).await.expect("the worker comes up");
         self.worker = Some((shutdown, worker));

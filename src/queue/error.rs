@@ -1,0 +1,22 @@
+//! What a call to the queue can end with, whichever queue it is.
+
+use super::amqp::BrokerError;
+
+/// A call to the queue that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueueError {
+    #[error(transparent)]
+    Broker(BrokerError),
+    /// The caller's token was cancelled, or the queue was closed.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl From<BrokerError> for QueueError {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Cancelled => Self::Cancelled,
+            error => Self::Broker(error),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! How long an event waits before it is tried again: the same on every queue.
+
+use std::time::Duration;
+
+/// The waits between attempts, and what the broker's retry queues are called after them.
+pub(super) const RETRIES: [(&str, Duration); 3] =
+    [("10s", Duration::from_secs(10)), ("1m", Duration::from_secs(60)), ("10m", Duration::from_secs(600))];
+
+/// The wait before attempt `next`. A deferral, which counts no attempt, waits as that attempt did.
+pub(super) fn before(next: u32) -> (&'static str, Duration) {
+    let index = usize::try_from(next.saturating_sub(2)).unwrap_or(usize::MAX);
+    RETRIES[index.min(RETRIES.len() - 1)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_attempt_waits_longer_up_to_the_last_wait() {
+        assert_eq!(before(2), ("10s", Duration::from_secs(10)));
+        assert_eq!(before(3), ("1m", Duration::from_secs(60)));
+        assert_eq!(before(4), ("10m", Duration::from_secs(600)));
+        assert_eq!(before(u32::MAX), before(4));
+        assert_eq!(before(1), before(2), "a deferral counts no attempt");
+    }
+}
