@@ -1,6 +1,8 @@
-//! How long an event waits before it is tried again: the same on every queue.
+//! How long an event, or a call, waits before it is tried again: the same on every queue.
 
 use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
 
 /// The waits between attempts, and what the broker's retry queues are called after them.
 pub(super) const RETRIES: [(&str, Duration); 3] =
@@ -10,6 +12,17 @@ pub(super) const RETRIES: [(&str, Duration); 3] =
 pub(super) fn before(next: u32) -> (&'static str, Duration) {
     let index = usize::try_from(next.saturating_sub(2)).unwrap_or(usize::MAX);
     RETRIES[index.min(RETRIES.len() - 1)]
+}
+
+/// Waits between attempts: 0.1 s doubling to 4 s, each up to twice as long by jitter, so that an idle
+/// worker consumes again within 10 s of the broker's return.
+pub(super) fn backoff() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(4))
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::StreamExt;
 use lapin::{Connection, Event};
 use tokio::sync::watch;
@@ -13,22 +12,12 @@ use tokio_util::task::TaskTracker;
 use super::dial;
 use super::error::BrokerError;
 use crate::queue::QueueConfig;
+use crate::queue::retry::backoff;
 
 /// A connection that lasted this long was a good one: the next attempt follows at once.
 const GOOD: Duration = Duration::from_secs(30);
 /// How often the connection is looked at, beside the events that it sends.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Waits between attempts: 0.1 s doubling to 4 s, each up to twice as long by jitter, so that an idle
-/// worker consumes again within 10 s of the broker's return.
-pub(super) fn backoff() -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(4))
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
 
 #[derive(Clone)]
 pub(super) enum LinkState {

@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::broker::Broker;
 use super::error::BrokerError;
-use super::link::backoff;
-use super::message::{Headers, WORKER};
+use super::message::{Headers, REQUEUE, WORKER};
 use super::publish::Message;
 use super::topology;
 use crate::event::result::ResultEvent;
 use crate::publish::name::{AppName, Namespace};
+use crate::queue::retry::backoff;
 use crate::queue::{Declare, Delivery};
 
 impl Broker {
@@ -29,8 +29,12 @@ impl Broker {
         cancel: &CancellationToken,
     ) -> Result<Duration, BrokerError> {
         let (queue, delay) = topology::retry(self.config(), next_attempt);
-        let headers =
+        let mut headers =
             Headers::default().attempt(next_attempt).reason(reason).text(WORKER, self.worker()).now();
+        // The wish is fulfilled by the first attempt that is made, which a deferral is not.
+        if let Some(letter) = delivery.requeue() {
+            headers = headers.text(REQUEUE, letter);
+        }
         let message = Message {
             exchange: "",
             key: &queue,
