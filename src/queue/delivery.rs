@@ -2,14 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::amqp;
+use super::{amqp, embedded};
 
 /// One slot's subscription to the queue. Dropping it stops deliveries; one that is still being worked
 /// on can be acknowledged nevertheless.
 pub struct Subscription(pub(super) Subscribed);
 
 pub(super) enum Subscribed {
-    Amqp(amqp::Subscription),
+    Amqp(Box<amqp::Subscription>),
+    Embedded(embedded::Subscription),
 }
 
 impl Subscription {
@@ -18,6 +19,7 @@ impl Subscription {
     pub async fn next(&mut self) -> Option<Delivery> {
         match &mut self.0 {
             Subscribed::Amqp(subscription) => subscription.next().await,
+            Subscribed::Embedded(subscription) => subscription.next().await,
         }
     }
 }
@@ -38,6 +40,7 @@ pub struct Delivery {
 /// What a delivery is settled by.
 pub(super) enum Receipt {
     Amqp(amqp::Receipt),
+    Embedded(embedded::Lease),
 }
 
 /// Whether an acknowledgement was ours to give.
@@ -55,6 +58,7 @@ impl Delivery {
     pub async fn ack(&self) -> Ack {
         match &self.receipt {
             Receipt::Amqp(receipt) => receipt.ack().await,
+            Receipt::Embedded(lease) => lease.ack().await,
         }
     }
 
@@ -63,6 +67,7 @@ impl Delivery {
     pub async fn release(self) {
         match self.receipt {
             Receipt::Amqp(receipt) => receipt.release().await,
+            Receipt::Embedded(lease) => lease.release().await,
         }
     }
 

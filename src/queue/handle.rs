@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::amqp::{Broker, DeclareError};
 use super::config::QueueConfig;
 use super::delivery::{Delivery, Subscribed, Subscription};
+use super::embedded::EmbeddedQueue;
 use super::error::QueueError;
 use super::letter::{Letter, LetterError, Letters, Selection};
 use super::results::{Heard, Results};
@@ -23,6 +24,14 @@ use crate::publish::name::{AppName, Namespace};
 pub enum Queue {
     /// RabbitMQ, for any number of workers.
     Amqp(Broker),
+    /// A file of this machine, for one process.
+    Embedded(EmbeddedQueue),
+}
+
+impl From<EmbeddedQueue> for Queue {
+    fn from(queue: EmbeddedQueue) -> Self {
+        Self::Embedded(queue)
+    }
 }
 
 impl Queue {
@@ -37,12 +46,14 @@ impl Queue {
     pub async fn ready(&self) -> Result<(), QueueError> {
         match self {
             Self::Amqp(broker) => Ok(broker.ready().await?),
+            Self::Embedded(queue) => queue.ready().await,
         }
     }
 
     pub fn status(&self) -> QueueStatus {
         match self {
             Self::Amqp(broker) => broker.status(),
+            Self::Embedded(queue) => queue.status(),
         }
     }
 
@@ -50,6 +61,7 @@ impl Queue {
     pub fn watch(&self) -> StatusWatch {
         match self {
             Self::Amqp(broker) => StatusWatch(Watched::Amqp(broker.watch())),
+            Self::Embedded(queue) => StatusWatch(Watched::Embedded(queue.watch())),
         }
     }
 
@@ -57,6 +69,7 @@ impl Queue {
     pub async fn declare(&self) -> Result<(), DeclareError> {
         match self {
             Self::Amqp(broker) => broker.declare().await,
+            Self::Embedded(_) => Ok(()),
         }
     }
 
@@ -64,13 +77,15 @@ impl Queue {
     pub async fn close(&self) {
         match self {
             Self::Amqp(broker) => broker.close().await,
+            Self::Embedded(queue) => queue.close().await,
         }
     }
 
     /// Subscribes a slot, waiting for the queue. Safe to drop.
     pub async fn subscribe(&self) -> Result<Subscription, QueueError> {
         match self {
-            Self::Amqp(broker) => Ok(Subscription(Subscribed::Amqp(broker.subscribe().await?))),
+            Self::Amqp(broker) => Ok(Subscription(Subscribed::Amqp(Box::new(broker.subscribe().await?)))),
+            Self::Embedded(queue) => Ok(Subscription(Subscribed::Embedded(queue.subscribe().await?))),
         }
     }
 
@@ -83,6 +98,7 @@ impl Queue {
     ) -> Result<(), QueueError> {
         match self {
             Self::Amqp(broker) => Ok(broker.publish_deploy(namespace, app, body).await?),
+            Self::Embedded(queue) => queue.publish_deploy(body).await,
         }
     }
 
@@ -98,6 +114,7 @@ impl Queue {
     ) -> Result<Duration, QueueError> {
         match self {
             Self::Amqp(broker) => Ok(broker.publish_retry(delivery, next_attempt, reason, cancel).await?),
+            Self::Embedded(queue) => queue.publish_retry(delivery, next_attempt, reason, cancel).await,
         }
     }
 
@@ -111,6 +128,7 @@ impl Queue {
     ) -> Result<(), QueueError> {
         match self {
             Self::Amqp(broker) => Ok(broker.dead_letter(delivery, reason, cancel).await?),
+            Self::Embedded(queue) => queue.dead_letter(delivery, reason, cancel).await,
         }
     }
 
@@ -123,6 +141,10 @@ impl Queue {
     ) -> Result<(), QueueError> {
         match self {
             Self::Amqp(broker) => Ok(broker.publish_result(event, cancel).await?),
+            Self::Embedded(queue) => {
+                queue.publish_result(event);
+                Ok(())
+            }
         }
     }
 
@@ -132,7 +154,8 @@ impl Queue {
         apps: impl IntoIterator<Item = (&'a Namespace, &'a AppName)>,
     ) -> Result<Results, QueueError> {
         match self {
-            Self::Amqp(broker) => Ok(Results(Heard::Amqp(broker.results(apps).await?))),
+            Self::Amqp(broker) => Ok(Results(Heard::Amqp(Box::new(broker.results(apps).await?)))),
+            Self::Embedded(queue) => Ok(Results(Heard::Embedded(queue.results(apps)?))),
         }
     }
 
@@ -140,6 +163,7 @@ impl Queue {
     pub async fn dead_letters(&self, most: usize) -> Result<Letters, QueueError> {
         match self {
             Self::Amqp(broker) => Ok(broker.dead_letters(most).await?),
+            Self::Embedded(queue) => queue.dead_letters(most).await,
         }
     }
 
@@ -147,6 +171,7 @@ impl Queue {
     pub async fn dead_letter_named(&self, name: &str) -> Result<(Letter, Vec<u8>), LetterError> {
         match self {
             Self::Amqp(broker) => broker.dead_letter_named(name).await,
+            Self::Embedded(queue) => queue.dead_letter_named(name).await,
         }
     }
 
@@ -158,6 +183,7 @@ impl Queue {
     ) -> Result<(), LetterError> {
         match self {
             Self::Amqp(broker) => broker.requeue_letters(selection, done).await,
+            Self::Embedded(queue) => queue.requeue_letters(selection, done).await,
         }
     }
 
@@ -169,6 +195,7 @@ impl Queue {
     ) -> Result<(), LetterError> {
         match self {
             Self::Amqp(broker) => broker.drop_letters(selection, done).await,
+            Self::Embedded(queue) => queue.drop_letters(selection, done).await,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Listening to result events, for a command that waits for the outcome of what it enqueued.
 
-use super::amqp;
+use super::{amqp, embedded};
 use crate::event::result::ResultEvent;
 
 /// Result events of some apps, from the moment it was made.
 pub struct Results(pub(super) Heard);
 
 pub(super) enum Heard {
-    Amqp(amqp::Results),
+    Amqp(Box<amqp::Results>),
+    Embedded(embedded::Results),
 }
 
 impl Results {
@@ -16,6 +17,7 @@ impl Results {
     pub async fn next(&mut self) -> Option<ResultEvent> {
         match &mut self.0 {
             Heard::Amqp(results) => results.next().await,
+            Heard::Embedded(results) => results.next().await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How the queue is, as readiness and the log say it.
 
 use super::amqp::BrokerWatch;
+use super::embedded::FileWatch;
 
 /// What works and, where something does not, why.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,6 +28,7 @@ pub struct StatusWatch(pub(super) Watched);
 
 pub(super) enum Watched {
     Amqp(BrokerWatch),
+    Embedded(FileWatch),
 }
 
 impl StatusWatch {
@@ -35,6 +37,7 @@ impl StatusWatch {
     pub async fn changed(&mut self) -> QueueStatus {
         match &mut self.0 {
             Watched::Amqp(watch) => watch.changed().await,
+            Watched::Embedded(watch) => watch.changed().await,
         }
     }
 }
