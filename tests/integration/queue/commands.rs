@@ -30,6 +30,15 @@ async fn run(config: &QueueConfig, words: &[&str]) -> (Result<Exit, Failure>, St
     (ended, String::from_utf8(out).unwrap())
 }
 
+/// Runs `dead-letters` on a queue; answers how it ended and what it printed.
+pub async fn letters(queue: &Queue, words: &[&str]) -> (Exit, String) {
+    let mut out = Vec::new();
+    let words = ["buildgrid", "dead-letters"].iter().chain(words);
+    let Program::DeadLetters(args) = Program::try_parse_from(words).unwrap() else { unreachable!() };
+    let ended = dead_letters::execute(args, queue, &mut out).await;
+    (code(&ended), String::from_utf8(out).unwrap())
+}
+
 fn code(ended: &Result<Exit, Failure>) -> Exit {
     match ended {
         Ok(exit) => *exit,

@@ -1,28 +1,33 @@
-//! Dead letters: with reason and headers, looked at without loss, put back, thrown away.
+//! What both queues promise of dead letters: with reason and headers, looked at without loss, put back,
+//! thrown away.
 
-use buildgrid::queue::{Ack, Letter, LetterError, QueueConfig, Selection};
+use buildgrid::queue::{Ack, Letter, LetterError, Selection};
 use tokio_util::sync::CancellationToken;
 
 use super::deploy;
-use crate::support::broker::{TestBroker, connect, next};
-use crate::support::patience::in_time;
+use super::world::{World, contract};
+use crate::support::broker::next;
+
+contract! {
+    a_letter_keeps_the_event_byte_for_byte_and_says_why
+    letters_are_put_back_as_a_first_attempt_or_thrown_away
+    a_name_that_is_unknown_settles_nothing
+}
 
 const EVENT: &str = r#"{"version": 1, "id": "e-1", "namespace": "acme", "app": "shop"}"#;
 
-#[tokio::test]
-async fn a_letter_keeps_the_event_byte_for_byte_and_says_why() {
-    let rabbit = TestBroker::start().await;
-    let broker = rabbit.connect().await;
-    let mut subscription = broker.subscribe().await.unwrap();
+async fn a_letter_keeps_the_event_byte_for_byte_and_says_why(world: World) {
+    let queue = world.queue().await;
+    let mut subscription = queue.subscribe().await.unwrap();
     let cancel = CancellationToken::new();
     for body in [EVENT, "not an event \u{0}"] {
-        deploy(&broker, body).await;
+        deploy(&queue, body).await;
         let delivery = next(&mut subscription).await;
-        broker.dead_letter(&delivery, "missing field `commit`", &cancel).await.unwrap();
+        queue.dead_letter(&delivery, "missing field `commit`", &cancel).await.unwrap();
         assert_eq!(delivery.ack().await, Ack::Done);
     }
     for look in 0..3 {
-        let found = broker.dead_letters(10).await.unwrap();
+        let found = queue.dead_letters(10).await.unwrap();
         assert_eq!((found.letters.len(), found.more), (2, 0), "look {look} took something out");
         let letter = &found.letters[0];
         assert_eq!((letter.reason.as_str(), letter.attempt), ("missing field `commit`", 1));
@@ -31,65 +36,65 @@ async fn a_letter_keeps_the_event_byte_for_byte_and_says_why() {
         assert!(letter.at.as_ref().unwrap().ends_with('Z'));
         assert_eq!((letter.bytes, &found.letters[1].id), (EVENT.len(), &None));
     }
-    assert_eq!(broker.dead_letters(1).await.unwrap().more, 1, "a bounded look tells that there are more");
+    assert_eq!(queue.dead_letters(1).await.unwrap().more, 1, "a bounded look tells that there are more");
 
-    let (by_event, body) = broker.dead_letter_named("e-1").await.unwrap();
+    let (by_event, body) = queue.dead_letter_named("e-1").await.unwrap();
     assert_eq!(body, EVENT.as_bytes());
-    let (by_name, _) = broker.dead_letter_named(&by_event.name).await.unwrap();
+    let (by_name, _) = queue.dead_letter_named(&by_event.name).await.unwrap();
     assert_eq!(by_name, by_event);
-    let unknown = broker.dead_letter_named("e-2").await.unwrap_err();
+    let unknown = queue.dead_letter_named("e-2").await.unwrap_err();
     assert!(matches!(unknown, LetterError::Unknown(_)), "{unknown:?}");
     // Message ids of one millisecond's neighbourhood begin alike.
-    let ambiguous = broker.dead_letter_named(&by_event.name[..4]).await.unwrap_err();
+    let ambiguous = queue.dead_letter_named(&by_event.name[..4]).await.unwrap_err();
     assert!(matches!(ambiguous, LetterError::Ambiguous { .. }), "{ambiguous:?}");
 }
 
-#[tokio::test]
-async fn letters_are_put_back_as_a_first_attempt_or_thrown_away() {
-    let rabbit = TestBroker::start().await;
-    let broker = rabbit.connect().await;
-    let mut subscription = broker.subscribe().await.unwrap();
+async fn letters_are_put_back_as_a_first_attempt_or_thrown_away(world: World) {
+    let queue = world.queue().await;
+    let mut subscription = queue.subscribe().await.unwrap();
     let cancel = CancellationToken::new();
     for id in ["e-1", "e-2", "e-3", "e-4"] {
-        deploy(&broker, &EVENT.replace("e-1", id)).await;
+        deploy(&queue, &EVENT.replace("e-1", id)).await;
         let delivery = next(&mut subscription).await;
-        broker.dead_letter(&delivery, "a bug of ours", &cancel).await.unwrap();
+        queue.dead_letter(&delivery, "a bug of ours", &cancel).await.unwrap();
         delivery.ack().await;
     }
-    let mut done = Vec::new();
-    let mut note = |letter: &Letter| done.push(letter.id.clone().unwrap().to_string());
+    let (mut done, mut names) = (Vec::new(), Vec::new());
+    let mut note = |letter: &Letter| {
+        done.push(letter.id.clone().unwrap().to_string());
+        names.push(letter.name.clone());
+    };
     let named = Selection::Named(vec!["e-3".to_owned(), "e-1".to_owned()]);
-    broker.requeue_letters(&named, &mut note).await.unwrap();
+    queue.requeue_letters(&named, &mut note).await.unwrap();
+    let mut requeued = Vec::new();
     for id in ["e-3", "e-1"] {
         let delivery = next(&mut subscription).await;
         assert_eq!((&delivery.body, delivery.attempt), (&EVENT.replace("e-1", id).into_bytes(), 1));
+        requeued.push(delivery.requeue().unwrap().to_owned());
         delivery.ack().await;
     }
-    broker.drop_letters(&Selection::Named(vec!["e-2".to_owned()]), &mut note).await.unwrap();
-    broker.requeue_letters(&Selection::All, &mut note).await.unwrap();
+    queue.drop_letters(&Selection::Named(vec!["e-2".to_owned()]), &mut note).await.unwrap();
+    queue.requeue_letters(&Selection::All, &mut note).await.unwrap();
     assert_eq!(done, ["e-3", "e-1", "e-2", "e-4"]);
-    assert_eq!(broker.dead_letters(10).await.unwrap().letters, []);
+    assert_eq!(requeued, names[..2], "a delivery names the letter that it comes from");
+    assert_eq!(queue.dead_letters(10).await.unwrap().letters, []);
 }
 
-#[tokio::test]
-async fn an_event_that_ends_its_workers_is_dead_lettered_by_the_broker() {
-    let rabbit = TestBroker::start().await;
-    let broker = connect(&QueueConfig { delivery_limit: 2, ..rabbit.config() }).await;
-    deploy(&broker, EVENT).await;
-    for _ in 0..3 {
-        // A worker that dies: its channel goes with the delivery in it.
-        let mut subscription = broker.subscribe().await.unwrap();
-        drop(next(&mut subscription).await);
+async fn a_name_that_is_unknown_settles_nothing(world: World) {
+    let queue = world.queue().await;
+    let mut subscription = queue.subscribe().await.unwrap();
+    deploy(&queue, EVENT).await;
+    let delivery = next(&mut subscription).await;
+    queue.dead_letter(&delivery, "a bug of ours", &CancellationToken::new()).await.unwrap();
+    delivery.ack().await;
+    let one_wrong = Selection::Named(vec!["e-1".to_owned(), "e-9".to_owned()]);
+    for settled in [
+        queue.requeue_letters(&one_wrong, |_| panic!("it was requeued")).await,
+        queue.drop_letters(&one_wrong, |_| panic!("it was dropped")).await,
+    ] {
+        assert!(matches!(&settled, Err(LetterError::Unknown(name)) if name == "e-9"), "{settled:?}");
     }
-    let letter = in_time("the broker's dead letter", async {
-        loop {
-            if let Some(letter) = broker.dead_letters(10).await.unwrap().letters.pop() {
-                break letter;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    })
-    .await;
-    assert!(letter.reason.starts_with("the delivery limit of buildgrid.builds"), "{}", letter.reason);
-    assert_eq!((letter.id.unwrap().as_str(), letter.worker), ("e-1", None));
+    // What a look took is given back when its channel is gone, at the latest.
+    let (letter, _) = queue.dead_letter_named("e-1").await.unwrap();
+    assert_eq!(letter.reason, "a bug of ours");
 }
