@@ -12,6 +12,7 @@ pub mod db;
 mod follow;
 mod live;
 mod log;
+pub mod pages;
 mod queue;
 mod refusal;
 mod router;

@@ -1,0 +1,218 @@
+//! `/builds/<id>`: what became of a build, and its log.
+
+use askama::Template;
+use http::StatusCode;
+use time::OffsetDateTime;
+
+use super::ansi::{self, Piece};
+use super::document::{Document, Frame, Viewer, address};
+use super::facts::{self, Failure, Took};
+use super::icons::Icon;
+use super::image::ImageUrl;
+use super::log::{LogPart, LogView};
+use super::state::{self, Look};
+use super::words::{self, Moment};
+use crate::telemetry::printable::printable;
+use crate::timeline::entry::timestamp;
+use crate::timeline::protocol::{Attempt, Build, BuildDetail, BuildState};
+
+/// How many of the failing step's last lines the page quotes above the log, which has them all.
+const QUOTED: usize = 10;
+
+#[derive(Template)]
+#[template(path = "build.html")]
+struct BuildPage {
+    frame: Frame,
+    id: String,
+    namespace: String,
+    app: String,
+    title: String,
+    look: Look,
+    fake: bool,
+    running: bool,
+    /// Something may still come of it.
+    open: bool,
+    /// For the script: what is announced when it changes.
+    state: &'static str,
+    /// What may be pressed.
+    can_cancel: bool,
+    can_rebuild: bool,
+    cancel_requested: Option<Moment>,
+    commit: String,
+    short: String,
+    repository: String,
+    git_ref: Option<String>,
+    requester: Option<String>,
+    author: Option<String>,
+    created: Moment,
+    started: Option<Moment>,
+    took: Option<Took>,
+    usual: Option<String>,
+    worker: Option<String>,
+    number: Option<u32>,
+    deploy: Option<String>,
+    image: Option<ImageUrl>,
+    size: Option<String>,
+    /// What the image will be called, up to its tag, while it may still come.
+    expected: Option<String>,
+    band: Option<Band>,
+    attempts: Vec<AttemptView>,
+    /// Another attempt than the one whose log is shown is the one that counts.
+    superseded_by: Option<u32>,
+    log: LogView,
+    now: String,
+    icons: Icons,
+}
+
+struct Icons {
+    copy: Icon,
+    chevron: Icon,
+    caret: Icon,
+    live: Icon,
+    done: Icon,
+    cached: Icon,
+    failed: Icon,
+}
+
+/// What went wrong, above the log.
+struct Band {
+    icon: Icon,
+    tone: &'static str,
+    step: Option<String>,
+    what: String,
+    follows: &'static str,
+    excerpt: Vec<Vec<Piece>>,
+    /// The line at which the step failed, if it is on the page.
+    line: Option<u64>,
+}
+
+struct AttemptView {
+    href: String,
+    number: u32,
+    worker: String,
+    look: Look,
+    lines: String,
+    claimed: Moment,
+    took: Option<String>,
+    shown: bool,
+}
+
+pub fn build(viewer: &Viewer, detail: &BuildDetail, part: LogPart<'_>, now: OffsetDateTime) -> Document {
+    let build = &detail.build;
+    let stands = build.state;
+    let log = LogView::new(build, part, now);
+    let shown = part.attempt.map(|attempt| attempt.id);
+    let rebuildable = matches!(stands, BuildState::Published | BuildState::Failed | BuildState::Cancelled);
+    let template = BuildPage {
+        frame: Frame::new(Some(viewer)),
+        id: build.id.to_string(),
+        namespace: build.namespace.to_string(),
+        app: build.app.to_string(),
+        title: facts::title(build),
+        look: Look::of(build, now),
+        fake: build.fake,
+        running: stands.is_running(),
+        open: !stands.is_final(),
+        state: state::word(stands),
+        can_cancel: viewer.can_build && !stands.is_final() && build.cancel_requested_at.is_none(),
+        can_rebuild: viewer.can_build && rebuildable,
+        cancel_requested: build
+            .cancel_requested_at
+            .filter(|_| !stands.is_final())
+            .map(|at| Moment::new(at, now)),
+        commit: build.commit.to_string(),
+        short: build.commit.short().to_owned(),
+        repository: build.repository.to_string(),
+        git_ref: facts::short_ref(build),
+        requester: build.requested_by.as_deref().map(printable),
+        author: build.commit_info.as_ref().map(|commit| printable(&commit.author)),
+        created: Moment::new(build.created_at, now),
+        started: build.started_at.map(|at| Moment::new(at, now)),
+        took: facts::took(build, now),
+        usual: detail.usual_s.map(words::seconds),
+        worker: build.worker.as_deref().map(printable),
+        number: build.number,
+        deploy: build.deploy_id.as_deref().map(printable),
+        image: build.image.as_deref().map(ImageUrl::new),
+        size: build.size.map(words::size),
+        expected: (!stands.is_final() && build.image.is_none())
+            .then(|| format!("{}/{}.{}", build.namespace, build.app, build.repository)),
+        band: Band::of(build, &log, now),
+        attempts: match detail.attempts.as_slice() {
+            // A single one has nothing to choose from, and its facts are the build's.
+            [_] => Vec::new(),
+            attempts => attempts
+                .iter()
+                .map(|attempt| AttemptView::new(attempt, build, Some(attempt.id) == shown, now))
+                .collect(),
+        },
+        superseded_by: build.number.filter(|_| shown.is_some() && shown != build.attempt),
+        log,
+        now: timestamp::to_string(now),
+        icons: Icons {
+            copy: Icon::Copy,
+            chevron: Icon::Chevron,
+            caret: Icon::Caret,
+            live: Icon::Live,
+            done: Icon::Done,
+            cached: Icon::Cached,
+            failed: Icon::Failed,
+        },
+    };
+    Document::render(StatusCode::OK, &template)
+}
+
+impl Band {
+    fn of(build: &Build, log: &LogView, now: OffsetDateTime) -> Option<Self> {
+        let look = Look::of(build, now);
+        if build.state == BuildState::Interrupted {
+            return Some(Self {
+                icon: look.icon,
+                tone: look.tone.class(),
+                step: None,
+                what: state::no_word(build, now),
+                follows: "Its lease is over: another worker may take the build.",
+                excerpt: Vec::new(),
+                line: None,
+            });
+        }
+        let Failure { step, reason, .. } = facts::failure(build)?;
+        let follows = match build.state {
+            BuildState::Retrying => "Another attempt follows.",
+            state if state.is_final() => "No image was published.",
+            // The reason is an earlier attempt's; a band about it would say that all is over.
+            _ => return None,
+        };
+        let quoted = build.excerpt.len().saturating_sub(QUOTED);
+        let line =
+            log.runs.iter().rfind(|run| run.failing).and_then(|run| {
+                run.lines.iter().rfind(|line| line.class == "fail").or_else(|| run.lines.last())
+            });
+        Some(Self {
+            icon: look.icon,
+            tone: look.tone.class(),
+            step,
+            what: reason,
+            follows,
+            excerpt: build.excerpt[quoted..].iter().map(|line| ansi::pieces(line)).collect(),
+            line: line.map(|line| line.number),
+        })
+    }
+}
+
+impl AttemptView {
+    fn new(attempt: &Attempt, build: &Build, shown: bool, now: OffsetDateTime) -> Self {
+        let counts = Some(attempt.id) == build.attempt;
+        let id = attempt.id.to_string();
+        Self {
+            href: address(&format!("/builds/{}", build.id), &[("attempt", Some(&id))]),
+            number: attempt.number,
+            worker: printable(&attempt.worker),
+            look: if counts { Look::of(build, now) } else { Look::of_attempt(attempt) },
+            lines: words::lines(attempt.entries),
+            claimed: Moment::new(attempt.claimed_at, now),
+            took: attempt.ended_at.map(|ended| words::duration(ended - attempt.claimed_at)),
+            shown,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A page on its way out: rendered, with the headers that keep it what it is.
+
+use askama::Template;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+
+use super::assets;
+use super::icons::Icon;
+use crate::telemetry::printable::printable;
+
+/// Nothing is loaded but from here, and nothing inline is run: whatever a build's log says, it stays text.
+pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
+     img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Whoever looks at a page.
+#[derive(Debug, Clone)]
+pub struct Viewer {
+    pub name: String,
+    /// Whether they may start and stop builds.
+    pub can_build: bool,
+}
+
+/// A rendered page. With another status before it, `(status, document)`, it keeps its headers.
+#[derive(Debug)]
+pub struct Document {
+    status: StatusCode,
+    html: String,
+}
+
+impl Document {
+    pub(super) fn render(status: StatusCode, template: &impl Template) -> Self {
+        match template.render() {
+            Ok(html) => Self { status, html },
+            // Rendering writes into memory and formats what is there: it has nothing to fail at.
+            Err(error) => {
+                tracing::error!(%error, "a page cannot be rendered");
+                Self { status: StatusCode::INTERNAL_SERVER_ERROR, html: String::new() }
+            }
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub fn html(&self) -> &str {
+        &self.html
+    }
+}
+
+impl IntoResponse for Document {
+    fn into_response(self) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::REFERRER_POLICY, "same-origin"),
+            // A page shows what its viewer may see, as it is now; and after the sign-out, nothing.
+            (header::CACHE_CONTROL, "no-store"),
+        ];
+        (self.status, headers, self.html).into_response()
+    }
+}
+
+/// What is around every page.
+pub(super) struct Frame {
+    /// The viewer's name; none where nobody is signed in.
+    pub(super) viewer: Option<String>,
+    pub(super) style: &'static str,
+    pub(super) script: &'static str,
+    pub(super) icon: &'static str,
+    pub(super) logo: Icon,
+}
+
+impl Frame {
+    pub(super) fn new(viewer: Option<&Viewer>) -> Self {
+        Self {
+            viewer: viewer.map(|viewer| printable(&viewer.name)),
+            style: &assets::STYLE.path,
+            script: &assets::SCRIPT.path,
+            icon: &assets::ICON.path,
+            logo: Icon::Logo,
+        }
+    }
+}
+
+/// An address within this service: `path`, and the parameters that have a value.
+pub(super) fn address(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in parameters {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            query.append_pair(name, value);
+        }
+    }
+    match query.finish() {
+        query if query.is_empty() => path.to_owned(),
+        query => format!("{path}?{query}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_encoded() {
+        assert_eq!(address("/", &[("app", None), ("cursor", Some(""))]), "/");
+        assert_eq!(address("/", &[("app", Some("a&b=\"c")), ("n", Some("1"))]), "/?app=a%26b%3D%22c&n=1");
+    }
+}

@@ -1,0 +1,108 @@
+//! What several pages say of a build in the same words: its title, its ref, how long it took, why it failed.
+
+use time::OffsetDateTime;
+
+use super::words;
+use crate::event::result::Kind;
+use crate::telemetry::printable::printable;
+use crate::timeline::entry::timestamp;
+use crate::timeline::protocol::{Build, BuildState};
+
+/// The commit's subject, else the ref, else the commit.
+pub(super) fn title(build: &Build) -> String {
+    let subject = build.commit_info.as_ref().map(|commit| commit.subject.as_str());
+    match subject.filter(|subject| !subject.trim().is_empty()) {
+        Some(subject) => printable(subject),
+        None => short_ref(build).unwrap_or_else(|| build.commit.short().to_owned()),
+    }
+}
+
+/// `main` for `refs/heads/main`.
+pub(super) fn short_ref(build: &Build) -> Option<String> {
+    let name = build.git_ref.as_deref()?;
+    let short = ["refs/heads/", "refs/tags/", "refs/"].iter().find_map(|prefix| name.strip_prefix(prefix));
+    Some(printable(short.unwrap_or(name)))
+}
+
+/// How long a build took or has been running.
+pub(super) struct Took {
+    /// Since when it is running, for the script to count on.
+    pub(super) since: Option<String>,
+    pub(super) words: String,
+}
+
+/// None before it has begun, and while nobody knows whether it is running.
+pub(super) fn took(build: &Build, now: OffsetDateTime) -> Option<Took> {
+    let started = build.started_at?;
+    match build.finished_at {
+        Some(finished) => Some(Took { since: None, words: words::duration(finished - started) }),
+        None if build.state.is_running() => {
+            Some(Took { since: Some(timestamp::to_string(started)), words: words::duration(now - started) })
+        }
+        None => None,
+    }
+}
+
+/// Why a build is not published.
+pub(super) struct Failure {
+    /// The step, where the reason names it or is its.
+    pub(super) step: Option<String>,
+    /// The rest of the reason, a sentence without its end.
+    pub(super) reason: String,
+    pub(super) warn: bool,
+}
+
+pub(super) fn failure(build: &Build) -> Option<Failure> {
+    if build.state == BuildState::Published {
+        return None;
+    }
+    let given = build.reason.as_deref()?;
+    let step = build.step.as_deref();
+    // The worker's sentence begins with the step; here the step stands apart.
+    let own = step.and_then(|step| given.strip_prefix("step ")?.strip_prefix(step)?.strip_prefix(": "));
+    let reason = printable(own.unwrap_or(given)).trim_end_matches('.').to_owned();
+    let infrastructure = build.kind == Some(Kind::Infrastructure) || build.state == BuildState::Retrying;
+    Some(Failure {
+        step: step.map(printable),
+        reason: if infrastructure { format!("Not the build’s fault: {reason}") } else { reason },
+        warn: infrastructure || build.state == BuildState::Cancelled,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn a_build_is_called_by_its_subject_its_ref_or_its_commit() {
+        let mut build = samples::published();
+        assert_eq!(title(&build), "Round gift-card totals half-even");
+        build.commit_info = None;
+        assert_eq!(title(&build), "main");
+        build.git_ref = None;
+        assert_eq!(title(&build), "9fceb02");
+    }
+
+    #[test]
+    fn the_step_stands_apart_from_the_reason() {
+        let mut build = samples::failed();
+        let failure = failure(&build).unwrap();
+        assert_eq!(failure.step.as_deref(), Some("[build 6/6] RUN bin/rails assets:precompile"));
+        assert_eq!(failure.reason, "exit code 1");
+        build.kind = Some(Kind::Infrastructure);
+        build.reason = Some("the store was unreachable.".to_owned());
+        let failure = super::failure(&build).unwrap();
+        assert_eq!(failure.reason, "Not the build’s fault: the store was unreachable");
+        assert!(failure.warn);
+    }
+
+    #[test]
+    fn an_interrupted_build_is_not_said_to_run() {
+        let mut build = samples::building();
+        assert_eq!(took(&build, samples::NOW).unwrap().words, "52 s");
+        build.state = BuildState::Interrupted;
+        assert!(took(&build, samples::NOW).is_none());
+        assert_eq!(took(&samples::published(), samples::NOW).unwrap().words, "1 m 48 s");
+    }
+}

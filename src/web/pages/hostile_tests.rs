@@ -1,0 +1,197 @@
+//! Whatever stands in a commit, a ref, a log: none of it becomes markup, and no attribute ends early.
+
+use std::collections::BTreeSet;
+
+use regex::Regex;
+
+use super::samples;
+use super::*;
+use crate::timeline::entry::{LogEntry, Stream};
+use crate::timeline::protocol::{App, Attempt, Build, BuildState, CommitInfo, Page};
+
+/// Ends what it might stand in, begins what it might begin, and is easily found.
+const HOSTILE: &str = "\"'>--></title></template></script><script src=//evil>alert('xss')</script><img src=x onerror='xss' \
+     style=\"xss\">&lt;b&gt;\u{1b}[31m<i>red</i>\u{1b}[0m\u{1b}]0;<b>\u{7}\u{202e}gnp.exe\u{2066}\r\u{0}`${xss}{{xss}}javascript:xss";
+
+fn hostile() -> String {
+    HOSTILE.to_owned()
+}
+
+fn hostile_build(state: BuildState) -> Build {
+    let base = if state == BuildState::Published { samples::published() } else { samples::failed() };
+    Build {
+        state,
+        services: vec![hostile(), hostile()],
+        git_ref: Some(hostile()),
+        deploy_id: Some(hostile()),
+        requested_by: Some(hostile()),
+        image: (state == BuildState::Published).then(hostile),
+        reason: Some(hostile()),
+        step: Some(hostile()),
+        excerpt: vec![hostile(), hostile()],
+        worker: Some(hostile()),
+        commit_info: Some(CommitInfo { subject: hostile(), author: hostile(), at: samples::NOW }),
+        ..base
+    }
+}
+
+fn hostile_entries() -> Vec<LogEntry> {
+    let mut entries = samples::entries(0..6);
+    for (entry, step) in
+        entries.iter_mut().zip([None, Some(HOSTILE), Some("[1/2] x"), Some(HOSTILE), None, Some("")])
+    {
+        (entry.step, entry.text, entry.server) = (step.map(str::to_owned), hostile(), hostile());
+    }
+    entries[2].stream = Stream::Status;
+    entries[3].stream = Stream::Status;
+    entries[3].text = format!("failed after {HOSTILE}");
+    entries[5].stream = Stream::Status;
+    entries[5].text = format!("done in {HOSTILE}");
+    entries
+}
+
+fn pages() -> Vec<(String, Document)> {
+    let viewer = Viewer { name: hostile(), can_build: true };
+    let filters = AppFilters { namespace: Some(hostile()), app: Some(hostile()), cursor: Some(hostile()) };
+    let next = || Some(hostile());
+    let mut pages = vec![
+        ("sign-in".to_owned(), sign_in(Some(HOSTILE), &format!("/{HOSTILE}"))),
+        ("sign-in, next".to_owned(), sign_in(None, "/\"><script>alert('xss')</script>")),
+        ("fault".to_owned(), fault(http::StatusCode::NOT_FOUND, HOSTILE, HOSTILE)),
+        ("no apps".to_owned(), apps(&viewer, &Page { items: vec![], next: next() }, &filters, samples::NOW)),
+    ];
+    for state in BuildState::ALL {
+        let build = hostile_build(state);
+        let list = App {
+            namespace: build.namespace.clone(),
+            app: build.app.clone(),
+            services: build.services.clone(),
+            last: build.clone(),
+            current: Some(hostile_build(BuildState::Published)),
+            usual_s: Some(f64::NAN),
+        };
+        let attempt = Attempt { worker: hostile(), entries: 9, complete: false, ..samples::attempt() };
+        let earlier = Attempt { id: crate::timeline::protocol::AttemptId::generate(), ..attempt.clone() };
+        let builds = Page { items: vec![build.clone()], next: next() };
+        let of_state = BuildFilters { state: Some(state), cursor: Some(hostile()) };
+        pages.push((format!("app, {state}"), app(&viewer, &list, &builds, &of_state, samples::NOW)));
+        pages.push((
+            format!("apps, {state}"),
+            apps(&viewer, &Page { items: vec![list], next: next() }, &filters, samples::NOW),
+        ));
+        let attempts = vec![earlier, attempt];
+        pages.push((format!("build, {state}"), samples::page_of(build, &hostile_entries(), attempts)));
+    }
+    pages
+}
+
+/// A tag as the templates write it: a name, and attributes that have no value or a quoted one.
+const TAG: &str = r#"^</?[a-z][a-z0-9]*(?:\s+[a-zA-Z-]+(?:="[^"<>]*")?)*\s*/?>"#;
+
+/// The tags of `html`, each of which must be whole; and what is between them, which must be text.
+fn tags<'a>(name: &str, html: &'a str) -> Vec<&'a str> {
+    let tag = Regex::new(TAG).unwrap();
+    let mut rest = html.strip_prefix("<!doctype html>").unwrap();
+    let mut tags = Vec::new();
+    while let Some(at) = rest.find(['<', '>']) {
+        rest = &rest[at..];
+        let found = tag.find(rest).unwrap_or_else(|| {
+            panic!("{name}: not a tag of ours: {}", rest.chars().take(200).collect::<String>())
+        });
+        tags.push(found.as_str());
+        rest = &rest[found.end()..];
+    }
+    tags
+}
+
+#[test]
+fn nothing_hostile_becomes_markup() {
+    let ours: BTreeSet<&str> = "a b body button circle code dd details div dl dt footer form g h1 h2 head header html \
+         input label li link main meta nav ol p path pre rect script section span summary svg table tbody td template \
+         th thead time title tr ul wbr"
+        .split_whitespace()
+        .collect();
+    let attribute = Regex::new(r#"([a-zA-Z-]+)(?:="([^"]*)")?"#).unwrap();
+    let name_of = Regex::new("^</?([a-z0-9]+)").unwrap();
+    for (page, document) in pages() {
+        let mut scripts = 0;
+        for tag in tags(&page, document.html()) {
+            let name = &name_of.captures(tag).unwrap()[1];
+            assert!(ours.contains(name), "{page}: {tag}");
+            scripts += usize::from(tag.starts_with("<script"));
+            for attribute in attribute.captures_iter(&tag[name.len() + 1..]) {
+                let value = attribute.get(2).map_or("", |value| value.as_str());
+                let name = &attribute[1];
+                assert!(name != "style" && !name.starts_with("on"), "{page}: {tag}");
+                if matches!(name, "href" | "src" | "action") {
+                    let within = value.is_empty() || value.starts_with('#') || value.starts_with('/');
+                    assert!(within && !value.starts_with("//"), "{page}: {tag}");
+                }
+                if name == "class" {
+                    assert!(!value.contains("xss"), "{page}: {tag}");
+                }
+            }
+        }
+        assert!(scripts <= 1, "{page}");
+    }
+}
+
+#[test]
+fn nothing_hidden_comes_through() {
+    for (page, document) in pages() {
+        let hidden = |c: &char| {
+            (c.is_control() && !matches!(c, '\n' | '\t'))
+                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        let found: Vec<char> = document.html().chars().filter(hidden).collect();
+        assert!(found.is_empty(), "{page}: {found:?}");
+    }
+}
+
+#[test]
+fn the_words_are_all_there() {
+    let page =
+        samples::page_of(hostile_build(BuildState::Failed), &hostile_entries(), vec![samples::attempt()]);
+    let html = page.html();
+    assert!(html.contains("&#60;script src=//evil&#62;alert(&#39;xss&#39;)"), "escaped, not dropped");
+    assert!(html.contains(r#"<span class="red">&#60;i&#62;red&#60;/i&#62;</span>"#), "colours are classes");
+    assert!(html.contains("\\u{202e}gnp.exe"), "what turns text round is written out");
+}
+
+#[test]
+fn buttons_are_for_those_who_may_press_them() {
+    let detail = crate::timeline::protocol::BuildDetail {
+        build: samples::building(),
+        attempts: vec![samples::attempt()],
+        usual_s: None,
+    };
+    let part = LogPart { attempt: None, entries: &[] };
+    let cancel = r#"action="/builds/b-building/cancel""#;
+    let may = build(&samples::viewer(), &detail, part, samples::NOW);
+    assert!(may.html().contains(cancel) && !may.html().contains("/rebuild\""));
+    let reader = Viewer { can_build: false, ..samples::viewer() };
+    assert!(!build(&reader, &detail, part, samples::NOW).html().contains(cancel));
+}
+
+#[test]
+fn interrupted_is_never_called_running() {
+    for found in samples::all_looks().into_iter().filter(|build| build.state == BuildState::Interrupted) {
+        let page = samples::page_of(found, &[], vec![samples::attempt()]);
+        assert!(page.html().contains("No word from worker-2 for 41 s"));
+        assert!(!page.html().contains("Running for") && !page.html().contains("data-running"));
+    }
+}
+
+#[tokio::test]
+async fn pages_carry_their_headers() {
+    use axum::response::IntoResponse;
+    let response =
+        fault(http::StatusCode::FORBIDDEN, "Not yours", "Another login may see it.").into_response();
+    assert_eq!(response.status(), http::StatusCode::FORBIDDEN);
+    let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header("content-type"), "text/html; charset=utf-8");
+    assert_eq!(header("content-security-policy"), CONTENT_SECURITY_POLICY);
+    assert_eq!(header("x-content-type-options"), "nosniff");
+    assert_eq!(header("cache-control"), "no-store");
+    assert!(!CONTENT_SECURITY_POLICY.contains("unsafe") && !CONTENT_SECURITY_POLICY.contains('\n'));
+}

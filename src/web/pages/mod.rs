@@ -1,0 +1,46 @@
+//! The pages: pure functions from what the service knows, and what is now, to HTML.
+//!
+//! Each takes the views of [`timeline::protocol`](crate::timeline::protocol) and gives a [`Document`],
+//! which carries its own headers. What comes from outside (subjects, refs, reasons, log lines) goes
+//! through [`printable`](crate::telemetry::printable) and then through the templates' escaping; no page
+//! marks anything as safe but the icons, whose every word stands in `icons.rs`. The templates are in
+//! `src/web/templates/` (see `askama.toml`), style and script in `src/web/assets/`.
+//!
+//! | page | function |
+//! |---|---|
+//! | `/sign-in` | [`sign_in`]; [`not_signed_in`] at any other address |
+//! | `/` | [`apps`] |
+//! | `/<namespace>/<app>` | [`app`] |
+//! | `/builds/<id>` | [`build`], with the part of the log from [`first_entry`] on |
+//! | what went wrong | [`fault`] |
+//! | `/assets/<name>` | [`assets::router`] |
+
+mod ansi;
+mod app;
+mod apps;
+pub mod assets;
+mod build;
+mod document;
+mod facts;
+mod fault;
+mod icons;
+mod image;
+mod log;
+mod row;
+mod sign_in;
+mod state;
+mod steps;
+mod words;
+
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod samples;
+
+pub use app::{BuildFilters, app};
+pub use apps::{AppFilters, apps};
+pub use build::build;
+pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
+pub use fault::fault;
+pub use log::{LINES, LogPart, first_entry};
+pub use sign_in::{local_address, not_signed_in, sign_in};

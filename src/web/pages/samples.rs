@@ -1,0 +1,330 @@
+//! Builds and logs to render, for the tests; and the pages of them, written to `target/pages/`, so that
+//! they can be looked at: `python3 -m http.server --bind 127.0.0.1 --directory target/pages`.
+
+use std::ops::Range;
+use std::path::Path;
+
+use time::macros::datetime;
+use time::{Duration, OffsetDateTime};
+
+use super::*;
+use crate::event::result::Kind;
+use crate::store::digest::Digest;
+use crate::timeline::entry::{LogEntry, Stream};
+use crate::timeline::protocol::{
+    App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, Page,
+};
+
+pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 10:31:00 UTC);
+
+const COMMIT: &str = "9fceb02d0ae598e95dc970b74767f19372d61af8";
+const FAILING: &str = "[build 6/6] RUN bin/rails assets:precompile";
+
+pub(super) fn viewer() -> Viewer {
+    Viewer { name: "mara".to_owned(), can_build: true }
+}
+
+pub(super) fn attempt_id() -> AttemptId {
+    "0193b2d6-6c1e-7d0a-9d2c-0b5f4f6f2c11".parse().unwrap()
+}
+
+pub(super) fn published() -> Build {
+    Build {
+        id: "0193b2d6-6c1e-7d0a-9d2c-000000000418".parse().unwrap(),
+        namespace: "acme".parse().unwrap(),
+        app: "shop".parse().unwrap(),
+        services: vec!["web".to_owned(), "worker".to_owned()],
+        repository: "storefront".parse().unwrap(),
+        commit: COMMIT.parse().unwrap(),
+        git_ref: Some("refs/heads/main".to_owned()),
+        deploy_id: Some("shop-418".to_owned()),
+        requested_by: Some("deploy-bot".to_owned()),
+        fake: false,
+        state: BuildState::Published,
+        kind: None,
+        reused: false,
+        image: Some(format!("registry.example.com/acme/shop.storefront:{COMMIT}")),
+        digest: Some(Digest::of(b"sample")),
+        size: Some(98_700_000),
+        reason: None,
+        step: None,
+        excerpt: Vec::new(),
+        commit_info: Some(CommitInfo {
+            subject: "Round gift-card totals half-even".to_owned(),
+            author: "Mara Lind".to_owned(),
+            at: NOW - Duration::minutes(20),
+        }),
+        attempt: Some(attempt_id()),
+        number: Some(1),
+        worker: Some("worker-1".to_owned()),
+        heard_at: Some(NOW - Duration::minutes(14)),
+        cancel_requested_at: None,
+        created_at: NOW - Duration::seconds(960),
+        started_at: Some(NOW - Duration::seconds(950)),
+        finished_at: Some(NOW - Duration::seconds(842)),
+        url: String::new(),
+    }
+}
+
+pub(super) fn building() -> Build {
+    Build {
+        id: "b-building".parse().unwrap(),
+        state: BuildState::Building,
+        commit: "4b1f0a7d0ae598e95dc970b74767f19372d61af8".parse().unwrap(),
+        image: None,
+        digest: None,
+        size: None,
+        commit_info: Some(CommitInfo {
+            subject: "Show stock per warehouse on the product page".to_owned(),
+            ..published().commit_info.unwrap()
+        }),
+        deploy_id: Some("shop-419".to_owned()),
+        heard_at: Some(NOW - Duration::seconds(41)),
+        created_at: NOW - Duration::seconds(55),
+        started_at: Some(NOW - Duration::seconds(52)),
+        finished_at: None,
+        ..published()
+    }
+}
+
+pub(super) fn failed() -> Build {
+    Build {
+        id: "b-failed".parse().unwrap(),
+        state: BuildState::Failed,
+        kind: Some(Kind::Build),
+        commit: "b7d21c4d0ae598e95dc970b74767f19372d61af8".parse().unwrap(),
+        image: None,
+        digest: None,
+        size: None,
+        reason: Some(format!("step {FAILING}: exit code 1")),
+        step: Some(FAILING.to_owned()),
+        excerpt: vec![
+            "\x1b[31m✘ \x1b[1m[ERROR]\x1b[0m No matching export in \"app/javascript/lib/money.ts\""
+                .to_owned(),
+            "1 error".to_owned(),
+        ],
+        commit_info: Some(CommitInfo {
+            subject: "Use roundHalfEven in gift cards".to_owned(),
+            ..published().commit_info.unwrap()
+        }),
+        deploy_id: Some("shop-417".to_owned()),
+        created_at: NOW - Duration::minutes(29),
+        started_at: Some(NOW - Duration::minutes(28)),
+        finished_at: Some(NOW - Duration::minutes(28) + Duration::seconds(73)),
+        ..published()
+    }
+}
+
+fn with(id: &str, state: BuildState, change: impl FnOnce(&mut Build)) -> Build {
+    let base = if state.is_final() { failed() } else { building() };
+    let mut build = Build { id: id.parse().unwrap(), state, ..base };
+    (build.reason, build.step, build.kind, build.excerpt) = (None, None, None, Vec::new());
+    change(&mut build);
+    build
+}
+
+/// One build of each look.
+pub(super) fn all_looks() -> Vec<Build> {
+    let infrastructure = |build: &mut Build| {
+        build.kind = Some(Kind::Infrastructure);
+        build.reason = Some("the store was unreachable in 5 attempts".to_owned());
+    };
+    vec![
+        with("b-queued", BuildState::Queued, |build| {
+            (build.attempt, build.number, build.worker, build.started_at) = (None, None, None, None);
+            build.commit_info = None;
+        }),
+        with("b-claimed", BuildState::Claimed, |build| build.commit_info = None),
+        with("b-fetching", BuildState::Fetching, |build| build.commit_info = None),
+        building(),
+        with("b-publishing", BuildState::Publishing, |_| ()),
+        with("b-interrupted", BuildState::Interrupted, |build| build.worker = Some("worker-2".to_owned())),
+        with("b-retrying", BuildState::Retrying, infrastructure),
+        published(),
+        Build { id: "b-reused".parse().unwrap(), reused: true, fake: true, ..published() },
+        failed(),
+        with("b-infrastructure", BuildState::Failed, infrastructure),
+        with("b-rejected", BuildState::Rejected, |build| {
+            build.kind = Some(Kind::Event);
+            build.reason = Some("build.secrets names npm-token; this worker cannot hand it over".to_owned());
+        }),
+        with("b-cancelled", BuildState::Cancelled, |_| ()),
+    ]
+}
+
+pub(super) fn attempt() -> Attempt {
+    Attempt {
+        id: attempt_id(),
+        number: 1,
+        worker: "worker-1".to_owned(),
+        state: AttemptState::Building,
+        fenced: false,
+        stages: Vec::new(),
+        entries: 414,
+        complete: true,
+        claimed_at: NOW - Duration::seconds(950),
+        ended_at: Some(NOW - Duration::seconds(842)),
+    }
+}
+
+pub(super) fn entries(range: Range<u64>) -> Vec<LogEntry> {
+    let entry = |seq| LogEntry {
+        seq,
+        at: NOW - Duration::seconds(950) + Duration::milliseconds(130 * seq as i64),
+        stream: Stream::Stdout,
+        step: Some("[build 3/6] RUN bundle install --jobs 8 --retry 3".to_owned()),
+        server: "worker-1".to_owned(),
+        service: None,
+        pod: None,
+        text: format!("Installing gem {seq} \x1b[32mok\x1b[0m"),
+    };
+    range.map(entry).collect()
+}
+
+/// The log of [`failed`].
+fn story() -> Vec<LogEntry> {
+    let lines: &[(Option<&str>, Stream, &str)] = &[
+        (None, Stream::Status, "attempt 1 on worker-1"),
+        (None, Stream::Status, "commit b7d21c4 \"Use roundHalfEven in gift cards\" by Mara Lind"),
+        (Some("[base 1/3] FROM docker.io/library/ruby:3.3-slim-bookworm"), Stream::Status, "started"),
+        (Some("[base 1/3] FROM docker.io/library/ruby:3.3-slim-bookworm"), Stream::Status, "done in 0.4 s"),
+        (Some("[base 2/3] WORKDIR /app"), Stream::Status, "cached"),
+        (
+            Some(
+                "[base 3/3] RUN apt-get update && apt-get install -y --no-install-recommends libpq5 libvips42",
+            ),
+            Stream::Status,
+            "cached",
+        ),
+        (Some("[build 5/6] RUN yarn install --frozen-lockfile"), Stream::Status, "started"),
+        (Some("[build 5/6] RUN yarn install --frozen-lockfile"), Stream::Stdout, "yarn install v1.22.22"),
+        (Some("[build 5/6] RUN yarn install --frozen-lockfile"), Stream::Status, "done in 22.4 s"),
+        (Some(FAILING), Stream::Status, "started"),
+        (Some(FAILING), Stream::Stdout, "yarn run v1.22.22"),
+        (Some(FAILING), Stream::Stdout, "\x1b[2m$ node esbuild.config.mjs --minify\x1b[22m"),
+        (
+            Some(FAILING),
+            Stream::Stderr,
+            "\x1b[31m✘ \x1b[1m[ERROR]\x1b[0m No matching export in \"app/javascript/lib/money.ts\" for import \"roundHalfEven\"",
+        ),
+        (Some(FAILING), Stream::Stderr, ""),
+        (Some(FAILING), Stream::Stderr, "    app/javascript/checkout/giftcard.ts:3:9:"),
+        (
+            Some(FAILING),
+            Stream::Stderr,
+            "      3 │ import { \x1b[32mroundHalfEven\x1b[0m } from \"../lib/money\"",
+        ),
+        (
+            Some(FAILING),
+            Stream::Stderr,
+            "\x1b[33mwarning\x1b[0m \x1b[36mcyan\x1b[0m \x1b[35mmagenta\x1b[0m \x1b[34mblue\x1b[0m",
+        ),
+        (
+            Some(FAILING),
+            Stream::Stdout,
+            "/usr/local/bundle/gems/jsbundling-rails-1.3.1/lib/tasks/jsbundling/build.rake:8:in `block (2 levels) in <top (required)>' and more of it that does not fit",
+        ),
+        (
+            Some(FAILING),
+            Stream::Status,
+            "failed after 16.6 s: process did not complete successfully: exit code: 1",
+        ),
+        (None, Stream::Status, "failed: step [build 6/6] RUN bin/rails assets:precompile: exit code 1"),
+    ];
+    let mut story = entries(0..lines.len() as u64);
+    for (entry, (step, stream, text)) in story.iter_mut().zip(lines) {
+        (entry.step, entry.stream, entry.text) = (step.map(str::to_owned), *stream, (*text).to_owned());
+    }
+    story
+}
+
+fn app_of(name: &str, last: Build) -> App {
+    let app: crate::publish::name::AppName = name.parse().unwrap();
+    App {
+        namespace: last.namespace.clone(),
+        app: app.clone(),
+        services: last.services.clone(),
+        last: Build { app: app.clone(), ..last },
+        current: Some(Build { app, ..published() }),
+        usual_s: Some(110.0),
+    }
+}
+
+fn list<T>(items: Vec<T>) -> Page<T> {
+    Page { items, next: Some("MTc5".to_owned()) }
+}
+
+/// A detail of `build` with its log, rendered.
+pub(super) fn page_of(build: Build, entries: &[LogEntry], attempts: Vec<Attempt>) -> Document {
+    let counting = attempts.last().cloned();
+    let detail = BuildDetail { build, attempts, usual_s: Some(110.0) };
+    super::build(&viewer(), &detail, LogPart { attempt: counting.as_ref(), entries }, NOW)
+}
+
+/// Every page, with the name of its file.
+fn pages() -> Vec<(String, Document)> {
+    let viewer = viewer();
+    let names = [
+        "shop", "billing", "search", "mail", "atlas", "reports", "canary", "docs", "api", "proxy", "a", "b",
+        "c",
+    ];
+    let apps = names.iter().zip(all_looks()).map(|(name, last)| app_of(name, last)).collect();
+    let first = App { current: None, usual_s: None, ..app_of("shop", building()) };
+    let filters = BuildFilters { state: Some(BuildState::Failed), cursor: None };
+    let mut story = story();
+    let ended = Attempt { entries: story.len() as u64, ..attempt() };
+    let running = Attempt { complete: false, ended_at: None, entries: 8, ..attempt() };
+    let earlier = Attempt {
+        id: AttemptId::generate(),
+        state: AttemptState::Retrying,
+        worker: "worker-2".to_owned(),
+        ..attempt()
+    };
+    let second = Attempt { number: 2, claimed_at: NOW - Duration::seconds(52), ..running.clone() };
+    let mut pages = vec![
+        ("sign-in".to_owned(), sign_in(Some("User name or password is wrong."), "/")),
+        ("apps".to_owned(), super::apps(&viewer, &list(apps), &AppFilters::default(), NOW)),
+        (
+            "apps-empty".to_owned(),
+            super::apps(&viewer, &Page { items: vec![], next: None }, &AppFilters::default(), NOW),
+        ),
+        (
+            "app".to_owned(),
+            app(&viewer, &app_of("shop", building()), &list(all_looks()), &BuildFilters::default(), NOW),
+        ),
+        ("app-first".to_owned(), app(&viewer, &first, &Page { items: vec![], next: None }, &filters, NOW)),
+        (
+            "fault".to_owned(),
+            fault(http::StatusCode::NOT_FOUND, "There is no such build", "Its id may be misspelt."),
+        ),
+        ("failed".to_owned(), page_of(failed(), &story, vec![ended])),
+        (
+            "published".to_owned(),
+            page_of(published(), &entries(0..5000), vec![Attempt { entries: 7000, ..attempt() }]),
+        ),
+    ];
+    story.truncate(8);
+    pages.push(("building".to_owned(), page_of(building(), &story, vec![running])));
+    let retried = Build { number: Some(2), ..building() };
+    pages.push(("second".to_owned(), page_of(retried, &story, vec![earlier, second])));
+    for build in all_looks() {
+        let attempts = if build.attempt.is_some() { vec![attempt()] } else { Vec::new() };
+        pages.push((format!("look-{}", build.id), page_of(build, &[], attempts)));
+    }
+    pages
+}
+
+#[test]
+fn pages_can_be_looked_at() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pages");
+    std::fs::create_dir_all(folder.join("assets")).unwrap();
+    for asset in [&assets::STYLE, &assets::SCRIPT, &assets::ICON] {
+        std::fs::write(folder.join(&asset.path[1..]), asset.body()).unwrap();
+    }
+    for (name, page) in pages() {
+        let html = page.html();
+        assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"), "{name}");
+        assert!(!html.contains(" style=") && !html.contains("!</"), "{name}");
+        std::fs::write(folder.join(format!("{name}.html")), html).unwrap();
+    }
+}
