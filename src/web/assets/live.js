@@ -41,26 +41,28 @@
   // Copy buttons.
 
   async function copy(text) {
-    if (navigator.clipboard) return navigator.clipboard.writeText(text);
-    // Outside of HTTPS there is only the old way.
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      // Outside of HTTPS there is only the old way.
+    }
     const area = document.createElement("textarea");
     area.className = "unseen";
     area.value = text;
     document.body.append(area);
     area.select();
-    document.execCommand("copy");
+    const done = document.execCommand("copy");
     area.remove();
+    return done;
   }
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
     if (!button || button.classList.contains("copied")) return;
-    try {
-      await copy(button.dataset.copy);
-    } catch {
-      return say("The browser does not let this page copy");
-    }
-    button.focus();
+    const done = await copy(button.dataset.copy);
+    button.focus({ preventScroll: true });
+    if (!done) return say("The browser does not let this page copy");
     say("Copied");
     const icon = button.firstElementChild;
     const check = icon.cloneNode(false);
@@ -276,6 +278,11 @@
     run = { node, step: node.querySelector(".step")?.textContent ?? null, count: node.querySelectorAll(".l").length };
   }
 
+  // Nothing turns where nothing is known to run.
+  function still(within) {
+    for (const icon of within.querySelectorAll("summary > .icon.live")) icon.replaceChildren();
+  }
+
   function begin(step) {
     if (step === null) {
       run = { node: made("div", "run"), step, count: 0 };
@@ -289,6 +296,7 @@
     }
     // Only the running step is open, unless somebody is reading.
     const before = lines.lastElementChild;
+    if (before) still(before);
     if (following && before?.matches("details:not(.failing)")) before.open = false;
     lines.append(run.node);
   }
@@ -309,11 +317,17 @@
     run.node.append(line);
     run.count++;
     size++;
-    if (end && run.node.matches("details")) {
-      if (failed) run.node.classList.add("failing");
-      const icon = $("ends").content.querySelector(`[data-end="${end.kind}"]`);
-      if (icon) run.node.querySelector(".icon").replaceWith(icon.cloneNode(true));
-      const took = run.node.querySelector(".took");
+    if (end) finish(step, end);
+  }
+
+  // Every heading of the step tells its end.
+  function finish(step, end) {
+    const icon = $("ends").content.querySelector(`[data-end="${end.kind}"]`);
+    for (const node of lines.querySelectorAll("details")) {
+      if (node.querySelector(".step").textContent !== step) continue;
+      if (end.kind === "failed") node.classList.add("failing");
+      if (icon) node.querySelector(".icon").replaceWith(icon.cloneNode(true));
+      const took = node.querySelector(".took");
       if (end.kind === "cached") took.replaceChildren(made("span", "tag", "cached"));
       else took.textContent = printable(end.took);
     }
@@ -388,6 +402,8 @@
     close();
     ended = true;
     $("cut").hidden = true;
+    follow.hidden = true;
+    still(lines);
     soon();
     poll(head, unfinished);
   }

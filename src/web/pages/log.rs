@@ -1,5 +1,6 @@
 //! The part of a log that a page shows, and what it says of the rest.
 
+use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::document::address;
@@ -8,10 +9,19 @@ use super::steps::{self, Around, Run};
 use super::words;
 use crate::telemetry::printable::printable;
 use crate::timeline::entry::{LogEntry, timestamp};
-use crate::timeline::protocol::{Attempt, Build, BuildState};
+use crate::timeline::protocol::{Attempt, AttemptId, Build, BuildState};
 
 /// The most lines that one page shows: what a browser lays out at once without a pause that is felt.
 pub const LINES: u64 = 5_000;
+
+/// The query of a build's page.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub struct BuildQuery {
+    /// Whose log is shown: the attempt that counts, unless another is named.
+    pub attempt: Option<AttemptId>,
+    /// The number of the first line, counted from 1; see [`first_entry`].
+    pub from: Option<u64>,
+}
 
 /// A part of the log of one attempt.
 #[derive(Debug, Clone, Copy)]

@@ -42,5 +42,5 @@ pub use apps::{AppFilters, apps};
 pub use build::build;
 pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
 pub use fault::fault;
-pub use log::{LINES, LogPart, first_entry};
+pub use log::{BuildQuery, LINES, LogPart, first_entry};
 pub use sign_in::{local_address, not_signed_in, sign_in};

@@ -136,7 +136,8 @@ impl End {
     }
 }
 
-/// Groups `entries`, and opens what is looked for first: the failing step, or of a live log the last.
+/// Groups `entries`, and opens what is looked for first: the failing step, of a live log the last, and
+/// one that has no others beside it.
 pub(super) fn runs(entries: &[LogEntry], around: Around<'_>) -> Vec<Run> {
     let ends: HashMap<&str, End> =
         entries.iter().filter_map(|entry| Some((entry.step.as_deref()?, End::read(entry)?))).collect();
@@ -147,6 +148,9 @@ pub(super) fn runs(entries: &[LogEntry], around: Around<'_>) -> Vec<Run> {
     {
         last.live = last.end.is_none();
         last.open = true;
+    }
+    if let [only] = runs.as_mut_slice() {
+        only.open = true;
     }
     let failing = runs.iter().rposition(|run| run.failing);
     let fallback = || runs.iter().rposition(|run| run.step.is_some());
