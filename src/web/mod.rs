@@ -17,6 +17,7 @@ mod queue;
 mod refusal;
 mod router;
 mod service;
+mod site;
 
 pub use queue::Enqueuer;
 pub use service::{Timeline, serve};

@@ -14,12 +14,10 @@ use tower_http::csrf::{CsrfLayer, ProtectionError};
 
 use super::access::identify;
 use super::api;
+use super::pages::CONTENT_SECURITY_POLICY;
 use super::refusal::Refusal;
 use super::service::Timeline;
-
-/// Nothing but our own files and forms: whatever gets into a page cannot run, load or send anything.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
-    img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+use super::site::{self, Fault};
 
 /// The service as one router.
 pub(super) fn router(timeline: Arc<Timeline>) -> Router {
@@ -33,6 +31,7 @@ pub(super) fn router(timeline: Arc<Timeline>) -> Router {
     let csrf =
         CsrfLayer::new().with_rejection_response(|_: ProtectionError| Refusal::CrossSite.into_response());
     Router::new()
+        .merge(site::router())
         .merge(api)
         .route(&format!("{}/openapi.json", api::BASE), get(serve_document))
         .method_not_allowed_fallback(|| async { Refusal::MethodNotAllowed })
@@ -44,9 +43,13 @@ pub(super) fn router(timeline: Arc<Timeline>) -> Router {
         .with_state(timeline)
 }
 
-async fn elsewhere(request: Request) -> Refusal {
-    let path: String = request.uri().path().chars().take(200).collect();
-    Refusal::NotFound(format!("page {path:?}"))
+async fn elsewhere(request: Request) -> Response {
+    let path = request.uri().path();
+    let refusal = Refusal::NotFound(format!("page {:?}", path.chars().take(200).collect::<String>()));
+    match path.starts_with(api::BASE) {
+        true => refusal.into_response(),
+        false => Fault(refusal).into_response(),
+    }
 }
 
 /// What every answer says to browsers.

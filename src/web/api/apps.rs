@@ -22,6 +22,8 @@ use crate::web::service::Timeline;
 #[into_params(parameter_in = Query)]
 pub(in crate::web) struct AppsQuery {
     pub namespace: Option<String>,
+    /// Apps whose name contains this.
+    pub name: Option<String>,
     /// How many at most, 1 to 200.
     pub limit: Option<usize>,
     /// Where to go on: `next` of the page before.
@@ -44,7 +46,9 @@ pub(in crate::web) async fn page(
         });
     }
     let after: Option<(String, String)> = query.cursor.as_deref().map(cursor::read).transpose()?;
-    let mut names = timeline.database.apps(namespaces.as_deref(), after.as_ref(), size + 1).await?;
+    let contained = query.name.as_deref();
+    let mut names =
+        timeline.database.apps(namespaces.as_deref(), contained, after.as_ref(), size + 1).await?;
     let more = names.len() > size;
     names.truncate(size);
     let last = names.last().filter(|_| more);

@@ -1,9 +1,9 @@
 //! `/api/v1`: one file for each kind of thing. Each handler reads the request, asks who may, and does one
 //! thing; the OpenAPI document is made of the same functions.
 
-mod apps;
+pub(super) mod apps;
 mod attempts;
-mod builds;
+pub(super) mod builds;
 mod cursor;
 mod deploys;
 mod extract;
@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use super::service::Timeline;
 
 pub(super) use builds::{cancel_build, rebuild_build};
-pub(super) use extract::{Parameters, build_id};
+pub(super) use extract::build_id;
 
 /// Where the API lies.
 pub(super) const BASE: &str = "/api/v1";

@@ -353,15 +353,21 @@ impl Database {
         rows.iter().map(read).collect()
     }
 
-    /// Apps in the order of their names, those of `namespaces` (`None`: all) after `after`.
+    /// Apps in the order of their names, those of `namespaces` (`None`: all) whose name contains
+    /// `contained`, after `after`.
     pub(in crate::web) async fn apps(
         &self,
         namespaces: Option<&[String]>,
+        contained: Option<&str>,
         after: Option<&(String, String)>,
         most: usize,
     ) -> sqlx::Result<Vec<(Namespace, AppName)>> {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT namespace, app FROM apps WHERE 1 = 1");
         only(&mut query, "namespace", namespaces);
+        if let Some(contained) = contained {
+            let literal = contained.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+            query.push(" AND app LIKE ").push_bind(format!("%{literal}%")).push(" ESCAPE '\\'");
+        }
         if let Some((namespace, app)) = after {
             query.push(" AND (namespace, app) > (").push_bind(namespace.clone());
             query.push(", ").push_bind(app.clone()).push(")");

@@ -1,4 +1,4 @@
-//! A page on its way out: rendered, with the headers that keep it what it is.
+//! A page on its way out: rendered, with the policy that keeps it what it is.
 
 use askama::Template;
 use axum::response::{IntoResponse, Response};
@@ -50,15 +50,7 @@ impl Document {
 
 impl IntoResponse for Document {
     fn into_response(self) -> Response {
-        let headers = [
-            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::REFERRER_POLICY, "same-origin"),
-            // A page shows what its viewer may see, as it is now; and after the sign-out, nothing.
-            (header::CACHE_CONTROL, "no-store"),
-        ];
-        (self.status, headers, self.html).into_response()
+        (self.status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], self.html).into_response()
     }
 }
 

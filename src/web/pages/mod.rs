@@ -1,7 +1,7 @@
 //! The pages: pure functions from what the service knows, and what is now, to HTML.
 //!
 //! Each takes the views of [`timeline::protocol`](crate::timeline::protocol) and gives a [`Document`],
-//! which carries its own headers. What comes from outside (subjects, refs, reasons, log lines) goes
+//! to which the router adds its headers. What comes from outside (subjects, refs, reasons, log lines) goes
 //! through [`printable`](crate::telemetry::printable) and then through the templates' escaping; no page
 //! marks anything as safe but the icons, whose every word stands in `icons.rs`. The templates are in
 //! `src/web/templates/` (see `askama.toml`), style and script in `src/web/assets/`.

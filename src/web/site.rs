@@ -1,0 +1,250 @@
+//! The pages' routes: what a browser asks for, from the same functions that answer the API.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Form, FromRequestParts, OriginalUri, Path, Query, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use axum_extra::extract::CookieJar;
+use http::StatusCode;
+use http::request::Parts;
+use secrecy::SecretString;
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::access::{Identity, Principal, Scope, session};
+use super::api::{self, apps, builds};
+use super::db::logs::LogId;
+use super::log::filter::Matcher;
+use super::log::read::find;
+use super::pages::{self, AppFilters, BuildFilters, BuildQuery, LogPart, Viewer};
+use super::refusal::Refusal;
+use super::service::Timeline;
+use crate::timeline::entry::LogEntry;
+use crate::timeline::protocol::Attempt;
+
+/// The pages.
+pub(super) fn router() -> Router<Arc<Timeline>> {
+    Router::new()
+        .route("/", get(all_apps))
+        .route("/{namespace}/{app}", get(one_app))
+        .route("/builds/{id}", get(one_build))
+        .route("/builds/{id}/cancel", post(cancel))
+        .route("/builds/{id}/rebuild", post(rebuild))
+        .route("/sign-in", get(form).post(sign_in))
+        .route("/sign-out", post(sign_out))
+        .merge(pages::assets::router())
+}
+
+/// Someone who is signed in and may look.
+struct Visitor(Principal);
+
+impl Visitor {
+    fn viewer(&self) -> Viewer {
+        Viewer { name: self.0.name.clone(), can_build: self.0.may(Scope::Build) }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Visitor {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let known = parts.extensions.get::<Identity>().and_then(|identity| identity.0.clone());
+        match known {
+            Some(principal) if principal.may(Scope::Read) => Ok(Self(principal)),
+            Some(_) => Err(Fault(Refusal::Forbidden(Scope::Read.words())).into_response()),
+            None => {
+                let OriginalUri(uri) = match OriginalUri::from_request_parts(parts, state).await {
+                    Ok(uri) => uri,
+                    Err(never) => match never {},
+                };
+                let next = match parts.method {
+                    http::Method::GET => uri.path_and_query().map_or("/", |path| path.as_str()),
+                    // What was to be done is not done by signing in.
+                    _ => "/",
+                };
+                Err(pages::not_signed_in(next).into_response())
+            }
+        }
+    }
+}
+
+/// A refusal, as a page.
+pub(super) struct Fault(pub(super) Refusal);
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let status = self.0.status();
+        let title = match status {
+            StatusCode::NOT_FOUND => "Nothing here",
+            StatusCode::FORBIDDEN => "Not for this login",
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => "That address makes no sense",
+            StatusCode::CONFLICT => "That cannot be done now",
+            StatusCode::SERVICE_UNAVAILABLE => "Not at the moment",
+            _ => "The service failed",
+        };
+        let detail = self.0.detail();
+        let mut letters = detail.chars();
+        let sentence: String =
+            letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).chain(['.']).collect();
+        pages::fault(status, title, &sentence).into_response()
+    }
+}
+
+/// The query of a page; what makes no sense is a page of its own.
+fn asked<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Result<T, Fault> {
+    query.map(|Query(query)| query).map_err(|rejection| Fault(Refusal::Malformed(rejection.body_text())))
+}
+
+type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+
+/// An empty field of a form is none.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+async fn all_apps(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    query: Asked<AppFilters>,
+) -> Result<Response, Fault> {
+    let filters = asked(query)?;
+    let query = apps::AppsQuery {
+        namespace: given(filters.namespace.clone()),
+        name: given(filters.app.clone()),
+        limit: None,
+        cursor: given(filters.cursor.clone()),
+    };
+    let page = apps::page(&timeline, &visitor.0, &query).await?;
+    Ok(pages::apps(&visitor.viewer(), &page, &filters, OffsetDateTime::now_utc()).into_response())
+}
+
+async fn one_app(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    Path((namespace, app)): Path<(String, String)>,
+    query: Asked<BuildFilters>,
+) -> Result<Response, Fault> {
+    let filters = asked(query)?;
+    let shown = apps::visible(&timeline, &visitor.0, &namespace, &app).await?;
+    let query = builds::BuildsQuery {
+        namespace: Some(namespace),
+        app: Some(app),
+        state: filters.state.map(|state| state.to_string()),
+        cursor: given(filters.cursor.clone()),
+        ..builds::BuildsQuery::default()
+    };
+    let page = builds::page(&timeline, &visitor.0, &query).await?;
+    Ok(pages::app(&visitor.viewer(), &shown, &page, &filters, OffsetDateTime::now_utc()).into_response())
+}
+
+async fn one_build(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    Path(id): Path<String>,
+    query: Asked<BuildQuery>,
+) -> Result<Response, Fault> {
+    let query = asked(query)?;
+    let detail = builds::detail(&timeline, &visitor.0, &api::build_id(&id)?).await?;
+    let wanted = query.attempt.or(detail.build.attempt);
+    let attempt = detail.attempts.iter().find(|attempt| Some(attempt.id) == wanted);
+    if let (Some(named), None) = (query.attempt, attempt) {
+        return Err(Fault(Refusal::NotFound(format!("attempt {named} at build {id}"))));
+    }
+    let entries = match attempt {
+        None => Vec::new(),
+        Some(attempt) => {
+            part(&timeline, attempt, pages::first_entry(query.from, &detail.build, attempt)).await?
+        }
+    };
+    let part = LogPart { attempt, entries: &entries };
+    Ok(pages::build(&visitor.viewer(), &detail, part, OffsetDateTime::now_utc()).into_response())
+}
+
+/// The lines of a page, from the entry `from` on.
+async fn part(timeline: &Timeline, attempt: &Attempt, from: u64) -> Result<Vec<LogEntry>, Fault> {
+    let (log, everything) = (LogId::of_attempt(attempt.id), Arc::new(Matcher::everything()));
+    let most = usize::try_from(pages::LINES).unwrap_or(usize::MAX);
+    let (mut entries, mut from) = (Vec::new(), from);
+    loop {
+        let wanted = most - entries.len();
+        let found = find(&timeline.database, &log, from, wanted, &everything).await.map_err(Refusal::from)?;
+        let lines = found.lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        // Each was an entry when it was stored.
+        entries.extend(lines.filter_map(|line| serde_json::from_slice::<LogEntry>(line).ok()));
+        from = found.next;
+        if !found.more || entries.len() >= most {
+            return Ok(entries);
+        }
+    }
+}
+
+async fn cancel(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    Path(id): Path<String>,
+) -> Result<Redirect, Fault> {
+    visitor.0.must(Scope::Build)?;
+    let build = api::cancel_build(&timeline, &visitor.0, &api::build_id(&id)?).await?;
+    Ok(Redirect::to(&format!("/builds/{}", build.id)))
+}
+
+async fn rebuild(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    Path(id): Path<String>,
+) -> Result<Redirect, Fault> {
+    visitor.0.must(Scope::Build)?;
+    let build = api::rebuild_build(&timeline, &visitor.0, &api::build_id(&id)?).await?;
+    Ok(Redirect::to(&format!("/builds/{}", build.id)))
+}
+
+/// The page to go to after a sign-in.
+#[derive(Deserialize)]
+struct Next {
+    next: Option<String>,
+}
+
+async fn form(query: Asked<Next>) -> Result<Response, Fault> {
+    let next = asked(query)?.next.unwrap_or_default();
+    Ok(pages::sign_in(None, &next).into_response())
+}
+
+#[derive(Deserialize)]
+struct SignIn {
+    user: String,
+    password: SecretString,
+    #[serde(default)]
+    next: String,
+}
+
+async fn sign_in(
+    State(timeline): State<Arc<Timeline>>,
+    jar: CookieJar,
+    form: Result<Form<SignIn>, axum::extract::rejection::FormRejection>,
+) -> Result<Response, Fault> {
+    let Form(SignIn { user, password, next }) =
+        form.map_err(|rejection| Fault(Refusal::Malformed(rejection.body_text())))?;
+    match session::sign_in(&timeline, jar, &user, password).await? {
+        Some(jar) => Ok((jar, Redirect::to(pages::local_address(&next))).into_response()),
+        None => Ok(pages::sign_in(Some("User or password is wrong"), &next).into_response()),
+    }
+}
+
+async fn sign_out(State(timeline): State<Arc<Timeline>>, jar: CookieJar) -> Result<Response, Fault> {
+    let jar = session::sign_out(&timeline, jar).await?;
+    Ok((jar, Redirect::to("/sign-in")).into_response())
+}
