@@ -86,6 +86,8 @@ pub struct Run<'a> {
     pub cancel: &'a CancellationToken,
     /// Told at the start of each stage.
     pub entered: &'a (dyn Fn(Stage) -> BoxFuture<'static, ()> + Sync),
+    /// Told what the commit says of itself, between the fetch and the build.
+    pub fetched: &'a (dyn Fn(&FetchedCommit) + Sync),
 }
 
 impl Pipeline {
@@ -126,6 +128,7 @@ impl Pipeline {
             Work::Repository(url) => {
                 (run.entered)(Stage::Fetching).await;
                 let commit = timed(Stage::Fetching, self.fetch(event, url, &run)).await?;
+                (run.fetched)(&commit);
                 (run.entered)(Stage::Building).await;
                 timed(Stage::Building, self.build(event, &commit, &labels, &run)).await?
             }

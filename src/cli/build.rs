@@ -51,6 +51,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
     let place = Place {
         worker: config.worker.resolved_name(),
         registry_host: config.registry.host.clone(),
+        timeline: None,
         mirror: terminal::mirror(),
     };
     let attempt = Attempt {
@@ -60,6 +61,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         directory: data.build(&event.id),
         place: &place,
         cancel: &cancel,
+        telling: None,
     };
     let outcome = attempt.run(&pipeline).await;
     tell(&event, &outcome, &config.registry.host);

@@ -76,6 +76,7 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// Passes bytes on to or from `inner` while computing their digest and counting them.
+#[derive(Clone)]
 pub struct Digesting<T> {
     inner: T,
     hasher: Sha256,

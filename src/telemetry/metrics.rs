@@ -50,6 +50,11 @@ fn describe() {
         "Layer bytes of published images: stored by the build, or reused from the store"
     );
     describe_counter!("buildgrid_log_entries_total", "Log entries written");
+    describe_gauge!(
+        "buildgrid_log_lag_seconds",
+        Unit::Seconds,
+        "Age of the oldest log entry that the timeline service does not have"
+    );
     describe_counter!("buildgrid_registry_requests_total", "Requests to the registry, by route and status");
     describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");
 }

@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::build_directory::{BuildDirectory, BuildState};
 use super::build_log::BuildLog;
 pub use super::build_log::Mirror;
+use super::reporting::Telling;
 use crate::event::deploy::DeployEvent;
 use crate::pipeline::{Outcome, Pipeline, Run, Stage};
+use crate::source::FetchedCommit;
 use crate::timeline::sink::LogSink;
 
 /// Where attempts are made: what stands in logs and results.
@@ -19,6 +21,8 @@ pub struct Place {
     pub worker: String,
     /// The host of the registry, which image URLs begin with.
     pub registry_host: String,
+    /// Where the timeline service is, if there is one; links to logs begin with it.
+    pub timeline: Option<String>,
     /// Who looks on while a log is written.
     pub mirror: Mirror,
 }
@@ -31,6 +35,8 @@ pub struct Attempt<'a> {
     pub directory: BuildDirectory,
     pub place: &'a Place,
     pub cancel: &'a CancellationToken,
+    /// Where it is told to the timeline service, if there is one.
+    pub telling: Option<&'a Telling>,
 }
 
 impl Attempt<'_> {
@@ -44,21 +50,36 @@ impl Attempt<'_> {
     }
 
     async fn try_run(&self, pipeline: &Pipeline) -> anyhow::Result<Outcome> {
+        if let Some(telling) = self.telling {
+            telling.make_room().await;
+        }
         let (directory, body, number) = (self.directory.clone(), self.body.to_vec(), self.number);
         let spool = tokio::task::spawn_blocking(move || directory.begin(&body, number)).await??;
         let (build_log, log) =
             BuildLog::start(&self.directory.log_path(), &self.place.worker, self.place.mirror.clone())?;
+        if let Some(telling) = self.telling {
+            telling.begin(build_log.length()).await;
+        }
         log.status(format!("attempt {} on {}", self.number, self.place.worker)).await;
         let entered = |stage: Stage| -> BoxFuture<'static, ()> {
             tracing::info!(stage = stage.name(), "stage entered");
             let directory = self.directory.clone();
             let state = BuildState { attempt: self.number, stage: stage.name().to_owned() };
+            let told = self.telling.map(|telling| telling.entered(stage));
             Box::pin(async move {
                 // A hint for recovery: a panic in it has been logged, and the build goes on.
                 let _ = tokio::task::spawn_blocking(move || directory.note(&state)).await;
+                if let Some(told) = told {
+                    told.await;
+                }
             })
         };
-        let run = Run { spool: &spool, log: &log, cancel: self.cancel, entered: &entered };
+        let fetched = |commit: &FetchedCommit| {
+            if let Some(telling) = self.telling {
+                telling.fetched(commit);
+            }
+        };
+        let run = Run { spool: &spool, log: &log, cancel: self.cancel, entered: &entered, fetched: &fetched };
         let outcome = pipeline.run(self.event, run).await;
         self.last_words(&log, &outcome).await;
         drop(log);

@@ -7,13 +7,20 @@
 //!     event.json              the event, byte for byte
 //!     state.json              the last attempt and how far it came
 //!     log.ndjson              the log of this attempt; log.<n>.ndjson are those of earlier ones
+//!     report.json             what is to be told of this attempt to the timeline service, where there is
+//!                             one, and how much of it is (reporting/record.rs); report.<n>.json belongs
+//!                             to log.<n>.ndjson
 //!     outcome.json            the final result event, once there is one; outcome.<n>.json are those
 //!                             before the event was requeued out of the dead letters
 //!     requeued                the last requeue that was obeyed
 //!     spool/                  what this attempt spools; gone with it
 //!   mirrors/                  bare git mirrors (source)
 //! ```
+//!
+//! The files are journal and spool in one: what the timeline service has not confirmed is read from
+//! them, by the process that wrote it or by the next one.
 
+use std::borrow::Cow;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -74,18 +81,20 @@ impl DataDirectory {
             if let Err(error) = directory.clear_spool() {
                 tracing::warn!(path = %directory.path.display(), %error, "cannot remove the spool of an earlier attempt");
             }
+            if let Err(error) = directory.finish_setting_aside() {
+                tracing::warn!(path = %directory.path.display(), %error, "cannot set an earlier attempt's log aside");
+            }
             unfinished += usize::from(directory.ended().is_none());
         }
         Ok(unfinished)
     }
 
-    /// Removes the directories in which nothing has happened for longer than `keep`. One that cannot
-    /// be removed is told and left. Blocking.
-    pub fn sweep(&self, keep: Duration, running: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    /// Removes the directories in which nothing has happened for longer than `keep`, unless they are
+    /// `needed`. One that cannot be removed is told and left. Blocking.
+    pub fn sweep(&self, keep: Duration, needed: impl Fn(&BuildDirectory) -> bool) -> anyhow::Result<()> {
         for directory in self.builds()? {
-            let id = directory.path.file_name().unwrap_or_default().to_string_lossy();
             let since = directory.ended().unwrap_or_else(|| modified(&directory.path));
-            if running(&id) || since.elapsed().unwrap_or_default() <= keep {
+            if since.elapsed().unwrap_or_default() <= keep || needed(&directory) {
                 continue;
             }
             if let Err(error) = directory.remove() {
@@ -95,7 +104,8 @@ impl DataDirectory {
         Ok(())
     }
 
-    fn builds(&self) -> anyhow::Result<Vec<BuildDirectory>> {
+    /// The directories of all builds. Blocking.
+    pub fn builds(&self) -> anyhow::Result<Vec<BuildDirectory>> {
         let builds = self.root.join("builds");
         let entries = fs::read_dir(&builds).and_then(|entries| {
             entries.map(|entry| entry.map(|entry| BuildDirectory { path: entry.path() })).collect()
@@ -139,8 +149,17 @@ impl BuildState {
 }
 
 impl BuildDirectory {
+    /// The id of the build that it belongs to.
+    pub fn id(&self) -> Cow<'_, str> {
+        self.path.file_name().unwrap_or_default().to_string_lossy()
+    }
+
     pub fn log_path(&self) -> PathBuf {
         self.path.join("log.ndjson")
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether an event of this id has been here.
@@ -155,7 +174,7 @@ impl BuildDirectory {
         if Digest::of(&event) != body {
             return Ok(Known::Conflict);
         }
-        let Some(outcome) = read_if_there(&self.path.join("outcome.json"))? else {
+        let Some(outcome) = self.outcome()? else {
             let state = read_if_there(&self.path.join("state.json"))?
                 .and_then(|bytes| serde_json::from_slice::<BuildState>(&bytes).ok());
             // Attempts are counted by id and not by message: an event that was published twice has
@@ -166,8 +185,6 @@ impl BuildDirectory {
             });
             return Ok(Known::Unfinished { next_attempt });
         };
-        let outcome: ResultEvent = serde_json::from_slice(&outcome)
-            .with_context(|| format!("read {}", self.path.join("outcome.json").display()))?;
         let may_change = matches!(outcome.kind, Some(Kind::Infrastructure | Kind::Event));
         if let Some(requeue) = requeue.filter(|_| may_change)
             && self.reopen(requeue)?
@@ -175,6 +192,13 @@ impl BuildDirectory {
             return Ok(Known::Unfinished { next_attempt: 1 });
         }
         Ok(Known::Ended(Box::new(outcome)))
+    }
+
+    /// What was said of the build's end, if it has ended. Blocking.
+    pub fn outcome(&self) -> anyhow::Result<Option<ResultEvent>> {
+        let path = self.path.join("outcome.json");
+        let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).with_context(|| format!("read {}", path.display()))
     }
 
     /// Sets the outcome aside, so that the event is tried again; once for each requeue, since the
@@ -186,23 +210,48 @@ impl BuildDirectory {
         }
         let context = || format!("open {} again", self.path.display());
         ignore_missing(fs::remove_file(self.path.join("state.json"))).with_context(context)?;
-        fs::rename(self.path.join("outcome.json"), self.free_name("outcome", "json"))
+        let free = self.free_number(&["outcome.{}.json"]);
+        fs::rename(self.path.join("outcome.json"), self.path.join(format!("outcome.{free}.json")))
             .with_context(context)?;
         self.write("requeued", requeue.as_bytes(), true).with_context(context)?;
         Ok(true)
     }
 
-    /// The first of `<name>.1.<extension>`, `<name>.2.<extension>`, … that is not taken.
-    fn free_name(&self, name: &str, extension: &str) -> PathBuf {
-        (1_u64..)
-            .map(|n| self.path.join(format!("{name}.{n}.{extension}")))
-            .find(|path| !path.exists())
-            .expect("numbers do not end")
+    /// The first number that none of the names has, in which it stands for `{}`.
+    fn free_number(&self, names: &[&str]) -> u64 {
+        let is_free =
+            |n: &u64| names.iter().all(|name| !self.path.join(name.replace("{}", &n.to_string())).exists());
+        (1_u64..).find(is_free).expect("numbers do not end")
     }
 
-    /// Makes the directory ready for an attempt: keeps the event, sets an earlier attempt's log
-    /// aside, and gives an empty spool. Blocking.
-    pub fn begin(&self, event: &[u8], attempt: u32) -> anyhow::Result<PathBuf> {
+    /// Sets an earlier attempt's log and report aside, under one number.
+    fn set_aside(&self) -> io::Result<()> {
+        let free = self.free_number(&["log.{}.ndjson", "report.{}.json"]);
+        let aside = |name: &str, aside: String| {
+            ignore_missing(fs::rename(self.path.join(name), self.path.join(aside)))
+        };
+        // In this order, which `finish_setting_aside` knows.
+        aside("report.json", format!("report.{free}.json"))?;
+        aside("log.ndjson", format!("log.{free}.ndjson"))
+    }
+
+    /// Brings a log to its report after a crash between the two renames of `set_aside`.
+    fn finish_setting_aside(&self) -> io::Result<()> {
+        let log = self.log_path();
+        if self.path.join("report.json").exists() || !log.exists() {
+            return Ok(());
+        }
+        let aside = |n: u64| self.path.join(format!("log.{n}.ndjson"));
+        let reported = |n: u64| self.path.join(format!("report.{n}.json")).exists();
+        let mut numbers = (1_u64..).take_while(|&n| reported(n) || aside(n).exists());
+        match numbers.find(|&n| !aside(n).exists()) {
+            Some(n) => fs::rename(log, aside(n)),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps the event, once.
+    fn keep_event(&self, event: &[u8]) -> anyhow::Result<()> {
         let context = || self.path.display().to_string();
         private_directory(&self.path).with_context(context)?;
         if !self.path.join("event.json").exists() {
@@ -210,10 +259,15 @@ impl BuildDirectory {
             // The directory's own name must survive, too, or the outcome would be lost with it.
             self.path.parent().map_or(Ok(()), sync_directory).with_context(context)?;
         }
-        let log = self.log_path();
-        if log.exists() {
-            fs::rename(&log, self.free_name("log", "ndjson")).with_context(context)?;
-        }
+        Ok(())
+    }
+
+    /// Makes the directory ready for an attempt: keeps the event, sets an earlier attempt's log and
+    /// report aside, and gives an empty spool. Blocking.
+    pub fn begin(&self, event: &[u8], attempt: u32) -> anyhow::Result<PathBuf> {
+        let context = || self.path.display().to_string();
+        self.keep_event(event)?;
+        self.set_aside().with_context(context)?;
         self.note(&BuildState { attempt, stage: "claimed".to_owned() });
         self.clear_spool().with_context(context)?;
         let spool = self.path.join("spool");
@@ -232,9 +286,9 @@ impl BuildDirectory {
     }
 
     /// Keeps the final result, durably: after this, the build has ended. Blocking.
-    pub fn end(&self, outcome: &ResultEvent) -> anyhow::Result<()> {
-        // There was no room for it when the build began, or somebody has removed it meanwhile.
-        private_directory(&self.path).with_context(|| self.path.display().to_string())?;
+    pub fn end(&self, event: &[u8], outcome: &ResultEvent) -> anyhow::Result<()> {
+        // It has ended without a beginning, or somebody has removed the directory meanwhile.
+        self.keep_event(event)?;
         let bytes = serde_json::to_vec(outcome).context("write the outcome")?;
         self.write("outcome.json", &bytes, true)
             .with_context(|| format!("write {}", self.path.join("outcome.json").display()))
@@ -254,7 +308,7 @@ impl BuildDirectory {
 
     /// Writes a file so that a reader sees the old or the new content, never a part; with
     /// `durably`, it is on disk under its name when this returns.
-    fn write(&self, name: &str, bytes: &[u8], durably: bool) -> io::Result<()> {
+    pub(super) fn write(&self, name: &str, bytes: &[u8], durably: bool) -> io::Result<()> {
         let temporary = self.path.join(format!(".{name}.new"));
         let mut file =
             OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
@@ -279,7 +333,7 @@ fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+pub(super) fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -35,6 +35,7 @@ fn knows_what_became_of_an_id() {
     let spool = directory.begin(EVENT, 1).unwrap();
     fs::write(spool.join("export.tar"), "left by a crash").unwrap();
     fs::write(directory.log_path(), "{}\n").unwrap();
+    fs::write(directory.path.join("report.json"), "{}").unwrap();
     assert!(matches!(directory.look(event.body, None).unwrap(), Known::Unfinished { next_attempt: 1 }));
     assert!(matches!(directory.look(Digest::of(b"another"), None).unwrap(), Known::Conflict));
 
@@ -42,6 +43,7 @@ fn knows_what_became_of_an_id() {
     assert_eq!(fs::read_dir(&spool).unwrap().count(), 0);
     assert!(!directory.log_path().exists(), "the first attempt's log was set aside");
     assert_eq!(fs::read_to_string(directory.path.join("log.1.ndjson")).unwrap(), "{}\n");
+    assert!(!directory.path.join("report.json").exists() && directory.path.join("report.1.json").exists());
 
     assert_eq!(data.recover().unwrap(), 1);
     assert!(!spool.exists(), "nothing runs, so the spool was left by a crash");
@@ -49,7 +51,7 @@ fn knows_what_became_of_an_id() {
     let known = directory.look(event.body, None).unwrap();
     assert!(matches!(known, Known::Unfinished { next_attempt: 3 }), "{known:?}");
     let result = ResultEvent::rejected(event.identity(), 3, "no", "worker-1");
-    directory.end(&result).unwrap();
+    directory.end(EVENT, &result).unwrap();
     let Known::Ended(kept) = directory.look(event.body, None).unwrap() else { panic!("it has ended") };
     assert_eq!((kept.id, kept.state, kept.reason), (result.id, result.state, result.reason));
     assert_eq!(data.recover().unwrap(), 0);
@@ -57,12 +59,25 @@ fn knows_what_became_of_an_id() {
     let known = directory.look(event.body, Some("wish-1")).unwrap();
     assert!(matches!(known, Known::Unfinished { next_attempt: 1 }), "a requeue opens it again: {known:?}");
     let result = ResultEvent::rejected(event.identity(), 1, "still no", "worker-1");
-    directory.end(&result).unwrap();
+    directory.end(EVENT, &result).unwrap();
     let known = directory.look(event.body, Some("wish-1")).unwrap();
     assert!(matches!(known, Known::Ended(_)), "and the same requeue once only: {known:?}");
 
     data.sweep(Duration::from_secs(60), |_| false).unwrap();
     assert!(directory.path.exists());
+    data.sweep(Duration::ZERO, |directory| directory.id() == "b-1").unwrap();
+    assert!(directory.path.exists(), "it is still needed");
     data.sweep(Duration::ZERO, |_| false).unwrap();
     assert!(!directory.path.exists(), "it was kept long enough");
+}
+
+#[test]
+fn an_end_without_a_beginning_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = DataDirectory::open(folder.path()).unwrap();
+    let event = event();
+    let directory = data.build(&event.id);
+    directory.end(EVENT, &ResultEvent::rejected(event.identity(), 1, "no", "worker-1")).unwrap();
+    assert!(matches!(directory.look(event.body, None).unwrap(), Known::Ended(_)));
+    assert!(matches!(directory.look(Digest::of(b"another"), None).unwrap(), Known::Conflict));
 }

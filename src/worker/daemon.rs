@@ -14,6 +14,7 @@ use super::build_directory::DataDirectory;
 use super::claims::Claims;
 use super::delivery::Handler;
 use super::intake::{self, Intake};
+use super::reporting::Reporting;
 use super::upkeep;
 use crate::build::docker::DockerEngine;
 use crate::config::Config;
@@ -76,6 +77,7 @@ pub async fn run(
     let (pipeline, data) = assemble(config, &config.worker.data_dir)?;
     let worker = config.worker.resolved_name();
     let unfinished = data.recover()?;
+    let reporting = Reporting::new(&config.timeline)?;
     if unfinished > 0 {
         tracing::info!(
             builds = unfinished,
@@ -88,6 +90,7 @@ pub async fn run(
         place: Place {
             worker: worker.clone(),
             registry_host: config.registry.host.clone(),
+            timeline: config.timeline.base().map(ToOwned::to_owned),
             mirror: match config.logging.build_output {
                 true => to_program_log(),
                 false => Arc::new(|_| ()),
@@ -96,11 +99,16 @@ pub async fn run(
         max_attempts: config.queue.max_attempts,
         queue: queue.clone(),
         claims: Claims::new(data.clone()),
-        data,
+        reporting: reporting.clone(),
+        data: data.clone(),
         pipeline,
         abort: shutdown.abort.clone(),
         give_up: shutdown.abort.child_token(),
     });
+    // Before an event is taken: what an earlier process has left of it is told first.
+    if let Some(reporting) = &reporting {
+        reporting.resume_all(&data).await?;
+    }
     let intake = Intake::new(handler.clone(), engine, shutdown.drain.clone());
     // Served through the drain: operators watch it.
     let closed = CancellationToken::new();
@@ -131,6 +139,9 @@ pub async fn run(
     let patience = tokio::spawn(async move { give_up_without(watching, stop_watching, give_up).await });
     let ended = drained(&mut tasks, &mut pages, config.worker.drain_timeout, &shutdown).await;
     patience.abort();
+    if let Some(reporting) = &reporting {
+        reporting.close().await;
+    }
     closed.cancel();
     // A client that has sent half a request is not waited for.
     if !pages.is_finished() {

@@ -1,5 +1,5 @@
 //! From a delivery to its ack: claim, attempt, settle. What happens to a delivery is decided here
-//! and nowhere else.
+//! and, where another worker may have the build, in `arbitration`.
 //!
 //! Everything is written before it is acked: the outcome into the build directory, the result event
 //! (or the copy for a retry queue or the dead letters) to the broker and confirmed, and only then the
@@ -16,6 +16,7 @@ use super::attempt::{Attempt, Place};
 use super::build_directory::{BuildState, DataDirectory};
 use super::claims::{Claim, Claims, Running, Settled, attached};
 use super::report::Report;
+use super::reporting::{Cause, Reporting, Telling};
 use crate::event::deploy::{DeployEvent, Rejected};
 use crate::event::result::ResultEvent;
 use crate::pipeline::{Outcome, Pipeline};
@@ -33,6 +34,8 @@ pub struct Handler {
     pub queue: Queue,
     pub data: Arc<DataDirectory>,
     pub claims: Claims,
+    /// The line to the timeline service, if there is one.
+    pub reporting: Option<Arc<Reporting>>,
     pub pipeline: Pipeline,
     /// Cancelled when running builds are to be given back to the queue.
     pub abort: CancellationToken,
@@ -41,10 +44,10 @@ pub struct Handler {
 }
 
 /// The broker was away until the worker was told to stop: nothing was acked.
-struct GaveUp;
+pub(super) struct GaveUp;
 
 /// What an outcome asks for.
-enum Verdict {
+pub(super) enum Verdict {
     /// The last word: kept already, to be told.
     Tell(ResultEvent),
     /// Another attempt, after a while.
@@ -117,7 +120,9 @@ impl Handler {
             );
         }
         match self.claims.claim(event, delivery.attempt, delivery.requeue()).await {
-            Ok(Claim::Go { running, attempt }) => Box::pin(self.run(delivery, event, running, attempt)).await,
+            Ok(Claim::Go { running, attempt }) => {
+                Box::pin(self.arbitrate(delivery, event, running, attempt)).await
+            }
             Ok(Claim::Attach(settled)) => {
                 tracing::info!("delivered again while it is being built; waiting for that build's end");
                 Ok(attached(settled).await)
@@ -126,32 +131,55 @@ impl Handler {
                 tracing::info!(state = %result.state, "delivered again after its end; the result is sent again");
                 self.publish(&result).await.map(|()| Settled::Dealt)
             }
-            Ok(Claim::Conflict) => {
-                // No result event: the id is the first event's, whose results must stand.
-                let reason = format!("the id {} belongs to another event, with another body", event.id);
-                tracing::warn!(reason, "event rejected; it goes to the dead letters");
-                self.dead_letter(delivery, &reason).await?;
-                count("rejected", "event");
-                Ok(Settled::Dealt)
-            }
+            Ok(Claim::Conflict) => self.conflict(delivery, event).await,
             Err(error) => {
                 let outcome =
                     Outcome::Infrastructure(format!("the build directory cannot be read: {error:#}"));
                 log_outcome(&outcome, event, Duration::ZERO);
                 let report = self.report(event, delivery.attempt, OffsetDateTime::now_utc());
                 let verdict = self.judge(&report, &outcome);
-                self.settle(delivery, &report, verdict).await
+                self.settle(delivery, &report, verdict, None).await
             }
         }
     }
 
+    /// No result event: the id is the first event's, whose results must stand.
+    pub(super) async fn conflict(&self, delivery: &Delivery, event: &DeployEvent) -> Result<Settled, GaveUp> {
+        let reason = format!("the id {} belongs to another event, with another body", event.id);
+        tracing::warn!(reason, "event rejected; it goes to the dead letters");
+        self.dead_letter(delivery, &reason).await?;
+        count("rejected", "event");
+        Ok(Settled::Dealt)
+    }
+
     /// Makes one attempt and settles it.
-    async fn run(
+    pub(super) async fn run(
         &self,
         delivery: &Delivery,
         event: &DeployEvent,
         running: Running,
         number: u32,
+        cancel: CancellationToken,
+        telling: Option<&Telling>,
+    ) -> Result<Settled, GaveUp> {
+        let settled = Box::pin(self.attempt(delivery, event, number, &cancel, telling)).await;
+        if settled.is_err()
+            && let Some(telling) = telling
+        {
+            telling.released().await;
+        }
+        // Only now: what comes next of this id finds everything written.
+        running.settle(*settled.as_ref().unwrap_or(&Settled::GivenUp));
+        settled
+    }
+
+    async fn attempt(
+        &self,
+        delivery: &Delivery,
+        event: &DeployEvent,
+        number: u32,
+        cancel: &CancellationToken,
+        telling: Option<&Telling>,
     ) -> Result<Settled, GaveUp> {
         let (started, started_at) = (Instant::now(), OffsetDateTime::now_utc());
         let report = self.report(event, number, started_at);
@@ -165,18 +193,20 @@ impl Handler {
             number,
             directory: self.data.build(&event.id),
             place: &self.place,
-            cancel: &self.abort,
+            cancel,
+            telling,
         };
         let build = async {
             let outcome = attempt.run(&self.pipeline).await;
-            if outcome == Outcome::Cancelled && self.abort.is_cancelled() {
+            if outcome == Outcome::Cancelled && telling.and_then(Telling::cause) != Some(Cause::Cancelled) {
                 tracing::warn!("build stopped and given back to the queue");
                 return Err(GaveUp);
             }
             log_outcome(&outcome, event, started.elapsed());
             let verdict = self.judge(&report, &outcome);
             if let Verdict::Tell(result) = &verdict {
-                self.keep(event, result).await?;
+                self.keep(delivery, event, result).await?;
+                tell(telling, result).await;
             }
             Ok(verdict)
         };
@@ -185,9 +215,7 @@ impl Handler {
         let (told, verdict) = tokio::join!(self.publish(&start), build);
         let verdict = verdict?;
         told?;
-        let settled = self.settle(delivery, &report, verdict).await?;
-        running.settle(settled);
-        Ok(settled)
+        self.settle(delivery, &report, verdict, telling).await
     }
 
     /// What becomes of an event whose attempt ended like this.
@@ -212,11 +240,12 @@ impl Handler {
     /// Tells what came of an attempt and, where it is not kept yet, keeps it; up to but without the
     /// ack. What must not be lost comes before what would hide it: the dead letter before the outcome,
     /// and the copy for the retry queue last, since an abort before it gives back the original.
-    async fn settle(
+    pub(super) async fn settle(
         &self,
         delivery: &Delivery,
         report: &Report<'_>,
         verdict: Verdict,
+        telling: Option<&Telling>,
     ) -> Result<Settled, GaveUp> {
         match verdict {
             Verdict::Tell(result) => {
@@ -225,12 +254,15 @@ impl Handler {
             }
             Verdict::Bury { reason, result } => {
                 self.dead_letter(delivery, &reason).await?;
-                self.keep(report.event, &result).await?;
+                self.keep(delivery, report.event, &result).await?;
+                tell(telling, &result).await;
                 self.publish(&result).await?;
                 count_result(&result);
             }
             Verdict::Retry { reason } => {
-                self.publish(&report.retrying(reason.clone())).await?;
+                let retrying = report.retrying(reason.clone());
+                tell(telling, &retrying).await;
+                self.publish(&retrying).await?;
                 let next = report.attempt.saturating_add(1);
                 let state = BuildState { attempt: report.attempt, stage: BuildState::RETRYING.to_owned() };
                 let directory = self.data.build(&report.event.id);
@@ -246,11 +278,16 @@ impl Handler {
     }
 
     /// Keeps the result in the build directory; waits for room where there is none.
-    async fn keep(&self, event: &DeployEvent, result: &ResultEvent) -> Result<(), GaveUp> {
-        let result = Arc::new(result.clone());
+    pub(super) async fn keep(
+        &self,
+        delivery: &Delivery,
+        event: &DeployEvent,
+        result: &ResultEvent,
+    ) -> Result<(), GaveUp> {
+        let kept = Arc::new((delivery.body.clone(), result.clone()));
         loop {
-            let (directory, kept) = (self.data.build(&event.id), result.clone());
-            let written = tokio::task::spawn_blocking(move || directory.end(&kept)).await;
+            let (directory, kept) = (self.data.build(&event.id), kept.clone());
+            let written = tokio::task::spawn_blocking(move || directory.end(&kept.0, &kept.1)).await;
             match written.map_err(anyhow::Error::from).and_then(|written| written) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
@@ -263,7 +300,7 @@ impl Handler {
         }
     }
 
-    async fn publish(&self, result: &ResultEvent) -> Result<(), GaveUp> {
+    pub(super) async fn publish(&self, result: &ResultEvent) -> Result<(), GaveUp> {
         self.queue.publish_result(result, &self.give_up).await.map_err(|error| gave_up(&error))
     }
 
@@ -271,18 +308,31 @@ impl Handler {
         self.queue.dead_letter(delivery, reason, &self.give_up).await.map_err(|error| gave_up(&error))
     }
 
-    fn report<'a>(&'a self, event: &'a DeployEvent, attempt: u32, started_at: OffsetDateTime) -> Report<'a> {
+    pub(super) fn report<'a>(
+        &'a self,
+        event: &'a DeployEvent,
+        attempt: u32,
+        started_at: OffsetDateTime,
+    ) -> Report<'a> {
         Report {
             event,
             attempt,
             worker: &self.place.worker,
             registry_host: &self.place.registry_host,
+            timeline: self.place.timeline.as_deref(),
             started_at,
         }
     }
 }
 
-fn gave_up(error: &QueueError) -> GaveUp {
+/// Tells the timeline service how an attempt ended, now or later: nothing waits for it.
+async fn tell(telling: Option<&Telling>, result: &ResultEvent) {
+    if let Some(telling) = telling {
+        telling.ended(result).await;
+    }
+}
+
+pub(super) fn gave_up(error: &QueueError) -> GaveUp {
     tracing::warn!(%error, "stopped while the broker was away; the event will be delivered again");
     GaveUp
 }
@@ -296,7 +346,7 @@ fn count(outcome: &'static str, kind: &'static str) {
 }
 
 /// One line for the operator, whatever came of the build.
-fn log_outcome(outcome: &Outcome, event: &DeployEvent, elapsed: Duration) {
+pub(super) fn log_outcome(outcome: &Outcome, event: &DeployEvent, elapsed: Duration) {
     let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     match outcome {
         Outcome::Published(image) => tracing::info!(

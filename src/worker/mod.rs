@@ -1,8 +1,10 @@
 //! The worker daemon: deliveries into slots, each claimed, built, settled, and acked last.
 //!
 //! Read [`daemon`] for start and drain, [`intake`] for the slots, [`delivery`] for what happens to a
-//! delivery, [`attempt`] for one run of the pipeline, [`build_directory`] for what survives a crash.
+//! delivery, [`attempt`] for one run of the pipeline, [`build_directory`] for what survives a crash,
+//! [`reporting`] for what the timeline service is asked and told.
 
+mod arbitration;
 pub mod attempt;
 pub mod build_directory;
 mod build_log;
@@ -12,4 +14,5 @@ pub mod daemon;
 mod delivery;
 mod intake;
 mod report;
+mod reporting;
 mod upkeep;

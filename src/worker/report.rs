@@ -14,6 +14,8 @@ pub struct Report<'a> {
     pub worker: &'a str,
     /// The host of the registry, which image URLs begin with.
     pub registry_host: &'a str,
+    /// Where the timeline service is, if there is one.
+    pub timeline: Option<&'a str>,
     pub started_at: OffsetDateTime,
 }
 
@@ -58,6 +60,7 @@ impl Report<'_> {
     fn of(&self, state: State) -> ResultEvent {
         ResultEvent {
             started_at: Some(self.started_at),
+            log_url: self.timeline.map(|address| format!("{address}/builds/{}", self.event.id)),
             ..ResultEvent::of(self.event, self.attempt, state, self.worker)
         }
     }

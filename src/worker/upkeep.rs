@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::build_directory::BuildDirectory;
 use super::delivery::Handler;
 use super::intake::Intake;
+use super::reporting::is_unconfirmed;
 use crate::queue::{Queue, QueueStatus};
 use crate::telemetry::status::{Condition, Readiness};
 
@@ -48,14 +50,18 @@ pub async fn watch_broker(queue: Queue, drain: CancellationToken) {
     }
 }
 
-/// Removes the directories of builds that ended longer than `keep` ago, and what killed workers have
+/// Removes the directories of builds that ended longer than `keep` ago and have been told whole, and what killed workers have
 /// left on the engine.
 pub async fn sweep(handler: Arc<Handler>, keep: Duration, drain: CancellationToken) {
     let mut interval = tokio::time::interval(SWEEP);
     while drain.run_until_cancelled(interval.tick()).await.is_some() {
         let directories = handler.clone();
         let swept = tokio::task::spawn_blocking(move || {
-            directories.data.sweep(keep, |id| directories.claims.is_running(id))
+            let reported =
+                |directory: &BuildDirectory| directories.reporting.is_none() || !is_unconfirmed(directory);
+            directories.data.sweep(keep, |directory| {
+                directories.claims.is_running(&directory.id()) || !reported(directory)
+            })
         });
         if let Ok(Err(error)) = swept.await {
             tracing::warn!(error = format!("{error:#}"), "cannot sweep the build directories");
