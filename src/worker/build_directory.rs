@@ -298,6 +298,10 @@ impl BuildDirectory {
         ignore_missing(fs::remove_dir_all(self.path.join("spool")))
     }
 
+    pub fn has_ended(&self) -> bool {
+        self.ended().is_some()
+    }
+
     fn ended(&self) -> Option<SystemTime> {
         fs::metadata(self.path.join("outcome.json")).and_then(|file| file.modified()).ok()
     }

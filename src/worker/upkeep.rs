@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::build_directory::BuildDirectory;
 use super::delivery::Handler;
 use super::intake::Intake;
 use super::reporting::is_unconfirmed;
@@ -50,17 +49,16 @@ pub async fn watch_broker(queue: Queue, drain: CancellationToken) {
     }
 }
 
-/// Removes the directories of builds that ended longer than `keep` ago and have been told whole, and what killed workers have
-/// left on the engine.
+/// Removes the directories of builds that ended longer than `keep` ago and of which the timeline service
+/// has everything, and what killed workers have left on the engine.
 pub async fn sweep(handler: Arc<Handler>, keep: Duration, drain: CancellationToken) {
     let mut interval = tokio::time::interval(SWEEP);
     while drain.run_until_cancelled(interval.tick()).await.is_some() {
         let directories = handler.clone();
         let swept = tokio::task::spawn_blocking(move || {
-            let reported =
-                |directory: &BuildDirectory| directories.reporting.is_none() || !is_unconfirmed(directory);
+            let (claims, has_timeline) = (&directories.claims, directories.reporting.is_some());
             directories.data.sweep(keep, |directory| {
-                directories.claims.is_running(&directory.id()) || !reported(directory)
+                claims.is_running(&directory.id()) || has_timeline && is_unconfirmed(directory)
             })
         });
         if let Ok(Err(error)) = swept.await {

@@ -87,7 +87,7 @@ impl Reporting {
         let data = data.clone();
         let listed = tokio::task::spawn_blocking(move || {
             let mut directories = data.builds()?;
-            directories.sort_by_key(|directory| matches!(directory.outcome(), Ok(Some(_))));
+            directories.sort_by_cached_key(BuildDirectory::has_ended);
             anyhow::Ok(directories)
         });
         for directory in listed.await?? {
@@ -128,7 +128,7 @@ impl Reporting {
         }
     }
 
-    /// Starts a reporter.
+    /// Starts a reporter, unless there is one.
     pub(super) fn follow(
         self: &Arc<Self>,
         id: BuildId,
@@ -149,10 +149,15 @@ impl Reporting {
             reporters.retain(|reporter| !reporter.done.is_cancelled());
             !reporters.is_empty()
         });
-        running.entry(id.clone()).or_default().push(entry);
+        let reporters = running.entry(id.clone()).or_default();
+        let attempt = journal.record().attempt;
+        if reporters.iter().any(|reporter| reporter.journal.record().attempt == attempt) {
+            return;
+        }
+        reporters.push(entry);
         drop(running);
         let permits = writer.gone.is_cancelled().then(|| self.resumed.clone());
-        let span = tracing::info_span!("report", build_id = %id, attempt_id = %journal.record().attempt);
+        let span = tracing::info_span!("report", build_id = %id, attempt_id = %attempt);
         let finish = self.finish.clone();
         let reporter = Reporter {
             id,

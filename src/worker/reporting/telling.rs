@@ -1,6 +1,7 @@
 //! What an attempt that runs says of itself, for its reporter to tell.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -23,6 +24,8 @@ pub struct Telling {
     id: BuildId,
     journal: Arc<Journal>,
     interrupt: Interrupt,
+    /// Whether it has files of its own.
+    begun: AtomicBool,
     gone: CancellationToken,
     _gone: DropGuard,
 }
@@ -41,6 +44,7 @@ impl Telling {
             id,
             journal: Journal::new(AttemptFiles::last(directory), record),
             interrupt: Interrupt::new(token),
+            begun: AtomicBool::new(false),
             _gone: gone.clone().drop_guard(),
             gone,
         }
@@ -55,6 +59,7 @@ impl Telling {
     pub async fn begin(&self, length: watch::Receiver<u64>) {
         // Before this attempt has files of its own, which are not to be taken for an earlier one's.
         self.reporting.resume(&self.journal.files.directory).await;
+        self.begun.store(true, Ordering::Relaxed);
         self.journal.change(false, |_| ()).await;
         let writer = Writer { length, gone: self.gone.clone() };
         self.reporting.follow(self.id.clone(), self.journal.clone(), writer, self.interrupt.clone());
@@ -88,7 +93,12 @@ impl Telling {
         self.end(End::released()).await;
     }
 
+    /// An attempt that could not begin has nothing to tell; the service learns it from the next one, or
+    /// from its lease.
     async fn end(&self, end: End) {
+        if !self.begun.load(Ordering::Relaxed) {
+            return self.reporting.resume(&self.journal.files.directory).await;
+        }
         self.journal.change(true, |record| _ = record.end.get_or_insert(end)).await;
     }
 
