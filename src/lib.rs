@@ -12,8 +12,9 @@
 //! Follow one event: [`event`] reads it, [`queue`] brings it, [`worker`] takes it into a slot and
 //! claims it, [`pipeline`] is the whole way in one function, with the stages [`source`], [`build`] and
 //! [`publish`]; [`store`] keeps what was published, and [`registry`] serves it. [`timeline`] is the
-//! log of a build, [`web`] shows it, [`telemetry`] is what operators see, [`cli`] the commands, [`config`]
-//! the file they read.
+//! log of a build and how the service that keeps it is called, [`web`] is that service with its pages, [`up`]
+//! all of it in one process. [`telemetry`] is what operators see, [`cli`] the commands, [`config`] the file
+//! they read.
 
 pub mod build;
 pub mod cli;

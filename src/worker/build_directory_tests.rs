@@ -81,3 +81,18 @@ fn an_end_without_a_beginning_is_known() {
     assert!(matches!(directory.look(event.body, None).unwrap(), Known::Ended(_)));
     assert!(matches!(directory.look(Digest::of(b"another"), None).unwrap(), Known::Conflict));
 }
+
+#[test]
+fn a_log_follows_its_report_after_a_crash_between_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = DataDirectory::open(folder.path()).unwrap();
+    let directory = data.build(&event().id);
+    directory.begin(EVENT, 1).unwrap();
+    fs::write(directory.log_path(), "first\n").unwrap();
+    fs::write(directory.path.join("report.1.json"), "{}").unwrap();
+    data.recover().unwrap();
+    assert_eq!(fs::read_to_string(directory.path.join("log.1.ndjson")).unwrap(), "first\n");
+    fs::write(directory.log_path(), "second\n").unwrap();
+    data.recover().unwrap();
+    assert!(directory.log_path().exists(), "one that has no report stays");
+}

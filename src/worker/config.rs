@@ -38,7 +38,8 @@ pub struct WorkerConfig {
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
     /// How long the build directory (event, log, outcome) of an ended build is kept. Within this
-    /// time the same event id is answered with the same outcome.
+    /// time the same event id is answered with the same outcome. Longer where the timeline service does
+    /// not have everything yet.
     #[serde(with = "humantime_serde")]
     pub keep_builds: Duration,
 }

@@ -32,8 +32,8 @@ pub struct LogFile {
 /// Lines to be sent with one call.
 pub struct Batch {
     pub lines: Lines,
-    /// The seq of the line after the last.
-    pub next: u64,
+    /// The seq of the first line.
+    pub first: u64,
     /// When the first line was written.
     pub since: OffsetDateTime,
     /// Whether there are probably more.
@@ -69,12 +69,13 @@ impl LogFile {
 
     /// The next lines, and moves behind them; none at the end. Blocking.
     pub fn next(&mut self) -> io::Result<Option<Batch>> {
+        let first = self.seq;
         let lines = self.lines(u64::MAX)?;
         if lines.is_empty() {
             return Ok(None);
         }
         Ok(Some(Batch {
-            next: self.seq,
+            first,
             since: written_at(&lines).unwrap_or_else(OffsetDateTime::now_utc),
             is_full: lines.len() >= BATCH / 2,
             lines: Lines::compress(&lines).map_err(io::Error::other)?,
@@ -170,8 +171,10 @@ mod tests {
         let text = format!("{{\"at\":\"2026-11-23T10:15:02.123Z\"}}\ntwo\n{long}\nfour\n");
         std::fs::write(&path, format!("{text}half")).unwrap();
         let batch = log.next().unwrap().unwrap();
-        assert_eq!((batch.next, timestamp::to_string(batch.since).as_str()), (2, "2026-11-23T10:15:02.123Z"));
-        assert_eq!(log.next().unwrap().unwrap().next, 4, "a line longer than a batch goes whole");
+        assert_eq!(timestamp::to_string(batch.since), "2026-11-23T10:15:02.123Z");
+        assert_eq!((batch.first, log.seq()), (0, 2));
+        assert_eq!(log.next().unwrap().unwrap().first, 2);
+        assert_eq!(log.seq(), 4, "a line longer than a batch goes whole");
         assert!(log.next().unwrap().is_none(), "half a line is none");
         let sum = LogSum { count: 4, checksum: Digest::of(text.as_bytes()) };
         assert_eq!((log.sum(), log.offset()), (sum, text.len() as u64));
@@ -181,6 +184,6 @@ mod tests {
         log.seek(7).unwrap();
         assert_eq!(log.sum(), sum, "there are no more");
         std::fs::write(&path, format!("{text}half a line\n")).unwrap();
-        assert_eq!(log.next().unwrap().unwrap().next, 5, "it grows");
+        assert_eq!(log.next().unwrap().unwrap().first, 4, "it grows");
     }
 }

@@ -71,9 +71,18 @@ pub(super) struct Position {
     pub said: Instant,
 }
 
+impl Position {
+    /// The seq of the first line that is not known to be stored.
+    pub(super) fn unsent(&self) -> u64 {
+        self.pending.as_ref().map_or(self.log.seq(), |batch| batch.first)
+    }
+}
+
 pub(super) enum Step {
     /// There may be more to tell.
     Next,
+    /// The service knows the attempt now; nothing of it is told yet.
+    Claimed,
     /// All is told until something changes.
     Idle,
     Closed(Closed),
@@ -124,6 +133,8 @@ impl Reporter {
                     waits = backoff();
                     continue;
                 }
+                // A service that forgets it again at once is not to be asked without a pause.
+                Ok(Step::Claimed) => continue,
                 // Nothing will come any more.
                 Ok(Step::Idle) if self.finish.is_cancelled() => return,
                 Ok(Step::Idle) => {
@@ -152,24 +163,26 @@ impl Reporter {
         // In this order: after the end, and after its writer, the log grows no more.
         let is_over = self.writer.gone.is_cancelled();
         let record = self.journal.record();
+        if at.pending.is_none() {
+            at.pending = on_disk(&mut at.log, LogFile::next).await?;
+        }
+        self.note_oldest(at.pending.as_ref().map(|batch| batch.since));
         if !record.claimed {
             return self.claim(&record, at).await;
         }
         if let Some(stage) = record.stages.get(record.told) {
             return self.tell_stage(&record, stage, at).await;
         }
-        if at.pending.is_none() {
-            at.pending = on_disk(&mut at.log, LogFile::next).await?;
-        }
         if let Some(batch) = &at.pending {
-            *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch.since);
-            let (next, is_full) = (batch.next, batch.is_full);
+            let (first, is_full) = (batch.first, batch.is_full);
             let progress = self.append(&record, batch.lines.clone(), at).await?;
-            self.go_to(progress.next_seq, next, at).await?;
+            self.go_to(progress.next_seq, at).await?;
+            if at.unsent() == first {
+                return Err(Trouble::Later("it took none of the lines".to_owned()));
+            }
             // Lines that come one by one are collected; those that are there already are not waited for.
             return Ok(if is_full || is_over || record.end.is_some() { Step::Next } else { Step::Idle });
         }
-        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(end) = &record.end {
             return self.tell_end(&record, end, at).await;
         }
@@ -191,7 +204,7 @@ impl Reporter {
             }
             Trouble::Call(error) => error,
             Trouble::Later(reason) => {
-                tracing::debug!(reason, "the timeline service does not take the attempt yet");
+                tracing::debug!(reason, "the timeline service takes nothing of the attempt yet");
                 return Resolved::Later(Duration::ZERO);
             }
             Trouble::Disk(error) => {
@@ -248,8 +261,13 @@ impl Reporter {
         self.finish.run_until_cancelled(wake).await;
     }
 
+    /// Notes when the oldest line was written that the service lacks.
+    fn note_oldest(&self, since: Option<OffsetDateTime>) {
+        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
     async fn close(&self, closed: Closed) {
-        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.note_oldest(None);
         match &closed {
             Closed::Confirmed { log } => {
                 tracing::debug!(lines = log.count, "the timeline service has the whole log")

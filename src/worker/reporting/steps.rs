@@ -38,8 +38,8 @@ impl Reporter {
         let refused = match self.call(at, self.client.claim(&self.id, &claim)).await? {
             ClaimAnswer::Go { next_seq } => {
                 self.journal.change(false, |record| record.claimed = true).await;
-                self.go_to(next_seq, at.log.seq(), at).await?;
-                return Ok(Step::Next);
+                self.go_to(next_seq, at).await?;
+                return Ok(Step::Claimed);
             }
             ClaimAnswer::Wait { reason } => return Err(Trouble::Later(reason)),
             ClaimAnswer::Done { .. } => "the build has ended with another attempt",
@@ -63,7 +63,7 @@ impl Reporter {
             Err(error) if error.is_transient() || error.code().is_some() => return Err(error.into()),
             // The log and the end are worth more than one stage's time.
             Err(error) => tracing::warn!(%error, stage = stage.state.as_str(), "a stage cannot be told"),
-            Ok(progress) => self.go_to(progress.next_seq, at.log.seq(), at).await?,
+            Ok(progress) => self.go_to(progress.next_seq, at).await?,
         }
         self.journal.change(false, |record| record.told += 1).await;
         Ok(Step::Next)
@@ -148,13 +148,13 @@ impl Reporter {
         }
     }
 
-    /// Goes on where the service wants: all before `stored` is there, and `expected` was to be next.
-    pub(super) async fn go_to(&self, stored: u64, expected: u64, at: &mut Position) -> Result<(), Trouble> {
-        // Lines that were read and not sent lie before the log's position.
-        if stored != expected || at.pending.as_ref().is_some_and(|batch| batch.next == stored) {
-            at.pending = None;
+    /// Goes on where the service wants: all before `stored` is there.
+    pub(super) async fn go_to(&self, stored: u64, at: &mut Position) -> Result<(), Trouble> {
+        if at.unsent() == stored {
+            return Ok(());
         }
-        if at.log.seq() != stored && at.pending.is_none() {
+        at.pending = None;
+        if at.log.seq() != stored {
             on_disk(&mut at.log, move |log| log.seek(stored)).await?;
         }
         Ok(())
