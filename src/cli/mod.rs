@@ -19,6 +19,7 @@ mod registry;
 mod shutdown;
 mod terminal;
 mod timeline;
+mod up;
 mod worker;
 
 /// Builds the commits of deploy events into pullable Docker images and serves them read-only.
@@ -34,6 +35,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Up(up::Args),
     Worker(worker::Args),
     Registry(registry::Args),
     Timeline(timeline::Args),
@@ -55,10 +57,15 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let config = loaded.map_err(|error| Failure::new(Exit::Configuration, error))?;
     crate::telemetry::logging::init(
         &config.logging,
-        matches!(cli.command, Command::Worker(_) | Command::Registry(_) | Command::Timeline(_)),
+        matches!(
+            cli.command,
+            Command::Up(_) | Command::Worker(_) | Command::Registry(_) | Command::Timeline(_)
+        ),
     )
     .map_err(|error| Failure::new(Exit::Configuration, error))?;
     match cli.command {
+        // Boxed: the whole way of a build is a large future.
+        Command::Up(args) => Box::pin(up::run(args, &config)).await,
         Command::Worker(args) => worker::run(args, &config).await,
         Command::Registry(args) => registry::run(args, &config).await,
         Command::Timeline(args) => timeline::run(args, &config).await,

@@ -10,6 +10,7 @@ use super::backend::{Directory, Swap, sync_directory};
 use super::config::StoreConfig;
 use super::error::StoreError;
 use super::layout;
+use crate::telemetry::status::{self, Readiness};
 
 /// The version of what lies under `buildgrid/`. It rises when an older program would misread it.
 const SCHEMA: u32 = 1;
@@ -71,6 +72,15 @@ impl Store {
             false => Err(StoreError::NoStore(directory.root().to_owned())),
         })
         .await
+    }
+
+    /// Whether the store is still there, for `/readyz`. Needs a tokio runtime.
+    pub fn readiness(&self) -> Readiness {
+        let store = self.clone();
+        status::watched("store", move || {
+            let store = store.clone();
+            async move { store.check().await.map_err(|error| error.to_string()) }
+        })
     }
 
     pub(super) fn directory(&self) -> &Arc<Directory> {

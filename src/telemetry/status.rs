@@ -1,6 +1,7 @@
 //! The status pages of a daemon: `/healthz` (it runs), `/readyz` (it does its work), `/metrics`.
 
 use std::future::IntoFuture;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How often the samples of the histograms are summed up.
@@ -25,6 +27,53 @@ pub struct Condition {
 
 /// Asked at each request to `/readyz`; must answer at once.
 pub type Readiness = Arc<dyn Fn() -> Vec<Condition> + Send + Sync>;
+
+/// How often [`watched`] looks.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Looks at a part from time to time, so that one that hangs does not hold up who asks. What changes is
+/// logged once. Needs a tokio runtime.
+pub fn watched<F: Future<Output = Result<(), String>> + Send>(
+    name: &'static str,
+    look: impl Fn() -> F + Send + 'static,
+) -> Readiness
+where
+    F: 'static,
+{
+    let (fault, watched) = watch::channel(None);
+    tokio::spawn(async move {
+        while !fault.is_closed() {
+            let mut looked = pin!(look());
+            let found = match tokio::time::timeout(LOOK, &mut looked).await {
+                Ok(found) => found.err(),
+                Err(_) => {
+                    note(name, &fault, Some(format!("it does not answer within {LOOK:?}")));
+                    // Each look may take a thread until it ends: there is only one at a time.
+                    looked.await.err()
+                }
+            };
+            note(name, &fault, found);
+            tokio::time::sleep(LOOK).await;
+        }
+    });
+    Arc::new(move || vec![Condition { name, fault: watched.borrow().clone() }])
+}
+
+fn note(name: &str, fault: &watch::Sender<Option<String>>, found: Option<String>) {
+    if *fault.borrow() == found {
+        return;
+    }
+    match &found {
+        Some(error) => tracing::error!(error, "the {name} cannot be read"),
+        None => tracing::info!("the {name} can be read again"),
+    }
+    fault.send_replace(found);
+}
+
+/// Several readinesses as one.
+pub fn all(parts: Vec<Readiness>) -> Readiness {
+    Arc::new(move || parts.iter().flat_map(|part| part()).collect())
+}
 
 #[derive(Clone)]
 struct Pages {

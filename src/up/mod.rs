@@ -14,6 +14,10 @@
 
 mod announcement;
 mod config;
+mod first_start;
+mod run;
 
 pub use announcement::Announcement;
 pub use config::UpConfig;
+pub use first_start::{ADMIN, TOKEN_PREFIX};
+pub use run::{Greeting, Listeners, adopt, run};

@@ -24,7 +24,7 @@ use crate::queue::{DeclareError, Queue};
 use crate::source::Sources;
 use crate::store::Store;
 use crate::telemetry::metrics::recorder;
-use crate::telemetry::status;
+use crate::telemetry::status::{self, Readiness};
 
 /// How long the start waits for the broker before it says that it is up all the same.
 const WAIT_FOR_BROKER: Duration = Duration::from_secs(5);
@@ -64,12 +64,25 @@ pub fn assemble(config: &Config, data_dir: &Path) -> anyhow::Result<(Pipeline, A
     Ok((pipeline, data))
 }
 
+/// Where a worker's status pages are served, and what they say beside it.
+pub struct StatusPages {
+    pub listener: TcpListener,
+    /// Of the other parts in this process.
+    pub also: Vec<Readiness>,
+}
+
+impl From<TcpListener> for StatusPages {
+    fn from(listener: TcpListener) -> Self {
+        Self { listener, also: Vec::new() }
+    }
+}
+
 /// Runs a worker on `queue`, which is the caller's to close, until `shutdown`. `ready` is called once
 /// it is up. An error is a start that was refused or a part that ended although it must not.
 pub async fn run(
     config: &Config,
     queue: Queue,
-    listener: TcpListener,
+    pages: impl Into<StatusPages>,
     shutdown: Shutdown,
     ready: impl FnOnce(),
 ) -> anyhow::Result<()> {
@@ -112,8 +125,9 @@ pub async fn run(
     let intake = Intake::new(handler.clone(), engine, shutdown.drain.clone());
     // Served through the drain: operators watch it.
     let closed = CancellationToken::new();
-    let mut pages =
-        tokio::spawn(status::serve(listener, upkeep::readiness(&intake), metrics, closed.clone()));
+    let StatusPages { listener, mut also } = pages.into();
+    also.insert(0, upkeep::readiness(&intake));
+    let mut pages = tokio::spawn(status::serve(listener, status::all(also), metrics, closed.clone()));
 
     let slots = config.worker.slots;
     metrics::gauge!("buildgrid_slots_total").set(slots as f64);

@@ -15,6 +15,7 @@ use sqlx::sqlite::{
 
 use super::migrate::migrate;
 use super::writer::Writer;
+use crate::telemetry::status::{self, Readiness};
 
 /// Readers at a time. Each has a page cache of its own; more would not read faster on few cores.
 const READERS: u32 = 4;
@@ -114,9 +115,16 @@ impl Database {
         self.readers.close().await;
     }
 
-    /// Whether the file can be read.
-    pub async fn check(&self) -> sqlx::Result<()> {
-        sqlx::query("SELECT count(*) FROM apps").execute(&self.readers).await.map(drop)
+    /// Whether the file can be read, for `/readyz`.
+    pub fn readiness(&self) -> Readiness {
+        let readers = self.readers.clone();
+        status::watched("database", move || {
+            let readers = readers.clone();
+            async move {
+                let looked = sqlx::query("SELECT count(*) FROM apps").execute(&readers).await;
+                looked.map(drop).map_err(|error| error.to_string())
+            }
+        })
     }
 }
 

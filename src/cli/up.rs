@@ -1,0 +1,70 @@
+//! `buildgrid up`: everything in one process.
+
+use std::io::Write;
+
+use sd_notify::NotifyState;
+use secrecy::ExposeSecret;
+
+use super::daemon::{bind, notify};
+use super::exit::{Exit, Failure};
+use super::shutdown::on_signals;
+use crate::config::Config;
+use crate::up::{self, ADMIN, Greeting, Listeners};
+use crate::worker::daemon::Shutdown;
+
+/// Start everything on this machine: worker, registry, timeline and queue; only Docker is needed
+///
+/// What it keeps lies in one directory. `buildgrid enqueue`, `builds` and `logs` find it by themselves.
+#[derive(clap::Args)]
+#[command(after_help = "\
+The first start makes a login for the pages, and shows its password once. Ends at Ctrl-C or SIGTERM once
+its running builds have ended; a second one gives them back to its queue, for the next start.
+
+Examples:
+  buildgrid up
+  BUILDGRID_UP__DATA_DIR=/srv/buildgrid BUILDGRID_REGISTRY__HOST=registry.example.com buildgrid up")]
+pub struct Args {}
+
+pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
+    let listeners = Listeners {
+        registry: bind("registry.listen", config.registry.listen).await?,
+        timeline: bind("timeline.listen", config.timeline.listen).await?,
+        status: bind("worker.status_listen", config.worker.status_listen).await?,
+    };
+    let shutdown = Shutdown::default();
+    on_signals(shutdown.drain.clone(), shutdown.abort.clone())?;
+    let stopping = shutdown.drain.clone();
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        tracing::info!(
+            "stopping: running builds go on to their end; a second signal gives them back to the queue"
+        );
+        notify(NotifyState::Stopping);
+    });
+    let ready = |greeting: Greeting| {
+        // Whoever has started it may have closed the terminal.
+        let _ = std::io::stdout().write_all(words(&greeting).as_bytes());
+        notify(NotifyState::Ready);
+    };
+    up::run(config, listeners, shutdown, ready).await?;
+    Ok(Exit::Done)
+}
+
+/// What is said once it is ready. The password is on standard output alone, never in the log.
+fn words(greeting: &Greeting) -> String {
+    let mut words = format!(
+        "BuildGrid is up\n  pages     {}\n  registry  {}\n  data      {}\n",
+        greeting.url,
+        greeting.registry,
+        greeting.data_dir.display()
+    );
+    if let Some(password) = &greeting.password {
+        words.push_str(&format!(
+            "  login     {ADMIN}, password {}\n            \
+             shown this once; `buildgrid user password {ADMIN}` makes another\n",
+            password.expose_secret()
+        ));
+    }
+    words.push_str("Try it: buildgrid enqueue --fake --follow\n");
+    words
+}

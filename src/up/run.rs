@@ -1,0 +1,128 @@
+//! Everything in one process: started from the bottom up, ended from the top down.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::announcement::Announcement;
+use super::first_start;
+use crate::config::Config;
+use crate::queue::embedded::EmbeddedQueue;
+use crate::registry::{self, Registry};
+use crate::store::Store;
+use crate::web::access::Role;
+use crate::web::db::Database;
+use crate::web::{self, Enqueuer, Timeline};
+use crate::worker::daemon::{self, Shutdown, StatusPages};
+
+/// The addresses it listens on: taken before anything is changed, so that one that is in use stops the start.
+pub struct Listeners {
+    pub registry: TcpListener,
+    pub timeline: TcpListener,
+    pub status: TcpListener,
+}
+
+/// What it says to the person who started it, once it is ready.
+pub struct Greeting {
+    pub data_dir: PathBuf,
+    /// The pages.
+    pub url: String,
+    pub registry: String,
+    /// The password of the login `admin`, at the first start.
+    pub password: Option<SecretString>,
+}
+
+/// The configuration as it runs: every directory below the one of `up`.
+pub fn adopt(config: &Config) -> Config {
+    let mut config = config.clone();
+    let data_dir = config.up.resolved_data_dir();
+    config.worker.data_dir = data_dir.join("worker");
+    config.store.path = data_dir.join("store");
+    config.timeline.data_dir = data_dir.join("timeline");
+    config.up.data_dir = data_dir;
+    config
+}
+
+/// Runs until `shutdown`: the worker drains first, while pages and registry are there; then these end.
+pub async fn run(
+    config: &Config,
+    listeners: Listeners,
+    shutdown: Shutdown,
+    ready: impl FnOnce(Greeting),
+) -> anyhow::Result<()> {
+    let mut config = config.clone();
+    config.up.data_dir = first_start::directory(&config.up.resolved_data_dir())?;
+    let mut config = adopt(&config);
+    let data_dir = config.up.data_dir.clone();
+
+    // The lock of the queue is the one on everything: whoever has it is the only one.
+    let worker = config.worker.resolved_name();
+    let queue = EmbeddedQueue::open(&data_dir.join("queue"), &config.queue, &worker).await?;
+    let database = Database::open(&config.timeline.data_dir).await?;
+    let password = first_start::admin(&database).await?;
+    let worker_token = first_start::token(&database, &data_dir, "worker", Role::Worker).await?;
+    let local_token = first_start::token(&database, &data_dir, "local", Role::Maestro).await?;
+    if config.timeline.base().is_none() {
+        let address = listeners.timeline.local_addr().context("ask for the timeline's address")?;
+        config.timeline.url = format!("http://{address}");
+    }
+    config.timeline.token_file = Some(worker_token);
+    let announcement = Announcement {
+        version: Announcement::VERSION,
+        pid: std::process::id(),
+        url: config.timeline.url.clone(),
+        token_file: local_token,
+        registry: config.registry.host.clone(),
+        status: listeners.status.local_addr().context("ask for the status address")?.to_string(),
+    };
+    let greeting = Greeting {
+        data_dir: data_dir.clone(),
+        url: config.timeline.url.clone(),
+        registry: config.registry.host.clone(),
+        password,
+    };
+
+    let opened = config.store.clone();
+    let store = tokio::task::spawn_blocking(move || Store::open(&opened)).await??;
+    let stop = CancellationToken::new();
+    let enqueuer = Enqueuer::Into(queue.clone().into());
+    let timeline = Timeline::new(&config.timeline, database.clone(), enqueuer, stop.clone()).await?;
+    let mut timeline = tokio::spawn(web::serve(listeners.timeline, Arc::new(timeline)));
+    let registry = Registry::new(config.registry.clone(), store.clone());
+    let mut registry = tokio::spawn(registry::serve(listeners.registry, registry, stop.clone()));
+    announcement.write(&data_dir)?;
+
+    let pages =
+        StatusPages { listener: listeners.status, also: vec![store.readiness(), database.readiness()] };
+    let worker = daemon::run(&config, queue.clone().into(), pages, shutdown, || ready(greeting));
+    let mut worker = std::pin::pin!(worker);
+    let mut ended = tokio::select! {
+        worker = &mut worker => worker,
+        ended = &mut timeline => Err(gone("timeline", ended)),
+        ended = &mut registry => Err(gone("registry", ended)),
+    };
+    stop.cancel();
+    for (name, server) in [("timeline", timeline), ("registry", registry)] {
+        // One that has been waited for has told why.
+        if !server.is_finished()
+            && let Err(error) = server.await.map_err(anyhow::Error::from).and_then(|served| served)
+        {
+            ended = ended.and(Err(error.context(format!("end the {name}"))));
+        }
+    }
+    queue.close().await;
+    Announcement::remove(&data_dir);
+    ended
+}
+
+fn gone(name: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow::anyhow!("the {name} ended although it must not"),
+        Ok(Err(error)) => error.context(format!("the {name} ended")),
+        Err(error) => anyhow::Error::from(error).context(format!("the {name} ended")),
+    }
+}
