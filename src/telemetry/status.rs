@@ -33,13 +33,10 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Looks at a part from time to time, so that one that hangs does not hold up who asks. What changes is
 /// logged once. Needs a tokio runtime.
-pub fn watched<F: Future<Output = Result<(), String>> + Send>(
+pub fn watched<F: Future<Output = Result<(), String>> + Send + 'static>(
     name: &'static str,
     look: impl Fn() -> F + Send + 'static,
-) -> Readiness
-where
-    F: 'static,
-{
+) -> Readiness {
     let (fault, watched) = watch::channel(None);
     tokio::spawn(async move {
         while !fault.is_closed() {
