@@ -10,9 +10,12 @@ use super::exit::{Exit, Failure};
 use crate::build::docker::DockerEngine;
 use crate::config::{Config, InvalidConfig};
 use crate::queue::Queue;
+use crate::queue::embedded::EmbeddedQueue;
 use crate::store::Store;
+use crate::timeline::client::{CallError, TimelineClient};
+use crate::up;
 
-/// Report every fault of the configuration, then probe broker, engine, store and directories
+/// Report every fault of the configuration, then probe queue, engine, store, timeline and directories
 #[derive(clap::Args)]
 #[command(after_help = "\
 Changes nothing. Ends with 78 if the configuration is wrong, 69 if a part does not answer.
@@ -34,10 +37,22 @@ pub async fn run(
             report.good("configuration", "no file; every key has its default or comes from the environment")
         }
     }
+    let up = up::adopted(&config);
+    if let Some(up) = &up {
+        report.note(
+            "up",
+            format_args!("these are the directories of `buildgrid up` in {}", up.up.data_dir.display()),
+        );
+    }
+    let config = up.clone().unwrap_or(config);
     data_directory(&mut report, &config);
     store(&mut report, &config);
     engine(&mut report, &config).await;
-    broker(&mut report, &config).await?;
+    match &up {
+        None => broker(&mut report, &config).await?,
+        Some(config) => up_queue(&mut report, config).await,
+    }
+    timeline(&mut report, &config).await;
     Ok(report.exit)
 }
 
@@ -133,6 +148,37 @@ async fn broker(report: &mut Report, config: &Config) -> Result<(), Failure> {
     }
     broker.close().await;
     Ok(())
+}
+
+async fn up_queue(report: &mut Report, config: &Config) {
+    let directory = up::queue_directory(&config.up.data_dir);
+    match EmbeddedQueue::attach(&directory, "check").await {
+        Ok(queue) => {
+            report.good("queue", directory.display());
+            queue.close().await;
+        }
+        Err(error) => report.bad("queue", error),
+    }
+}
+
+/// Whether the timeline service answers, and knows the token. What the token may do is not asked: a
+/// worker's may not read.
+async fn timeline(report: &mut Report, config: &Config) {
+    let client = match TimelineClient::new(&config.timeline) {
+        Ok(Some(client)) => client,
+        Ok(None) => {
+            return report
+                .note("timeline", "none: timeline.url is empty; workers arbitrate and keep logs alone");
+        }
+        Err(error) => return report.bad("timeline", format_args!("{error:#}")),
+    };
+    match client.get_json::<serde_json::Value>("builds", &[("limit", "1")]).await {
+        Ok(_) => report.good("timeline", client.address()),
+        Err(CallError::Refused(problem)) if problem.status == 403 => {
+            report.good("timeline", client.address())
+        }
+        Err(error) => report.bad("timeline", error),
+    }
 }
 
 /// What would change something to find out.

@@ -5,8 +5,11 @@ use std::io::Write;
 use anyhow::anyhow;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::queue::{BrokerError, Letter, LetterError, Queue, QueueConfig, QueueError, Selection};
+use crate::config::Config;
+use crate::queue::embedded::EmbeddedQueue;
+use crate::queue::{BrokerError, Letter, LetterError, Queue, QueueError, Selection};
 use crate::telemetry::printable::printable;
+use crate::up;
 
 /// The longest reason in a listing, in characters; `show` has all of it.
 const REASON: usize = 120;
@@ -70,8 +73,16 @@ enum Action {
     },
 }
 
-pub async fn run(args: Args, config: &QueueConfig) -> Result<Exit, Failure> {
-    let queue = Queue::amqp(config, "dead-letters");
+/// On the broker, or on the queue of `buildgrid up`.
+pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
+    let queue = match up::adopted(config) {
+        None => Queue::amqp(&config.queue, "dead-letters"),
+        Some(config) => {
+            let directory = up::queue_directory(&config.up.data_dir);
+            let attached = EmbeddedQueue::attach(&directory, "dead-letters").await;
+            attached.map_err(|error| Failure::new(Exit::Configuration, error))?.into()
+        }
+    };
     let done = execute(args, &queue, &mut std::io::stdout()).await;
     queue.close().await;
     done

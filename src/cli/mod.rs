@@ -73,9 +73,10 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         // Boxed: the whole way of a build is a large future.
         Command::Build(args) => Box::pin(build::run(args, &config)).await,
         Command::Credential(args) => {
+            let config = crate::up::adopted(&config).unwrap_or(config);
             credential::run(args, &config.store, &config.registry.host).await.map(|()| Exit::Done)
         }
-        Command::DeadLetters(args) => dead_letters::run(args, &config.queue).await,
+        Command::DeadLetters(args) => dead_letters::run(args, &config).await,
         Command::Check(_) => unreachable!("answered above"),
     }
 }

@@ -20,4 +20,4 @@ mod run;
 pub use announcement::Announcement;
 pub use config::UpConfig;
 pub use first_start::{ADMIN, TOKEN_PREFIX};
-pub use run::{Greeting, Listeners, adopt, run};
+pub use run::{Greeting, Listeners, adopted, queue_directory, run};

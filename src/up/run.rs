@@ -1,6 +1,6 @@
 //! Everything in one process: started from the bottom up, ended from the top down.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -47,6 +47,21 @@ pub fn adopt(config: &Config) -> Config {
     config
 }
 
+/// Where the queue lies.
+pub fn queue_directory(data_dir: &Path) -> PathBuf {
+    data_dir.join("queue")
+}
+
+/// The directories for a command that looks into what is kept: those of `up`, if it has been started and
+/// the configuration names its directory or there is nothing else.
+pub fn adopted(config: &Config) -> Option<Config> {
+    let adopted = adopt(config);
+    let started = queue_directory(&adopted.up.data_dir).join("queue.db").exists();
+    let named = !config.up.data_dir.as_os_str().is_empty();
+    let alone = !config.store.path.exists() && !config.timeline.data_dir.exists();
+    (started && (named || alone)).then_some(adopted)
+}
+
 /// Runs until `shutdown`: the worker drains first, while pages and registry are there; then these end.
 pub async fn run(
     config: &Config,
@@ -61,7 +76,7 @@ pub async fn run(
 
     // The lock of the queue is the one on everything: whoever has it is the only one.
     let worker = config.worker.resolved_name();
-    let queue = EmbeddedQueue::open(&data_dir.join("queue"), &config.queue, &worker).await?;
+    let queue = EmbeddedQueue::open(&queue_directory(&data_dir), &config.queue, &worker).await?;
     let database = Database::open(&config.timeline.data_dir).await?;
     let password = first_start::admin(&database).await?;
     let worker_token = first_start::token(&database, &data_dir, "worker", Role::Worker).await?;
