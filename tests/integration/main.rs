@@ -11,4 +11,5 @@ mod registry;
 mod source;
 mod store;
 mod support;
+mod web;
 mod worker;

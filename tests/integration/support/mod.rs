@@ -10,3 +10,4 @@ pub mod patience;
 pub mod process;
 pub mod proxy;
 pub mod registry;
+pub mod timeline;

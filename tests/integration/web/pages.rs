@@ -1,0 +1,86 @@
+//! Pages as a browser gets them.
+
+use buildgrid::web::access::{Namespaces, Role};
+use reqwest::{Method, StatusCode, header};
+
+use super::{Service, line};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_show_what_is_there_and_nothing_runs_in_them() {
+    let service = Service::start().await;
+    service.claimed().await;
+    service.append(line(0, None, "<script>alert(1)</script>")).await;
+    let session = service.signed_in("mara", Role::Member, Namespaces::All).await;
+    let get = |path: &'static str| service.nobody(Method::GET, path).header(header::COOKIE, &session).send();
+    for (path, words) in [
+        ("/", "acme"),
+        ("/?namespace=acme&app=sh", "shop"),
+        ("/acme/shop", "9fceb02"),
+        ("/acme/shop?state=claimed", "9fceb02"),
+        ("/builds/b-1", "&#60;script&#62;alert(1)"),
+        ("/builds/b-1?from=1", "worker-1"),
+        ("/builds/b-1?from=99", "Cancel"),
+        ("/sign-in", "Password"),
+    ] {
+        let answer = get(path).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("content-type"), "text/html; charset=utf-8");
+        let policy = header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        assert_eq!(
+            (header("x-content-type-options"), header("cache-control")),
+            ("nosniff".into(), "no-store".into())
+        );
+        let page = answer.text().await.unwrap();
+        assert!(page.contains(words), "{path} does not show {words:?}: {page}");
+        assert!(!page.contains("<script>alert"), "{path}");
+    }
+    for (path, status) in [
+        ("/builds/none", 404),
+        ("/builds/b-1?attempt=x", 400),
+        ("/builds/b-1?attempt=0193b2d6-6c1e-7d0a-9d2c-0b5f4f6f2c12", 404),
+        ("/acme/other", 404),
+        ("/acme/shop/extra/much", 404),
+        ("/?cursor=x", 400),
+    ] {
+        let answer = get(path).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+        assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8", "{path}");
+    }
+    // Whoever is not signed in gets the form, at the address that was asked for.
+    let form = service.nobody(Method::GET, "/builds/b-1?from=1").send().await.unwrap();
+    assert_eq!(form.status(), StatusCode::UNAUTHORIZED);
+    assert!(form.text().await.unwrap().contains("/builds/b-1?from=1"));
+    // Style, script and icon are there, for as long as one likes.
+    let page = get("/").await.unwrap().text().await.unwrap();
+    let assets = page.split('"').filter(|part| part.starts_with("/assets/")).map(str::to_owned);
+    for asset in assets.collect::<Vec<_>>() {
+        let answer = service.nobody(Method::GET, &asset).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{asset}");
+        assert!(answer.headers()["cache-control"].to_str().unwrap().contains("immutable"), "{asset}");
+    }
+    service.timeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buttons_do_what_they_say_for_those_who_may() {
+    let service = Service::start().await;
+    service.claimed().await;
+    let viewer = service.signed_in("vera", Role::Viewer, Namespaces::All).await;
+    let member = service.signed_in("mara", Role::Member, Namespaces::All).await;
+    let post = |cookie: &str| {
+        service.nobody(Method::POST, "/builds/b-1/cancel").header(header::COOKIE, cookie.to_owned()).send()
+    };
+    let page =
+        service.nobody(Method::GET, "/builds/b-1").header(header::COOKIE, &viewer).send().await.unwrap();
+    assert!(!page.text().await.unwrap().contains("/cancel"), "no button that does nothing");
+    assert_eq!(post(&viewer).await.unwrap().status(), StatusCode::FORBIDDEN);
+    let done = post(&member).await.unwrap();
+    assert_eq!(
+        (done.status(), &done.headers()[header::LOCATION]),
+        (StatusCode::SEE_OTHER, &"/builds/b-1".parse().unwrap())
+    );
+    assert_ne!(service.get("/builds/b-1").await["cancel_requested_at"], serde_json::Value::Null);
+    service.timeline.stop().await;
+}

@@ -1,0 +1,91 @@
+//! Reading a stored log: ranges, filters, words, downloads.
+
+use reqwest::{Method, StatusCode};
+
+use super::{Service, line, refused};
+
+/// A log of 5,000 lines, of which each hundredth has a word.
+async fn long(service: &Service) -> Vec<String> {
+    service.claimed().await;
+    let text = |seq: u64| if seq % 100 == 7 { "a Needle in hay" } else { "hay hay hay" };
+    let lines: Vec<String> = (0..5000).map(|seq| line(seq, None, text(seq))).collect();
+    for part in lines.chunks(700) {
+        assert_eq!(service.append(part.concat()).await.status(), StatusCode::OK);
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_range_and_any_filter_gives_what_was_written() {
+    let service = Service::start().await;
+    let lines = long(&service).await;
+    assert_eq!(service.log("").await, lines.concat());
+    assert_eq!(service.log("?after=4321&limit=10").await, lines[4322..4332].concat());
+    assert_eq!(service.log("?after=4999").await, "");
+    assert_eq!(service.log("?after=18446744073709551615").await, "");
+    assert_eq!(service.log("?limit=1").await, lines[0]);
+    let found = service.log("?q=nEEdle").await;
+    assert_eq!(found.lines().count(), 50);
+    assert_eq!(service.log("?q=nowhere").await, "");
+    assert_eq!(service.log("?q=stdout").await, "", "words of the text alone");
+    assert_eq!(
+        service.log("?service=web&limit=2").await,
+        lines[..2].concat(),
+        "a build's lines are every service's"
+    );
+    assert_eq!(service.log("?server=worker-2").await, "");
+    assert_eq!(service.log("?stream=stderr").await, "");
+    assert_eq!(service.log("?step=%5B1/1%5D%20RUN%20x&limit=1").await, lines[0]);
+
+    // The link to the next page leads to all of it, and to nothing twice.
+    let (mut path, mut whole) = ("/builds/b-1/log?q=needle&limit=20".to_owned(), String::new());
+    for _ in 0..3 {
+        let answer = service.maestro(Method::GET, &path).send().await.unwrap();
+        let link = answer.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+        whole += &answer.text().await.unwrap();
+        let Some(link) = link else { break };
+        path = link.trim_start_matches("</api/v1").split('>').next().unwrap().to_owned();
+    }
+    assert_eq!(whole, found);
+    service.timeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_is_for_people_and_harmless() {
+    let service = Service::start().await;
+    service.claimed().await;
+    service.append(line(0, None, r"\u001b[2J\u001b[31mred <b>")).await;
+    let text = service.log("?format=text").await;
+    assert!(text.contains("[1/1] RUN x | \\u{1b}[2J\u{1b}[31mred <b>\u{1b}[0m"), "{text:?}");
+    let accepted = service.maestro(Method::GET, "/builds/b-1/log").header("accept", "text/plain");
+    let accepted = accepted.send().await.unwrap();
+    assert_eq!(accepted.headers()["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(accepted.text().await.unwrap(), text);
+    service.timeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_is_none_is_refused() {
+    let service = Service::start().await;
+    service.claimed().await;
+    for bad in [
+        "after=-1",
+        "after=x",
+        "limit=0",
+        "limit=20001",
+        "format=html",
+        "stream=out",
+        "attempt=x",
+        "colour=red",
+        &format!("q={}", "x".repeat(1025)),
+        &format!("service={}", "x".repeat(1025)),
+    ] {
+        let answer = service.maestro(Method::GET, &format!("/builds/b-1/log?{bad}")).send().await.unwrap();
+        refused(answer, StatusCode::BAD_REQUEST).await;
+    }
+    let other = "/builds/b-1/log?attempt=0193b2d6-6c1e-7d0a-9d2c-0b5f4f6f2c12";
+    refused(service.maestro(Method::GET, other).send().await.unwrap(), StatusCode::NOT_FOUND).await;
+    refused(service.maestro(Method::GET, "/builds/b-2/log").send().await.unwrap(), StatusCode::NOT_FOUND)
+        .await;
+    service.timeline.stop().await;
+}
