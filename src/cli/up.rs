@@ -5,9 +5,8 @@ use std::io::Write;
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 
-use super::daemon::{bind, notify};
+use super::daemon::{Stop, bind, notify};
 use super::exit::{Exit, Failure};
-use super::shutdown::on_signals;
 use crate::config::Config;
 use crate::up::{self, ADMIN, Greeting, Listeners};
 use crate::worker::daemon::Shutdown;
@@ -31,16 +30,10 @@ pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
         timeline: bind("timeline.listen", config.timeline.listen).await?,
         status: bind("worker.status_listen", config.worker.status_listen).await?,
     };
-    let shutdown = Shutdown::default();
-    on_signals(shutdown.drain.clone(), shutdown.abort.clone())?;
-    let stopping = shutdown.drain.clone();
-    tokio::spawn(async move {
-        stopping.cancelled().await;
-        tracing::info!(
-            "stopping: running builds go on to their end; a second signal gives them back to the queue"
-        );
-        notify(NotifyState::Stopping);
-    });
+    let stop = Stop::at_signals(
+        "stopping: running builds go on to their end; a second signal gives them back to the queue",
+    )?;
+    let shutdown = Shutdown { drain: stop.first, abort: stop.second };
     let ready = |greeting: Greeting| {
         // Whoever has started it may have closed the terminal.
         let _ = std::io::stdout().write_all(words(&greeting).as_bytes());

@@ -4,9 +4,8 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 
-use super::daemon::notify;
+use super::daemon::{Stop, notify};
 use super::exit::{Exit, Failure};
-use super::shutdown::on_signals;
 use crate::config::Config;
 use crate::queue::{DeclareError, Queue};
 use crate::worker::daemon::{self, Shutdown};
@@ -27,17 +26,10 @@ pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("listen on worker.status_listen {listen}; is another worker running?"))?;
-    let shutdown = Shutdown::default();
-    on_signals(shutdown.drain.clone(), shutdown.abort.clone())?;
-    let stopping = shutdown.drain.clone();
-    tokio::spawn(async move {
-        stopping.cancelled().await;
-        tracing::info!(
-            "stopping: running builds go on to their end; a second signal gives them back to the queue"
-        );
-        notify(NotifyState::Stopping);
-    });
-    // A daemon that was not started by systemd has nobody to notify, and that is no fault.
+    let stop = Stop::at_signals(
+        "stopping: running builds go on to their end; a second signal gives them back to the queue",
+    )?;
+    let shutdown = Shutdown { drain: stop.first, abort: stop.second };
     let ready = || notify(NotifyState::Ready);
     let queue = Queue::amqp(&config.queue, &config.worker.resolved_name());
     let ended = daemon::run(config, queue.clone(), listener, shutdown, ready).await;

@@ -31,6 +31,46 @@ pub const MAX_LINE: usize = 512 << 10;
 /// The media type of log entries, one JSON object a line.
 pub const NDJSON: &str = "application/x-ndjson";
 
+/// An enumeration whose variants are words, on the wire and in the database.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl $name {
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+
+            /// All words, for a sentence.
+            pub fn list() -> String {
+                [$($word),*].join(", ")
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ();
+
+            fn from_str(text: &str) -> Result<Self, ()> {
+                Self::ALL.iter().copied().find(|state| state.as_str() == text).ok_or(())
+            }
+        }
+    };
+}
+
 /// One worker's try at a build: a UUID of version 7, made by the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
@@ -100,54 +140,26 @@ pub enum ClaimAnswer {
     Conflict,
 }
 
-/// Where an attempt stands. In this order, never back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum AttemptState {
-    /// Claimed; no stage has begun.
-    Claimed,
-    Fetching,
-    Building,
-    Publishing,
-    /// Not the build's fault; another attempt follows.
-    Retrying,
-    /// Given back to the queue by a worker that was told to stop.
-    Released,
-    Published,
-    Failed,
-    Rejected,
-    Cancelled,
+words! {
+    /// Where an attempt stands. In this order, never back.
+    AttemptState {
+        /// Claimed; no stage has begun.
+        Claimed => "claimed",
+        Fetching => "fetching",
+        Building => "building",
+        Publishing => "publishing",
+        /// Not the build's fault; another attempt follows.
+        Retrying => "retrying",
+        /// Given back to the queue by a worker that was told to stop.
+        Released => "released",
+        Published => "published",
+        Failed => "failed",
+        Rejected => "rejected",
+        Cancelled => "cancelled",
+    }
 }
 
 impl AttemptState {
-    pub const ALL: [Self; 10] = [
-        Self::Claimed,
-        Self::Fetching,
-        Self::Building,
-        Self::Publishing,
-        Self::Retrying,
-        Self::Released,
-        Self::Published,
-        Self::Failed,
-        Self::Rejected,
-        Self::Cancelled,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Claimed => "claimed",
-            Self::Fetching => "fetching",
-            Self::Building => "building",
-            Self::Publishing => "publishing",
-            Self::Retrying => "retrying",
-            Self::Released => "released",
-            Self::Published => "published",
-            Self::Failed => "failed",
-            Self::Rejected => "rejected",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
     /// How far it is: only forward. All ends are as far as each other.
     pub fn rank(self) -> u8 {
         match self {
@@ -162,14 +174,6 @@ impl AttemptState {
     /// Whether the attempt has ended.
     pub fn is_end(self) -> bool {
         self.rank() == 4
-    }
-}
-
-impl FromStr for AttemptState {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(())
     }
 }
 
@@ -223,58 +227,28 @@ pub struct Progress {
     pub cancel: bool,
 }
 
-/// How a build stands, as it is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum BuildState {
-    /// Accepted; no worker has it.
-    Queued,
-    /// With a worker; no stage has begun.
-    Claimed,
-    Fetching,
-    Building,
-    Publishing,
-    /// Nothing was heard of its worker for longer than its lease.
-    Interrupted,
-    /// Not the build's fault; another attempt follows.
-    Retrying,
-    Published,
-    Failed,
-    Rejected,
-    Cancelled,
+words! {
+    /// How a build stands, as it is shown.
+    BuildState {
+        /// Accepted; no worker has it.
+        Queued => "queued",
+        /// With a worker; no stage has begun.
+        Claimed => "claimed",
+        Fetching => "fetching",
+        Building => "building",
+        Publishing => "publishing",
+        /// Nothing was heard of its worker for longer than its lease.
+        Interrupted => "interrupted",
+        /// Not the build's fault; another attempt follows.
+        Retrying => "retrying",
+        Published => "published",
+        Failed => "failed",
+        Rejected => "rejected",
+        Cancelled => "cancelled",
+    }
 }
 
 impl BuildState {
-    pub const ALL: [Self; 11] = [
-        Self::Queued,
-        Self::Claimed,
-        Self::Fetching,
-        Self::Building,
-        Self::Publishing,
-        Self::Interrupted,
-        Self::Retrying,
-        Self::Published,
-        Self::Failed,
-        Self::Rejected,
-        Self::Cancelled,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Claimed => "claimed",
-            Self::Fetching => "fetching",
-            Self::Building => "building",
-            Self::Publishing => "publishing",
-            Self::Interrupted => "interrupted",
-            Self::Retrying => "retrying",
-            Self::Published => "published",
-            Self::Failed => "failed",
-            Self::Rejected => "rejected",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
     /// Whether nothing more comes of it.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Published | Self::Failed | Self::Rejected | Self::Cancelled)
@@ -283,20 +257,6 @@ impl BuildState {
     /// Whether a worker is at it, as far as is known.
     pub fn is_running(self) -> bool {
         matches!(self, Self::Claimed | Self::Fetching | Self::Building | Self::Publishing)
-    }
-}
-
-impl fmt::Display for BuildState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for BuildState {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(())
     }
 }
 
@@ -452,36 +412,14 @@ pub struct Service {
     pub build: Option<Build>,
 }
 
-/// How a deploy stands, in Maestro's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum DeployState {
-    Waiting,
-    Running,
-    Done,
-    Failed,
-    Cancelled,
-}
-
-impl DeployState {
-    pub const ALL: [Self; 5] = [Self::Waiting, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl FromStr for DeployState {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(())
+words! {
+    /// How a deploy stands, in Maestro's words.
+    DeployState {
+        Waiting => "waiting",
+        Running => "running",
+        Done => "done",
+        Failed => "failed",
+        Cancelled => "cancelled",
     }
 }
 
@@ -577,11 +515,11 @@ mod tests {
 
     #[test]
     fn words_and_states_are_one() {
-        for state in AttemptState::ALL {
+        for &state in AttemptState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
             assert_eq!(state.as_str().parse(), Ok(state));
         }
-        for state in BuildState::ALL {
+        for &state in BuildState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
             assert_eq!(state.as_str().parse(), Ok(state));
         }

@@ -56,7 +56,7 @@ impl BuildsQuery {
             }
         };
         let state = self.state.as_deref().map(|state| {
-            let words = format!("a state; there are {}", BuildState::ALL.map(BuildState::as_str).join(", "));
+            let words = format!("a state; there are {}", BuildState::list());
             parameter("state", state, &words)
         });
         if let Some(commit) = &self.commit

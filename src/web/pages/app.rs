@@ -88,7 +88,7 @@ pub fn app(
         current: app.current.as_ref().and_then(|build| Current::new(build, now)),
         builds: builds.items.iter().map(|build| Row::new(build, now)).collect(),
         state: state.map(word),
-        states: BuildState::ALL.into_iter().map(|state| (to(Some(state), None), word(state))).collect(),
+        states: BuildState::ALL.iter().map(|&state| (to(Some(state), None), word(state))).collect(),
         first: filters.cursor.as_deref().is_none_or(str::is_empty),
         next: builds.next.as_deref().map(|cursor| to(state, Some(cursor))),
         here: here.clone(),

@@ -60,7 +60,7 @@ fn pages() -> Vec<(String, Document)> {
         ("fault".to_owned(), fault(http::StatusCode::NOT_FOUND, HOSTILE, HOSTILE)),
         ("no apps".to_owned(), apps(&viewer, &Page { items: vec![], next: next() }, &filters, samples::NOW)),
     ];
-    for state in BuildState::ALL {
+    for &state in BuildState::ALL {
         let build = hostile_build(state);
         let list = App {
             namespace: build.namespace.clone(),
