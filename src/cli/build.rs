@@ -2,19 +2,23 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::event::{EventArgs, Prepared};
 use super::exit::{Exit, Failure};
+use super::progress::Progress;
 use super::shutdown::on_signals;
-use super::terminal;
 use crate::config::Config;
 use crate::event::deploy::DeployEvent;
 use crate::pipeline::Outcome;
-use crate::telemetry::printable::printable;
-use crate::worker::attempt::{Attempt, Place};
+use crate::worker::attempt::{Attempt, Mirror, Place};
 use crate::worker::daemon::assemble;
+
+/// How often the last line of a terminal is brought up to date.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Build one event right here, without a queue
 #[derive(clap::Args)]
@@ -48,11 +52,13 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         insist.cancelled().await;
         std::process::exit(Exit::Cancelled as i32);
     });
+    let progress = Shared::default();
+    let ticking = tokio::spawn(progress.clone().tick());
     let place = Place {
         worker: config.worker.resolved_name(),
         registry_host: config.registry.host.clone(),
         timeline: None,
-        mirror: terminal::mirror(),
+        mirror: progress.mirror(),
     };
     let attempt = Attempt {
         event: &event,
@@ -64,7 +70,8 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         telling: None,
     };
     let outcome = attempt.run(&pipeline).await;
-    tell(&event, &outcome, &config.registry.host);
+    ticking.abort();
+    tell(&event, &outcome, &config.registry.host, &mut progress.lock());
     Ok(match outcome {
         Outcome::Published(_) => Exit::Done,
         Outcome::Failed(_) => Exit::BuildFailed,
@@ -92,22 +99,44 @@ fn refuse_other_owner(store: &Path) -> Result<(), Failure> {
     Err(Failure::new(Exit::Usage, anyhow::Error::msg(reason)))
 }
 
+/// The progress, which the log's writer shows and time changes.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Progress>>);
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Progress::on_stderr())))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mirror(&self) -> Mirror {
+        let shared = self.clone();
+        Arc::new(move |entry| shared.lock().entry(entry))
+    }
+
+    async fn tick(self) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            self.lock().tick();
+        }
+    }
+}
+
 /// The end in one look: a failure with the step's last lines again, or the image's URL alone on
 /// standard output.
-fn tell(event: &DeployEvent, outcome: &Outcome, registry_host: &str) {
+fn tell(event: &DeployEvent, outcome: &Outcome, registry_host: &str, progress: &mut Progress) {
+    progress.finish();
     match outcome {
         Outcome::Published(_) => println!("{}", event.image().url(registry_host)),
         Outcome::Failed(failure) => {
-            eprintln!();
-            if let Some(step) = &failure.step {
-                eprintln!("{}", printable(step));
-            }
-            failure.excerpt.iter().for_each(|line| eprintln!("    {}", printable(line)));
-            eprintln!("error: {}", printable(&failure.reason));
+            progress.failure(failure.step.as_deref(), &failure.excerpt, &failure.reason);
         }
-        Outcome::Rejected(reason) | Outcome::Infrastructure(reason) => {
-            eprintln!("error: {}", printable(reason))
-        }
-        Outcome::Cancelled => eprintln!("cancelled"),
+        Outcome::Rejected(reason) | Outcome::Infrastructure(reason) => progress.failure(None, &[], reason),
+        Outcome::Cancelled => progress.failure(None, &[], "the build was cancelled"),
     }
 }

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use crate::event::result::Kind;
+use crate::timeline::protocol::BuildState;
+
 /// How a command ends. The numbers up to 78 follow sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -18,10 +21,23 @@ pub enum Exit {
     Cancelled = 12,
     /// The build could not be done: not its fault.
     Infrastructure = 13,
-    /// A service (broker, engine, registry) does not answer.
+    /// A service (broker, engine, registry, timeline) does not answer.
     Unavailable = 69,
     /// The configuration is wrong.
     Configuration = 78,
+}
+
+impl Exit {
+    /// The exit code of who waits for a build; [`Done`](Self::Done) for one that has not ended.
+    pub fn of_build(state: BuildState, kind: Option<Kind>) -> Self {
+        match (state, kind) {
+            (BuildState::Failed, Some(Kind::Infrastructure)) => Self::Infrastructure,
+            (BuildState::Failed, _) => Self::BuildFailed,
+            (BuildState::Rejected, _) => Self::Rejected,
+            (BuildState::Cancelled, _) => Self::Cancelled,
+            _ => Self::Done,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -60,9 +76,9 @@ Exit codes:
    0  done
    1  a failure inside BuildGrid
    2  the command line is wrong
-  10  the build failed: its own fault          (build, enqueue --wait)
-  11  the event was rejected                   (build, enqueue)
-  12  the build was cancelled                  (build, enqueue --wait)
+  10  the build failed: its own fault      (build; enqueue --wait; enqueue, logs, rebuild --follow)
+  11  the event was rejected               (the same, and every enqueue)
+  12  the build was cancelled              (the same as 10)
   13  the build could not be done: not its fault
-  69  a service (broker, engine, registry) does not answer
-  78  the configuration is wrong";
+  69  a service (broker, engine, registry, timeline) does not answer
+  78  the configuration is wrong, or the token in it";

@@ -1,0 +1,56 @@
+//! The output itself: lines that stay and, on a terminal, one below them that changes.
+
+use std::io::Write;
+
+/// Goes to the line's beginning and wipes it.
+const WIPE: &str = "\r\x1b[K";
+/// Without wrapping, a line that is longer than the terminal is wide is cut, so that wiping one line is
+/// enough (DECAWM).
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
+
+pub(super) struct Screen {
+    out: Box<dyn Write + Send>,
+    live: bool,
+    /// The last line, as it is shown.
+    shown: String,
+    gone: bool,
+}
+
+impl Screen {
+    pub(super) fn new(out: Box<dyn Write + Send>, live: bool) -> Self {
+        Self { out, live, shown: String::new(), gone: false }
+    }
+
+    /// Writes whole lines above the last one, which becomes `status`.
+    pub(super) fn write(&mut self, lines: &str, status: &str) {
+        let status = if self.live { status } else { "" };
+        if lines.is_empty() && status == self.shown {
+            return;
+        }
+        let mut text = String::with_capacity(lines.len() + status.len() + 32);
+        if !self.shown.is_empty() {
+            text.push_str(WIPE);
+        }
+        text.push_str(lines);
+        if !status.is_empty() {
+            text.push_str(NO_WRAP);
+            text.push_str(status);
+            text.push_str(WRAP);
+        }
+        status.clone_into(&mut self.shown);
+        // A terminal that is gone must not end the build.
+        self.gone |= self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).is_err();
+    }
+
+    /// Whether nobody reads any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.write("", "");
+    }
+}
