@@ -1,5 +1,9 @@
-//! `buildgrid enqueue`: publishes a deploy event, of a file or of flags, and waits for its outcome if asked.
+//! `buildgrid enqueue`: hands over a deploy event, of a file or of flags, and waits for its outcome or
+//! follows its log if asked.
+//!
+//! Where there is a timeline service the event goes there, else onto the broker.
 
+pub mod over_service;
 mod wait;
 
 use std::io::Write;
@@ -11,6 +15,9 @@ use futures::{StreamExt, TryStreamExt};
 use self::wait::Waiting;
 use crate::cli::event::{EventArgs, Prepared};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::progress::Progress;
+use crate::cli::service;
+use crate::config::Config;
 use crate::queue::{BrokerError, Queue, QueueConfig, QueueError};
 
 /// Events published at a time.
@@ -19,44 +26,78 @@ const IN_FLIGHT: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const EXAMPLES: &str = "\
+With --follow the log goes to standard error, the image's URL alone to standard output.
+
 Examples:
+  image=$(buildgrid enqueue event.json --follow)
   buildgrid enqueue event.json --wait
   buildgrid enqueue --namespace acme --app shop \\
       --repository https://git.example.com/acme/storefront.git \\
       --commit 9fceb02d0ae598e95dc970b74767f19372d61af8 --ref refs/heads/main
   buildgrid enqueue --fake --count 100 --wait";
 
-/// Publish a deploy event
+/// Hand over a deploy event to be built
 ///
-/// The event is checked before it is sent, exactly as a worker checks it; a wrong one ends with exit
-/// code 11 and the reason. With --wait the exit code is the build's: 0 published, 10 failed,
-/// 11 rejected, 12 cancelled, 13 infrastructure.
+/// It goes to the timeline service that the configuration names, else to a `buildgrid up` that runs here,
+/// else onto the broker. The event is checked before it is sent, exactly as a worker checks it; a wrong one
+/// ends with exit code 11 and the reason. With --wait or --follow the exit code is the build's: 0 published,
+/// 10 failed, 11 rejected, 12 cancelled, 13 infrastructure.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     events: EventArgs,
     /// Wait until the build has ended, printing what becomes of it
-    #[arg(long)]
+    #[arg(long, group = "end")]
     wait: bool,
-    /// How long to wait at most, such as 90s or 2h
-    #[arg(long, default_value = "2h", requires = "wait", value_parser = humantime_serde::re::humantime::parse_duration)]
+    /// Show the log live, to the build's end; needs the timeline service
+    #[arg(short, long, group = "end")]
+    follow: bool,
+    /// How long to wait or follow at most, such as 90s or 2h
+    #[arg(long, default_value = "2h", requires = "end", value_parser = humantime_serde::re::humantime::parse_duration)]
     wait_timeout: Duration,
+    /// Where the event goes; by default to the service, if one is known
+    #[arg(long, value_enum)]
+    via: Option<Via>,
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
 }
 
-pub async fn run(args: Args, config: &QueueConfig) -> Result<Exit, Failure> {
-    execute(args, config, &mut std::io::stdout()).await
+/// Who takes the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Via {
+    /// The timeline service
+    Service,
+    /// RabbitMQ, as Maestro does it
+    Broker,
 }
 
-/// As [`run`], writing to `out`.
-pub async fn execute(
+pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
+    let client = match args.via {
+        Some(Via::Broker) => None,
+        Some(Via::Service) => Some(service::needed(config).await?),
+        None if args.follow => Some(service::needed(config).await?),
+        None => service::find(config).await?,
+    };
+    let out = &mut std::io::stdout();
+    match client {
+        Some(client) => over_service::execute(args, &client, out, &mut Progress::on_stderr()).await,
+        None => over_broker(args, &config.queue, out).await,
+    }
+}
+
+/// Onto the broker, writing to `out`.
+pub async fn over_broker(
     args: Args,
     config: &QueueConfig,
     out: &mut (dyn Write + Send),
 ) -> Result<Exit, Failure> {
+    if args.follow {
+        let error =
+            anyhow!("the broker has no logs: --follow goes with the timeline service, --wait with both");
+        return Err(Failure::new(Exit::Usage, error));
+    }
     let events = args.events.read().await?;
     let queue = Queue::amqp(config, "enqueue");
     queue.ready().await.map_err(explain)?;
@@ -66,26 +107,40 @@ pub async fn execute(
         false => None,
     };
     publish(&queue, &events).await?;
-    for Prepared { event, .. } in &events {
-        if args.json {
+    tell(&events, args.json, out)?;
+    let exit = match waiting {
+        None => Exit::Done,
+        Some(waiting) => {
+            let outcome = waiting.outcome(&queue, args.json, out);
+            within(args.wait_timeout, outcome).await?
+        }
+    };
+    queue.close().await;
+    Ok(exit)
+}
+
+/// What was handed over: each id with the image that it will have.
+fn tell(events: &[Prepared], json: bool, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    for Prepared { event, .. } in events {
+        if json {
             let line = serde_json::json!({"id": event.id, "image": event.image().to_string()});
             writeln!(out, "{line}")?;
         } else {
             writeln!(out, "{}  {}", event.id, event.image())?;
         }
     }
-    let exit = match waiting {
-        None => Exit::Done,
-        Some(waiting) => {
-            let outcome = waiting.outcome(&queue, args.json, out);
-            tokio::time::timeout(args.wait_timeout, outcome).await.unwrap_or_else(|_| {
-                let limit = humantime_serde::re::humantime::format_duration(args.wait_timeout);
-                Err(Failure::unavailable(anyhow!("no outcome within {limit}; the build goes on without us")))
-            })?
-        }
-    };
-    queue.close().await;
-    Ok(exit)
+    Ok(())
+}
+
+/// The outcome, if it comes in time.
+async fn within(
+    limit: Duration,
+    outcome: impl Future<Output = Result<Exit, Failure>>,
+) -> Result<Exit, Failure> {
+    tokio::time::timeout(limit, outcome).await.unwrap_or_else(|_| {
+        let limit = humantime_serde::re::humantime::format_duration(limit);
+        Err(Failure::unavailable(anyhow!("no outcome within {limit}; the build goes on without us")))
+    })
 }
 
 async fn publish(queue: &Queue, events: &[Prepared]) -> Result<(), Failure> {
@@ -136,6 +191,9 @@ mod tests {
             |line: &str| Program::try_parse_from(format!("enqueue {line}").split_whitespace()).is_ok();
         assert!(parses("event.json --wait --wait-timeout 3s"));
         assert!(parses("--fake --count 3"));
+        assert!(parses("event.json --follow --wait-timeout 3s --via service"));
         assert!(!parses("event.json --wait-timeout 3s"));
+        assert!(!parses("event.json --wait --follow"));
+        assert!(!parses("event.json --via pigeon"));
     }
 }

@@ -8,6 +8,8 @@ use self::exit::{Exit, Failure};
 use crate::config::Config;
 
 mod build;
+pub mod builds;
+pub mod cancel;
 mod check;
 pub mod credential;
 mod daemon;
@@ -16,12 +18,17 @@ pub mod enqueue;
 mod event;
 pub mod exit;
 mod follow;
+pub mod logs;
+mod people;
 pub mod progress;
+pub mod rebuild;
 mod registry;
 pub mod service;
 mod shutdown;
 mod timeline;
+pub mod token;
 mod up;
+pub mod user;
 mod worker;
 
 /// Builds the commits of deploy events into pullable Docker images and serves them read-only.
@@ -43,9 +50,17 @@ enum Command {
     Timeline(timeline::Args),
     Enqueue(enqueue::Args),
     Build(build::Args),
+    Builds(builds::Args),
+    Logs(logs::Args),
+    Cancel(cancel::Args),
+    Rebuild(rebuild::Args),
     Check(check::Args),
     /// Make, rotate, list and remove the logins of the registry
     Credential(credential::CredentialArgs),
+    /// Make, list and remove the dashboard's logins
+    User(user::Args),
+    /// Make, list and remove the tokens of workers, of Maestro and of scripts
+    Token(token::Args),
     DeadLetters(dead_letters::Args),
 }
 
@@ -71,9 +86,15 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Worker(args) => worker::run(args, &config).await,
         Command::Registry(args) => registry::run(args, &config).await,
         Command::Timeline(args) => timeline::run(args, &config).await,
-        Command::Enqueue(args) => enqueue::run(args, &config.queue).await,
+        Command::Enqueue(args) => enqueue::run(args, &config).await,
         // Boxed: the whole way of a build is a large future.
         Command::Build(args) => Box::pin(build::run(args, &config)).await,
+        Command::Builds(args) => builds::run(args, &config).await,
+        Command::Logs(args) => logs::run(args, &config).await,
+        Command::Cancel(args) => cancel::run(args, &config).await,
+        Command::Rebuild(args) => rebuild::run(args, &config).await,
+        Command::User(args) => user::run(args, &config).await,
+        Command::Token(args) => token::run(args, &config).await,
         Command::Credential(args) => {
             let config = crate::up::adopted(&config).unwrap_or(config);
             credential::run(args, &config.store, &config.registry.host).await.map(|()| Exit::Done)

@@ -22,7 +22,7 @@ async fn run(config: &QueueConfig, words: &[&str]) -> (Result<Exit, Failure>, St
     let mut out = Vec::new();
     let program = Program::try_parse_from(std::iter::once(&"buildgrid").chain(words)).unwrap();
     let ended = match program {
-        Program::Enqueue(args) => enqueue::execute(*args, config, &mut out).await,
+        Program::Enqueue(args) => enqueue::over_broker(*args, config, &mut out).await,
         Program::DeadLetters(args) => {
             dead_letters::execute(args, &Queue::amqp(config, "dead-letters"), &mut out).await
         }
