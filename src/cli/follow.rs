@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::service::explain;
 use crate::event::deploy::BuildId;
 use crate::telemetry::printable::printable;
-use crate::timeline::client::{LogFilter, TimelineClient, Told};
+use crate::timeline::client::{CallError, LogFilter, TimelineClient, Told};
 use crate::timeline::entry::LogEntry;
 use crate::timeline::protocol::{Build, BuildState};
 
@@ -100,8 +100,8 @@ fn outcome(build: &Build, progress: &mut Progress, out: &mut (dyn Write + Send))
         BuildState::Cancelled => progress.failure(None, &[], reason.unwrap_or("the build was cancelled")),
         state => {
             let reason = reason.map_or_else(|| format!("the build is {state}"), str::to_owned);
-            progress.failure(build.step.as_deref(), &build.excerpt, &reason);
             progress.note(&format!("the whole log: {}", build.url));
+            progress.failure(build.step.as_deref(), &build.excerpt, &reason);
         }
     }
     Ok(())
@@ -151,8 +151,7 @@ pub async fn states(
     }
 }
 
-fn is_passing(error: &crate::timeline::client::CallError) -> bool {
-    use crate::timeline::client::CallError;
+fn is_passing(error: &CallError) -> bool {
     matches!(error, CallError::Unreachable { .. } | CallError::Busy { .. })
 }
 

@@ -270,8 +270,8 @@ async fn an_event_is_enqueued_followed_waited_for_and_built_again() {
     let (ran, ()) =
         in_time("it fails", futures::future::join(run(&client, "rebuild b-1 --follow"), fail)).await;
     assert_eq!((ran.code(), ran.out.as_str()), (Exit::BuildFailed, ""));
-    let end = "\n[2/2] RUN make\n    cc: no input files\nerror: exit 2\n==> the whole log: http://";
-    assert!(ran.shown.contains(end), "{}", ran.shown);
+    let end = "\n\n[2/2] RUN make\n    cc: no input files\nerror: exit 2\n";
+    assert!(ran.shown.ends_with(end) && ran.shown.contains("the whole log: http://"), "{}", ran.shown);
 
     let fakes = "enqueue --fake --id f --count 2 --wait --wait-timeout 40s";
     let both = async {

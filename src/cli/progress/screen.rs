@@ -54,3 +54,49 @@ impl Drop for Screen {
         self.write("", "");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(live: bool) -> String {
+        let out = Written::default();
+        let mut screen = Screen::new(Box::new(out.clone()), live);
+        screen.write("one\n", "make  1 s");
+        screen.write("", "make  1 s");
+        screen.write("", "make  2 s");
+        screen.write("two\n", "make  2 s");
+        drop(screen);
+        String::from_utf8(out.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn the_last_line_is_wiped_before_anything_else_is_written_and_at_the_end() {
+        let shown = written(true).replace(WIPE, "<wipe>").replace(NO_WRAP, "<").replace(WRAP, ">");
+        assert_eq!(shown, "one\n<make  1 s><wipe><make  2 s><wipe>two\n<make  2 s><wipe>");
+        assert_eq!(written(false), "one\ntwo\n", "a log has nothing that is taken back");
+    }
+
+    #[test]
+    fn an_output_that_is_gone_is_noticed() {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut screen = Screen::new(Box::new(full), false);
+        screen.write("one\n", "");
+        assert!(screen.is_gone());
+    }
+}
