@@ -60,8 +60,7 @@ pub struct Args {
 }
 
 fn state(text: &str) -> Result<BuildState, String> {
-    let states = BuildState::ALL.map(BuildState::as_str).join(", ");
-    text.parse().map_err(|()| format!("there are {states}"))
+    text.parse().map_err(|()| format!("there are {}", BuildState::list()))
 }
 
 impl Args {

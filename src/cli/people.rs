@@ -2,19 +2,19 @@
 //! list.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::anyhow;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
 use crate::config::Config;
 use crate::publish::name::Namespace;
 use crate::timeline::entry::timestamp;
+use crate::up;
 use crate::web::access::Namespaces;
+use crate::web::db::Database;
 use crate::web::db::people::Login;
-use crate::web::db::{Database, OpenError};
 
 /// The name of a user or token: `[A-Za-z0-9._@-]{1,64}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,31 +63,14 @@ impl NamespacesArgs {
     }
 }
 
-/// The directories in which the timeline's database may be, the first that has one counts.
-pub(super) fn places(config: &Config, up: bool) -> Vec<PathBuf> {
-    let of_up = config.up.resolved_data_dir().join("timeline");
-    match up {
-        true => vec![of_up],
-        false => vec![config.timeline.data_dir.clone(), of_up],
-    }
+/// The directory of the timeline's database: the configured one, or that of `buildgrid up`.
+pub(super) fn data_dir(config: &Config) -> PathBuf {
+    up::adopted(config).as_ref().unwrap_or(config).timeline.data_dir.clone()
 }
 
 /// Opens the database beside the service, which may be running.
-pub(super) async fn open(places: &[PathBuf]) -> Result<Database, Failure> {
-    for place in places {
-        match Database::open_beside(place).await {
-            Ok(database) => return Ok(database),
-            Err(OpenError::Missing(_)) => {}
-            Err(error) => return Err(Failure::new(Exit::Configuration, error)),
-        }
-    }
-    let looked: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-    let missing = anyhow!(
-        "there is no timeline database in {}; start `buildgrid timeline` or `buildgrid up` once, or name its \
-         directory as timeline.data_dir or up.data_dir",
-        looked.join(" or ")
-    );
-    Err(Failure::new(Exit::Configuration, missing))
+pub(super) async fn open(data_dir: &Path) -> Result<Database, Failure> {
+    Database::open_beside(data_dir).await.map_err(|error| Failure::new(Exit::Configuration, error))
 }
 
 /// A list of logins, as a table or as JSON; `none` where there are none.

@@ -1,28 +1,22 @@
 //! `buildgrid token`: what workers, Maestro and scripts call the timeline service with.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 use time::OffsetDateTime;
 
 use super::exit::{Exit, Failure};
-use super::people::{LoginName, NamespacesArgs, list, open, places, shown};
+use super::people::{LoginName, NamespacesArgs, data_dir, list, open, shown};
 use crate::config::Config;
 use crate::web::access::{Principal, Role, Secret};
 use crate::web::db::Database;
-
-/// What a token begins with, so that a leaked one is found by its look.
-const PREFIX: &str = "bgt_";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Those of `buildgrid up` on this machine, also where timeline.data_dir has a database
-    #[arg(long, global = true)]
-    up: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,13 +50,13 @@ enum Command {
 }
 
 pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
-    let output = execute(args.command, &places(config, args.up)).await?;
+    let output = execute(args.command, &data_dir(config)).await?;
     std::io::stdout().lock().write_all(output.as_bytes()).context("write to the terminal")?;
     Ok(Exit::Done)
 }
 
-async fn execute(command: Command, places: &[PathBuf]) -> Result<String, Failure> {
-    let database = open(places).await?;
+async fn execute(command: Command, data_dir: &Path) -> Result<String, Failure> {
+    let database = open(data_dir).await?;
     let done = act(command, &database).await;
     database.close().await;
     done
@@ -71,7 +65,7 @@ async fn execute(command: Command, places: &[PathBuf]) -> Result<String, Failure
 async fn act(command: Command, database: &Database) -> Result<String, Failure> {
     match command {
         Command::Add { name, role, namespaces, quiet } => {
-            let secret = Secret::generate(PREFIX);
+            let secret = Secret::token();
             let principal = Principal { name: name.to_string(), role, namespaces: namespaces.namespaces() };
             let sees = shown(&principal.namespaces);
             if !database.add_token(principal, &secret, OffsetDateTime::now_utc()).await? {
@@ -115,32 +109,32 @@ mod tests {
         token: Args,
     }
 
-    async fn run(places: &[PathBuf], line: &str) -> Result<String, Failure> {
+    async fn run(data_dir: &Path, line: &str) -> Result<String, Failure> {
         let words = std::iter::once("token").chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(|error| Failure::new(Exit::Usage, error))?;
-        execute(cli.token.command, places).await
+        execute(cli.token.command, data_dir).await
     }
 
     #[tokio::test]
     async fn a_token_is_made_listed_and_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let places = [folder.path().to_owned()];
+        let place = folder.path().to_owned();
         Database::open(folder.path()).await.unwrap().close().await;
-        let token = run(&places, "add builder-1 --role worker --all-namespaces --quiet").await.unwrap();
+        let token = run(&place, "add builder-1 --role worker --all-namespaces --quiet").await.unwrap();
         assert!(token.starts_with("bgt_") && token.len() == 4 + 32 + 1, "{token}");
-        let added = run(&places, "add maestro --role maestro --namespace acme").await.unwrap();
+        let added = run(&place, "add maestro --role maestro --namespace acme").await.unwrap();
         assert!(added.starts_with("token       bgt_") && added.contains("namespaces  acme\n"), "{added}");
-        let taken = run(&places, "add maestro --role viewer --namespace acme").await.unwrap_err();
+        let taken = run(&place, "add maestro --role viewer --namespace acme").await.unwrap_err();
         assert!(taken.exit == Exit::Usage && taken.error.to_string().contains("token remove maestro"));
 
-        let listed = run(&places, "list --json").await.unwrap();
+        let listed = run(&place, "list --json").await.unwrap();
         assert!(!listed.contains("bgt_"), "{listed}");
         let listed: Value = serde_json::from_str(&listed).unwrap();
         assert_eq!((&listed[0]["name"], &listed[1]["role"]), (&"builder-1".into(), &"maestro".into()));
-        assert_eq!(run(&places, "remove builder-1").await.unwrap(), "removed builder-1\n");
-        assert_eq!(run(&places, "remove builder-1").await.unwrap_err().exit, Exit::Usage);
+        assert_eq!(run(&place, "remove builder-1").await.unwrap(), "removed builder-1\n");
+        assert_eq!(run(&place, "remove builder-1").await.unwrap_err().exit, Exit::Usage);
         for wrong in ["add x --all-namespaces", "add x --role root --all-namespaces", "add x --role worker"] {
-            assert_eq!(run(&places, wrong).await.unwrap_err().exit, Exit::Usage, "{wrong}");
+            assert_eq!(run(&place, wrong).await.unwrap_err().exit, Exit::Usage, "{wrong}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! `buildgrid user`: the logins of the dashboard.
 
 use std::io::{BufRead, IsTerminal, Write as _};
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use time::OffsetDateTime;
 
 use super::exit::{Exit, Failure};
-use super::people::{LoginName, NamespacesArgs, list, open, places, shown};
+use super::people::{LoginName, NamespacesArgs, data_dir, list, open, shown};
 use crate::config::Config;
 use crate::web::access::{InvalidPassword, PasswordHash, Principal, Role, Secret};
 use crate::web::db::Database;
@@ -21,9 +21,6 @@ const MAX_LINE: u64 = 4096;
 pub struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Those of `buildgrid up` on this machine, also where timeline.data_dir has a database
-    #[arg(long, global = true)]
-    up: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,17 +69,17 @@ fn role(text: &str) -> Result<Role, String> {
 }
 
 pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
-    let output = execute(args.command, &places(config, args.up), asked).await?;
+    let output = execute(args.command, &data_dir(config), asked).await?;
     std::io::stdout().lock().write_all(output.as_bytes()).context("write to the terminal")?;
     Ok(Exit::Done)
 }
 
 async fn execute(
     command: Command,
-    places: &[PathBuf],
+    data_dir: &Path,
     ask: fn() -> std::io::Result<SecretString>,
 ) -> Result<String, Failure> {
-    let database = open(places).await?;
+    let database = open(data_dir).await?;
     let done = act(command, &database, ask).await;
     database.close().await;
     done
@@ -185,42 +182,42 @@ mod tests {
         user: Args,
     }
 
-    async fn run(places: &[PathBuf], line: &str) -> Result<String, Failure> {
+    async fn run(data_dir: &Path, line: &str) -> Result<String, Failure> {
         let words = std::iter::once("user").chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(|error| Failure::new(Exit::Usage, error))?;
-        execute(cli.user.command, places, || Ok("correct horse".to_owned().into())).await
+        execute(cli.user.command, data_dir, || Ok("correct horse".to_owned().into())).await
     }
 
     #[tokio::test]
     async fn a_user_is_made_listed_given_a_password_and_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let places = [folder.path().join("none"), folder.path().join("timeline")];
-        let missing = run(&places, "list").await.unwrap_err();
+        let place = folder.path().join("timeline");
+        let missing = run(&place, "list").await.unwrap_err();
         assert_eq!(missing.exit, Exit::Configuration);
         assert!(missing.error.to_string().contains("buildgrid up"), "{}", missing.error);
 
-        Database::open(&places[1]).await.unwrap().close().await;
-        assert!(run(&places, "list").await.unwrap().contains("buildgrid user add"));
-        let added = run(&places, "add anna --role member --namespace acme --namespace smoke").await.unwrap();
+        Database::open(&place).await.unwrap().close().await;
+        assert!(run(&place, "list").await.unwrap().contains("buildgrid user add"));
+        let added = run(&place, "add anna --role member --namespace acme --namespace smoke").await.unwrap();
         assert_eq!(added, "user        anna\nrole        member\nnamespaces  acme, smoke\n");
-        let taken = run(&places, "add anna --all-namespaces").await.unwrap_err();
+        let taken = run(&place, "add anna --all-namespaces").await.unwrap_err();
         assert!(taken.exit == Exit::Usage && taken.error.to_string().contains("user password anna"));
-        let made = run(&places, "add root --all-namespaces --generate").await.unwrap();
+        let made = run(&place, "add root --all-namespaces --generate").await.unwrap();
         assert!(made.contains("role        viewer\nnamespaces  all\npassword    "), "{made}");
 
-        let listed: Value = serde_json::from_str(&run(&places, "list --json").await.unwrap()).unwrap();
+        let listed: Value = serde_json::from_str(&run(&place, "list --json").await.unwrap()).unwrap();
         assert_eq!(
             (&listed[0]["name"], &listed[0]["namespaces"]),
             (&json!("anna"), &json!(["acme", "smoke"]))
         );
         assert_eq!((&listed[1]["role"], &listed[1]["namespaces"]), (&json!("viewer"), &Value::Null));
-        let table = run(&places, "list").await.unwrap();
+        let table = run(&place, "list").await.unwrap();
         assert!(table.starts_with("NAME  ROLE") && table.contains("anna  member"), "{table}");
 
-        assert!(run(&places, "password anna").await.unwrap().starts_with("user        anna\n"));
-        assert_eq!(run(&places, "remove anna").await.unwrap(), "removed anna\n");
+        assert!(run(&place, "password anna").await.unwrap().starts_with("user        anna\n"));
+        assert_eq!(run(&place, "remove anna").await.unwrap(), "removed anna\n");
         for line in ["remove anna", "password anna --generate"] {
-            let unknown = run(&places, line).await.unwrap_err();
+            let unknown = run(&place, line).await.unwrap_err();
             assert!(unknown.exit == Exit::Usage && unknown.error.to_string().contains("anna"));
         }
     }
@@ -228,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_wrong_is_said() {
         let folder = tempfile::tempdir().unwrap();
-        let places = [folder.path().to_owned()];
+        let place = folder.path().to_owned();
         for (line, word) in [
             ("add anna", "--all-namespaces"),
             ("add anna --all-namespaces --namespace acme", "cannot be used with"),
@@ -237,13 +234,13 @@ mod tests {
             ("add a/b --all-namespaces", "is not a name"),
             ("add anna --namespace A.B", "A.B"),
         ] {
-            let failure = run(&places, line).await.unwrap_err();
+            let failure = run(&place, line).await.unwrap_err();
             let sentence = failure.error.to_string();
             assert!(failure.exit == Exit::Usage && sentence.contains(word), "{line}: {sentence}");
         }
-        Database::open(&places[0]).await.unwrap().close().await;
+        Database::open(&place).await.unwrap().close().await;
         let cli = Cli::try_parse_from(["user", "add", "anna", "--all-namespaces"]).unwrap();
-        let short = execute(cli.user.command, &places, || Ok("short".to_owned().into())).await.unwrap_err();
+        let short = execute(cli.user.command, &place, || Ok("short".to_owned().into())).await.unwrap_err();
         assert!(short.exit == Exit::Usage && short.error.to_string().contains("at least 10"));
     }
 

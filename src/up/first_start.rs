@@ -14,8 +14,6 @@ use crate::web::db::Database;
 
 /// The login that is made for the person who starts it.
 pub const ADMIN: &str = "admin";
-/// What tokens begin with, so that a leaked one can be found by its look.
-pub const TOKEN_PREFIX: &str = "bgt_";
 
 /// Makes the data directory, and answers it with no link and no `..` in it.
 pub(super) fn directory(path: &Path) -> anyhow::Result<PathBuf> {
@@ -55,7 +53,7 @@ pub(super) async fn token(
     }
     // One of the two without the other is of no use: both are made anew.
     database.remove_token(name.to_owned()).await.with_context(named)?;
-    let secret = Secret::generate(TOKEN_PREFIX);
+    let secret = Secret::token();
     let mut options = OpenOptions::new();
     let file = options.create(true).truncate(true).write(true).mode(0o600).open(&path);
     let mut file = file.with_context(named)?;

@@ -19,5 +19,5 @@ mod run;
 
 pub use announcement::Announcement;
 pub use config::UpConfig;
-pub use first_start::{ADMIN, TOKEN_PREFIX};
+pub use first_start::ADMIN;
 pub use run::{Greeting, Listeners, adopted, queue_directory, run};

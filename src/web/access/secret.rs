@@ -16,6 +16,11 @@ const BYTES: usize = 20;
 pub struct Secret(SecretString);
 
 impl Secret {
+    /// A new token of a program.
+    pub fn token() -> Self {
+        Self::generate("bgt_")
+    }
+
     /// A new one, which begins with `prefix`: so that a leaked one can be found by its look.
     pub fn generate(prefix: &str) -> Self {
         let random = BASE32_NOPAD.encode(&rand::random::<[u8; BYTES]>()).to_ascii_lowercase();
@@ -49,7 +54,7 @@ mod tests {
 
     #[test]
     fn is_random_and_never_shown() {
-        let (one, two) = (Secret::generate("bgt_"), Secret::generate("bgt_"));
+        let (one, two) = (Secret::token(), Secret::token());
         assert_ne!(one.expose(), two.expose());
         assert_eq!(one.expose().len(), 4 + 32);
         assert_eq!(Secret::given(one.expose()).digest(), one.digest());

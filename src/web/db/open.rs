@@ -31,7 +31,10 @@ pub enum OpenError {
         .0.display()
     )]
     InUse(PathBuf),
-    #[error("there is no timeline database in {}; start the service once, or name its timeline.data_dir", .0.display())]
+    #[error(
+        "there is no timeline database in {}; start `buildgrid timeline` or `buildgrid up` once, or name the directory as timeline.data_dir or up.data_dir",
+        .0.display()
+    )]
     Missing(PathBuf),
     #[error(
         "the database {} has a schema of version {found}, written by a newer BuildGrid; this one knows versions up to {known}. Run the newer one, or put the copy back that it made",

@@ -61,7 +61,7 @@ impl TestTimeline {
 
     /// How a program with a new token of `role` reaches the service, for all namespaces, at `host`.
     pub async fn config_at(&self, host: &str, role: Role) -> TimelineConfig {
-        let secret = Secret::generate("bgt_");
+        let secret = Secret::token();
         let name = AttemptId::generate().to_string();
         let file = self.folder.path().join(&name);
         std::fs::write(&file, secret.expose()).unwrap();

@@ -40,7 +40,7 @@ const LISTS: [&str; 3] = ["/api/v1/builds", "/api/v1/apps", "/"];
 
 impl Service {
     async fn token(&self, role: Role, namespaces: &str) -> String {
-        let secret = Secret::generate("bgt_");
+        let secret = Secret::token();
         let name = secret.digest();
         let principal = Principal { name, role, namespaces: namespaces.parse().unwrap() };
         let added = self.timeline.database().add_token(principal, &secret, OffsetDateTime::now_utc()).await;
