@@ -55,7 +55,9 @@ pub(in crate::web) async fn find(
         let heads = database.log_heads(log, found.next, HEADS).await?;
         let Some(last) = heads.last().map(Head::end_seq) else { return Ok(found) };
         let wanted = heads.into_iter().filter(|head| matcher.may_match(&head.summary));
-        let search = |head: Head| search(database, log, head.first_seq, from, matcher.clone());
+        // A block may have grown since its head was read: what was found in it is not found again.
+        let start = found.next;
+        let search = |head: Head| search(database, log, head.first_seq, start, matcher.clone());
         let mut searched = pin!(stream::iter(wanted).map(search).buffered(AT_ONCE));
         while let Some(matches) = searched.next().await {
             let Matches { raw, lines, end } = matches?;
