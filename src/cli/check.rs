@@ -7,12 +7,13 @@ use std::path::Path;
 use anyhow::anyhow;
 
 use super::exit::{Exit, Failure};
+use super::service;
 use crate::build::docker::DockerEngine;
 use crate::config::{Config, InvalidConfig};
 use crate::queue::Queue;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::store::Store;
-use crate::timeline::client::{CallError, TimelineClient};
+use crate::timeline::client::CallError;
 use crate::up;
 
 /// Report every fault of the configuration, then probe queue, engine, store, timeline and directories
@@ -164,13 +165,13 @@ async fn up_queue(report: &mut Report, config: &Config) {
 /// Whether the timeline service answers, and knows the token. What the token may do is not asked: a
 /// worker's may not read.
 async fn timeline(report: &mut Report, config: &Config) {
-    let client = match TimelineClient::new(&config.timeline) {
+    let client = match service::find(config).await {
         Ok(Some(client)) => client,
         Ok(None) => {
             return report
                 .note("timeline", "none: timeline.url is empty; workers arbitrate and keep logs alone");
         }
-        Err(error) => return report.bad("timeline", format_args!("{error:#}")),
+        Err(failure) => return report.bad("timeline", format_args!("{:#}", failure.error)),
     };
     match client.get_json::<serde_json::Value>("builds", &[("limit", "1")]).await {
         Ok(_) => report.good("timeline", client.address()),
