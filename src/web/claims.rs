@@ -64,7 +64,7 @@ pub(super) async fn claim(
     if row.build.cancel_requested_at.is_some() && !row.is_leased(now) {
         if claim.late {
             register(connection, event, claim, now).await?;
-            take_over(connection, row, claim.attempt, now).await?;
+            take_over(connection, row, claim.attempt, BuildState::Claimed, now).await?;
             return Ok(go);
         }
         // The worker that was to end it has fallen silent before it could.
@@ -85,7 +85,11 @@ pub(super) async fn claim(
     if known.is_none() {
         register(connection, event, claim, now).await?;
     }
-    take_over(connection, row, claim.attempt, now).await?;
+    // A late one has asked nobody: the one before it may still be at it, and is not to lose its log.
+    if let Some(before) = row.build.attempt.filter(|_| !claim.late) {
+        attempts::fence(connection, before, now).await?;
+    }
+    take_over(connection, row, claim.attempt, BuildState::Claimed, now).await?;
     Ok(go)
 }
 
@@ -106,18 +110,16 @@ async fn register(
     Ok(())
 }
 
-/// Makes `attempt` the one that counts; the one before it is fenced.
+/// Makes `attempt`, which stands at `state`, the one that counts.
 async fn take_over(
     connection: &mut SqliteConnection,
     row: BuildRow,
     attempt: AttemptId,
+    state: BuildState,
     now: OffsetDateTime,
 ) -> Result<(), Refusal> {
-    if let Some(before) = row.build.attempt {
-        attempts::fence(connection, before, now).await?;
-    }
     let change = Change {
-        state: BuildState::Claimed,
+        state,
         attempt: Some(attempt),
         lease_until: Some(now + LEASE),
         heard_at: Some(now),
@@ -130,6 +132,36 @@ async fn take_over(
     Ok(())
 }
 
+/// One that runs beside the attempt that counts takes its place when that one has fallen silent.
+async fn step_in(
+    connection: &mut SqliteConnection,
+    row: BuildRow,
+    attempt: &AttemptRow,
+    now: OffsetDateTime,
+) -> Result<BuildRow, Refusal> {
+    let counts = row.build.attempt == Some(attempt.id);
+    if counts || attempt.state.is_end() || row.is_leased(now) || row.build.state.is_final() {
+        return Ok(row);
+    }
+    let id = row.build.id.clone();
+    take_over(connection, row, attempt.id, brought_to(attempt.state), now).await?;
+    find(connection, &id).await
+}
+
+/// Whether what an attempt reports is the build's state as well.
+fn decides(row: &BuildRow, attempt: AttemptId, state: AttemptState) -> bool {
+    let counts = row.build.attempt == Some(attempt);
+    let told = brought_to(state);
+    match row.build.state.is_final() {
+        // The end of one beside it is an end all the same: the one that counts may have no more to say.
+        false => counts || told.is_final(),
+        // Ended from here, while its worker was silent: it may have ended in another way.
+        true if row.result.is_none() => state.is_end() && (counts || told.is_final()),
+        // Of two that ran at once, one has made the image.
+        true => !counts && told == BuildState::Published && row.build.state != BuildState::Published,
+    }
+}
+
 /// Keeps a report. `stored` is what was read of the attempt's log just before, where the report is of an end.
 pub(super) async fn report(
     connection: &mut SqliteConnection,
@@ -139,7 +171,8 @@ pub(super) async fn report(
     stored: Option<LogSum>,
     now: OffsetDateTime,
 ) -> Result<Progress, Refusal> {
-    let (mut row, known) = attempt_of(connection, id, attempt).await?;
+    let (row, known) = attempt_of(connection, id, attempt).await?;
+    let row = step_in(connection, row, &known, now).await?;
     let log = LogId::of_attempt(attempt);
     let state = logs::state(connection, &log).await?;
     if known.state != report.state {
@@ -159,15 +192,8 @@ pub(super) async fn report(
         if let Some(commit) = &report.commit {
             builds::describe(connection, id, commit).await?;
         }
-        // One beside the attempt that counts takes its place when that one has fallen silent.
-        if row.build.attempt != Some(attempt) && !row.is_leased(now) && !row.build.state.is_final() {
-            take_over(connection, row, attempt, now).await?;
-            row = find(connection, id).await?;
-        }
-        // One that was ended from here, while its worker was silent, may have ended in another way.
-        let open = !row.build.state.is_final() || (row.result.is_none() && report.state.is_end());
-        if row.build.attempt == Some(attempt) && open {
-            advance(connection, &row, report, now).await?;
+        if decides(&row, attempt, report.state) {
+            advance(connection, &row, attempt, report, now).await?;
         }
     } else {
         renew(connection, &row, attempt, now).await?;
@@ -175,14 +201,9 @@ pub(super) async fn report(
     Ok(Progress { next_seq: state.next_seq, cancel: row.build.cancel_requested_at.is_some() })
 }
 
-/// Brings the build to where the attempt that counts has come.
-async fn advance(
-    connection: &mut SqliteConnection,
-    row: &BuildRow,
-    report: &StateReport,
-    now: OffsetDateTime,
-) -> Result<(), Refusal> {
-    let state = match report.state {
+/// Where an attempt's state brings its build.
+fn brought_to(state: AttemptState) -> BuildState {
+    match state {
         AttemptState::Claimed => BuildState::Claimed,
         AttemptState::Fetching => BuildState::Fetching,
         AttemptState::Building => BuildState::Building,
@@ -193,10 +214,21 @@ async fn advance(
         AttemptState::Failed => BuildState::Failed,
         AttemptState::Rejected => BuildState::Rejected,
         AttemptState::Cancelled => BuildState::Cancelled,
-    };
+    }
+}
+
+/// Brings the build to where an attempt has come.
+async fn advance(
+    connection: &mut SqliteConnection,
+    row: &BuildRow,
+    attempt: AttemptId,
+    report: &StateReport,
+    now: OffsetDateTime,
+) -> Result<(), Refusal> {
+    let state = brought_to(report.state);
     let change = Change {
         state,
-        attempt: row.build.attempt,
+        attempt: Some(attempt),
         lease_until: (!report.state.is_end()).then_some(now + LEASE),
         heard_at: Some(now),
         requeued: row.requeued.as_deref(),
@@ -217,7 +249,8 @@ pub(super) async fn append(
     batch: Batch,
     now: OffsetDateTime,
 ) -> Result<Progress, Refusal> {
-    let (row, _) = attempt_of(connection, id, attempt).await?;
+    let (row, known) = attempt_of(connection, id, attempt).await?;
+    let row = step_in(connection, row, &known, now).await?;
     match logs::append(connection, &LogId::of_attempt(attempt), batch).await? {
         Appended::Stored { next_seq } => {
             renew(connection, &row, attempt, now).await?;

@@ -213,9 +213,9 @@ async fn a_late_attempt_is_taken_down_beside_the_one_that_counts() {
     world.goes(&late).await;
     world.report(late.attempt, AttemptState::Building).await.unwrap();
     assert_eq!(world.state().await, BuildState::Claimed, "that is where the first one is");
-    world.report(late.attempt, AttemptState::Published).await.unwrap();
-    assert_eq!(world.state().await, BuildState::Claimed);
     world.report(one.attempt, AttemptState::Published).await.unwrap();
+    assert_eq!(world.build().await.worker.as_deref(), Some("one"));
+    world.report(late.attempt, AttemptState::Published).await.unwrap();
     assert_eq!(world.build().await.worker.as_deref(), Some("one"));
 
     // After the end, too, its log is taken.
@@ -233,10 +233,40 @@ async fn a_late_attempt_takes_the_place_of_a_silent_one() {
     world.goes(&one).await;
     let late = Claim { late: true, ..by("two") };
     world.goes(&late).await;
+    world.report(late.attempt, AttemptState::Building).await.unwrap();
     world.pass(31);
-    world.report(late.attempt, AttemptState::Published).await.unwrap();
+    assert_eq!(world.state().await, BuildState::Interrupted);
+    world.append(late.attempt, "").await.unwrap();
+    let build = world.build().await;
+    assert_eq!((build.state, build.worker.as_deref()), (BuildState::Building, Some("two")));
+    // The silent one may still be at it: its log is taken as well.
+    world.append(one.attempt, "").await.unwrap();
+    world.report(one.attempt, AttemptState::Building).await.unwrap();
+    assert_eq!(world.build().await.worker.as_deref(), Some("two"));
+    let later = Claim { late: true, ..by("three") };
+    world.pass(31);
+    world.goes(&later).await;
+    assert_eq!(world.build().await.worker.as_deref(), Some("three"));
+    world.append(late.attempt, "").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_of_a_late_attempt_is_the_end_of_the_build() {
+    let world = World::new().await;
+    // One that a crash has cut short, told late and never to end; and the one that followed it.
+    let (crashed, second) = (Claim { late: true, ..by("one") }, Claim { late: true, ..by("one") });
+    world.goes(&crashed).await;
+    world.goes(&second).await;
+    world.report(second.attempt, AttemptState::Retrying).await.unwrap();
+    assert_eq!(world.state().await, BuildState::Claimed, "that is no end");
+    let third = Claim { late: true, ..by("two") };
+    world.goes(&third).await;
+    world.report(third.attempt, AttemptState::Failed).await.unwrap();
+    assert_eq!(world.state().await, BuildState::Failed);
+    // Of two that ran at once, one has made the image.
+    world.report(crashed.attempt, AttemptState::Published).await.unwrap();
     assert_eq!(world.state().await, BuildState::Published);
-    assert_eq!(world.append(one.attempt, "").await, Err(Refusal::Fenced));
+    assert_eq!(world.build().await.attempt, Some(crashed.attempt));
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use crate::timeline::protocol::{Attempt, AttemptId, AttemptState, StageTime};
 /// An attempt, as far as a report to it must know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::web) struct AttemptRow {
+    pub id: AttemptId,
     pub state: AttemptState,
     pub fenced: bool,
 }
@@ -51,6 +52,7 @@ pub(in crate::web) async fn get(
     let select = sqlx::query(select).bind(attempt.to_string()).bind(build.as_str());
     let Some(row) = select.fetch_optional(connection).await? else { return Ok(None) };
     Ok(Some(AttemptRow {
+        id: attempt,
         state: state(&row)?,
         fenced: row.try_get::<Option<i64>, _>("fenced_at")?.is_some(),
     }))
