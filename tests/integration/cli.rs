@@ -13,14 +13,14 @@ use buildgrid::timeline::TimelineConfig;
 use buildgrid::timeline::client::TimelineClient;
 use buildgrid::timeline::entry::Stream;
 use buildgrid::timeline::protocol::AttemptState;
-use buildgrid::web::access::Role;
 use clap::Parser;
 use serde_json::Value;
 
 use crate::support::broker::{TestBroker, next};
 use crate::support::patience::{in_time, until};
+use crate::support::played::PlayedAttempt;
 use crate::support::proxy::{Mode, Proxy};
-use crate::support::timeline::{PlayedAttempt, TestTimeline};
+use crate::support::timeline::TestTimeline;
 
 const COMMIT: &str = "9fceb02d0ae598e95dc970b74767f19372d61af8";
 const MAKE: Option<&str> = Some("[2/2] RUN make");
@@ -102,8 +102,8 @@ fn event(id: &str, app: &str) -> String {
 
 #[tokio::test]
 async fn builds_are_listed_filtered_and_paged() {
-    let timeline = TestTimeline::start(QueueConfig::default()).await;
-    let (worker, client) = (timeline.client(Role::Worker).await, timeline.client(Role::Viewer).await);
+    let timeline = TestTimeline::start(&QueueConfig::default()).await;
+    let (worker, client) = (timeline.client("worker"), timeline.client("viewer"));
     assert_eq!(run(&client, "builds").await.out, "no builds\n");
     PlayedAttempt::claim(&worker, &event("b-1", "shop")).await.ends(State::Published, None).await;
     PlayedAttempt::claim(&worker, &event("b-2", "shop")).await.ends(State::Failed, Some("exit 2")).await;
@@ -133,13 +133,13 @@ async fn builds_are_listed_filtered_and_paged() {
     }
     let wrong = run(&client, "builds --commit main").await;
     assert!(wrong.code() == Exit::Usage && wrong.sentence().contains("4 to 40 of 0-9"));
-    timeline.stop().await;
+    timeline.finish().await;
 }
 
 #[tokio::test]
 async fn a_log_is_read_filtered_and_its_outcome_is_only_who_follows_it() {
-    let timeline = TestTimeline::start(QueueConfig::default()).await;
-    let (worker, client) = (timeline.client(Role::Worker).await, timeline.client(Role::Viewer).await);
+    let timeline = TestTimeline::start(&QueueConfig::default()).await;
+    let (worker, client) = (timeline.client("worker"), timeline.client("viewer"));
     let mut build = PlayedAttempt::claim(&worker, &event("b-1", "shop")).await;
     build.says(Stream::Status, None, "fetching").await;
     build.says(Stream::Status, MAKE, "started").await;
@@ -168,15 +168,15 @@ async fn a_log_is_read_filtered_and_its_outcome_is_only_who_follows_it() {
     let unknown = run(&client, "logs b-2").await;
     assert!(unknown.code() == Exit::Usage && unknown.sentence().contains("there is no build b-2"));
     assert_eq!(run(&client, "logs b-2 -f").await.code(), Exit::Usage);
-    timeline.stop().await;
+    timeline.finish().await;
 }
 
 #[tokio::test]
 async fn a_live_log_is_followed_over_lost_connections_without_a_gap() {
-    let timeline = TestTimeline::start(QueueConfig::default()).await;
-    let worker = timeline.client(Role::Worker).await;
-    let proxy = Proxy::start(timeline.host.clone()).await;
-    let config = timeline.config_at(&proxy.address().to_string(), Role::Viewer).await;
+    let timeline = TestTimeline::start(&QueueConfig::default()).await;
+    let worker = timeline.client("worker");
+    let proxy = Proxy::start(timeline.address.to_string()).await;
+    let config = timeline.config_at(&proxy.address().to_string(), "viewer");
     let client = TimelineClient::new(&config).unwrap().unwrap();
     let mut build = PlayedAttempt::claim(&worker, &event("b-1", "shop")).await;
     build.enters(AttemptState::Building).await;
@@ -203,13 +203,13 @@ async fn a_live_log_is_followed_over_lost_connections_without_a_gap() {
     let lines: Vec<&str> = ran.shown.lines().filter(|line| line.starts_with("    line ")).collect();
     assert_eq!(lines, ["    line 0", "    line 1", "    line 2", "    line 3"], "{}", ran.shown);
     assert_eq!(ran.shown.matches("is there again").count(), 1, "{}", ran.shown);
-    timeline.stop().await;
+    timeline.finish().await;
 }
 
 #[tokio::test]
 async fn a_build_is_cancelled_in_the_queue_and_while_it_runs() {
-    let timeline = TestTimeline::start(QueueConfig::default()).await;
-    let (worker, client) = (timeline.client(Role::Worker).await, timeline.client(Role::Member).await);
+    let timeline = TestTimeline::start(&QueueConfig::default()).await;
+    let (worker, client) = (timeline.client("worker"), timeline.client("member"));
     let mut build = PlayedAttempt::claim(&worker, &event("b-1", "shop")).await;
     let asked = run(&client, "cancel b-1").await;
     assert_eq!((asked.code(), asked.out.as_str()), (Exit::Done, "b-1  claimed, to be cancelled\n"));
@@ -229,18 +229,18 @@ async fn a_build_is_cancelled_in_the_queue_and_while_it_runs() {
     assert!(late.sentence().contains("it is published"), "{}", late.sentence());
     assert_eq!(run(&client, "cancel b-3").await.code(), Exit::Usage);
 
-    let viewer = run(&timeline.client(Role::Viewer).await, "cancel b-2").await;
+    let viewer = run(&timeline.client("viewer"), "cancel b-2").await;
     assert_eq!(viewer.code(), Exit::Configuration);
     assert!(viewer.sentence().contains("this login may not"), "{}", viewer.sentence());
-    timeline.stop().await;
+    timeline.finish().await;
 }
 
 #[tokio::test]
 async fn an_event_is_enqueued_followed_waited_for_and_built_again() {
     let rabbit = TestBroker::start().await;
     let broker = rabbit.connect().await;
-    let timeline = TestTimeline::start(rabbit.config()).await;
-    let (worker, client) = (timeline.client(Role::Worker).await, timeline.client(Role::Member).await);
+    let timeline = TestTimeline::start(&rabbit.config()).await;
+    let (worker, client) = (timeline.client("worker"), timeline.client("member"));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), event("b-1", "shop")).unwrap();
     let path = file.path().to_str().unwrap();
@@ -295,7 +295,7 @@ async fn an_event_is_enqueued_followed_waited_for_and_built_again() {
     assert!(conflict.sentence().contains("b-1 belongs to another event"), "{}", conflict.sentence());
     let many = run(&client, "enqueue --fake --count 2 --follow").await;
     assert!(many.code() == Exit::Usage && many.sentence().contains("--wait"));
-    timeline.stop().await;
+    timeline.finish().await;
     broker.close().await;
 }
 
@@ -309,26 +309,26 @@ async fn a_service_that_is_away_or_knows_no_token_is_told_apart() {
         assert_eq!(ran.code(), Exit::Unavailable, "{words}");
         assert!(ran.sentence().contains(&free.to_string()), "{words}: {}", ran.sentence());
     }
-    let timeline = TestTimeline::start(QueueConfig::default()).await;
-    let config = timeline.config_at(&timeline.host, Role::Viewer).await;
+    let timeline = TestTimeline::start(&QueueConfig::default()).await;
+    let config = timeline.config_at(&timeline.address.to_string(), "viewer");
     std::fs::write(config.token_file.as_ref().unwrap(), "bgt_wrong").unwrap();
     let ran = run(&TimelineClient::new(&config).unwrap().unwrap(), "builds").await;
     assert_eq!(ran.code(), Exit::Configuration);
     assert!(ran.sentence().contains("buildgrid token add"), "{}", ran.sentence());
-    timeline.stop().await;
+    timeline.finish().await;
 }
 
 /// The program itself: where it finds the service, and what goes to which output.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_finds_the_service_and_makes_logins_beside_it() {
-    let timeline = TestTimeline::start(QueueConfig::default()).await;
+    let timeline = TestTimeline::start(&QueueConfig::default()).await;
     let folder = tempfile::tempdir().unwrap();
     let (path, token) = (folder.path().join("worker-config.toml"), folder.path().join("token"));
     let text = format!(
         "[timeline]\nurl = \"http://{}\"\ntoken_file = \"{}\"\ndata_dir = \"{}\"\n[up]\ndata_dir = \"{}\"\n",
-        timeline.host,
+        timeline.address,
         token.display(),
-        timeline.data_dir().display(),
+        timeline.data().display(),
         folder.path().display()
     );
     std::fs::write(&path, text).unwrap();
@@ -367,7 +367,7 @@ async fn the_program_finds_the_service_and_makes_logins_beside_it() {
     let (_, listed, _) = program("user list --json", "").await;
     assert!(listed.contains("\"anna\"") && !listed.contains("argon2"), "{listed}");
 
-    let worker = timeline.client(Role::Worker).await;
+    let worker = timeline.client("worker");
     let mut build = PlayedAttempt::claim(&worker, &event("b-1", "shop")).await;
     build.says(Stream::Stdout, MAKE, "\u{1b}[31mred").await;
     build.ends(State::Failed, Some("exit 2")).await;
@@ -380,5 +380,5 @@ async fn the_program_finds_the_service_and_makes_logins_beside_it() {
     std::fs::write(&path, format!("[up]\ndata_dir = \"{}\"\n", folder.path().display())).unwrap();
     let (code, _, error) = program("logs b-1", "").await;
     assert!(code == 69 && error.contains("timeline.url") && error.contains("buildgrid up"), "{error}");
-    timeline.stop().await;
+    timeline.finish().await;
 }

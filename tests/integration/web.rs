@@ -12,7 +12,6 @@ use buildgrid::queue::QueueConfig;
 use buildgrid::timeline::TimelineConfig;
 use buildgrid::timeline::entry::timestamp;
 use buildgrid::timeline::protocol::Problem;
-use buildgrid::web::access::Role;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use time::OffsetDateTime;
 
@@ -34,17 +33,17 @@ impl Service {
     }
 
     async fn enqueueing(queue: QueueConfig) -> Self {
-        let timeline = TestTimeline::start(queue).await;
+        let timeline = TestTimeline::start(&queue).await;
         let token = |config: TimelineConfig| std::fs::read_to_string(config.token_file.unwrap()).unwrap();
-        let worker = token(timeline.config_at(&timeline.host, Role::Worker).await);
-        let maestro = token(timeline.config_at(&timeline.host, Role::Maestro).await);
+        let worker = token(timeline.config_at(&timeline.address.to_string(), "worker"));
+        let maestro = token(timeline.config_at(&timeline.address.to_string(), "maestro"));
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         Self { http: http.build().unwrap(), worker, maestro, timeline }
     }
 
     /// A request without a login.
     fn nobody(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("http://{}{path}", self.timeline.host))
+        self.http.request(method, format!("http://{}{path}", self.timeline.address))
     }
 
     /// A request of a worker, below `/api/v1`.

@@ -1,5 +1,7 @@
 //! Events through the whole worker: real RabbitMQ, real store, builds that are fake.
 
+mod outages;
+mod service;
 mod timeline;
 
 use std::time::Duration;

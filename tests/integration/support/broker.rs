@@ -128,6 +128,16 @@ impl TestBroker {
     /// Waits until every queue is empty, and has no consumer that could still give something back. Asks the
     /// queues themselves: what `rabbitmqctl list_queues` tells of them is some seconds old.
     pub async fn assert_drained(&self) {
+        self.until_left(|messages, consumers| (messages, consumers) == (0, 0)).await;
+    }
+
+    /// Waits until no message waits in any queue: all are with workers, or done.
+    pub async fn until_empty(&self) {
+        self.until_left(|messages, _| messages == 0).await;
+    }
+
+    /// Waits until each queue is left with messages and consumers as wanted.
+    async fn until_left(&self, wanted: impl Fn(u32, u32) -> bool) {
         let config = self.config();
         let properties = lapin::ConnectionProperties::default();
         let connection = lapin::Connection::connect(config.url.expose(), properties).await.unwrap();
@@ -141,11 +151,10 @@ impl TestBroker {
             loop {
                 let declare = channel.queue_declare(name.as_str().into(), passive, FieldTable::default());
                 let queue = in_time("the state of a queue", declare).await.unwrap();
-                let left = (queue.message_count(), queue.consumer_count());
-                if left == (0, 0) {
+                let (messages, consumers) = (queue.message_count(), queue.consumer_count());
+                if wanted(messages, consumers) {
                     break;
                 }
-                let (messages, consumers) = left;
                 let late = tokio::time::Instant::now() > deadline;
                 assert!(!late, "{name} is left with {messages} messages and {consumers} consumers");
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -23,14 +23,19 @@ use tokio::task::JoinHandle;
 
 use super::broker::TestBroker;
 use super::patience::{PATIENCE, in_time, until};
+use super::proxy::Proxy;
 use super::registry::TestRegistry;
+use super::timeline::TestTimeline;
+
+type Worker = (Shutdown, JoinHandle<anyhow::Result<()>>);
 
 pub struct TestGrid {
     pub config: Config,
     pub rabbit: TestBroker,
     pub broker: Queue,
     _folder: TempDir,
-    worker: Option<(Shutdown, JoinHandle<anyhow::Result<()>>)>,
+    worker: Option<Worker>,
+    others: Vec<Worker>,
     registry: TestRegistry,
     results: Mutex<Vec<ResultEvent>>,
     events: tokio::sync::Mutex<lapin::Consumer>,
@@ -79,6 +84,7 @@ impl TestGrid {
             broker,
             _folder: folder,
             worker: None,
+            others: Vec::new(),
             registry,
             results: Mutex::default(),
             events: tokio::sync::Mutex::new(events),
@@ -90,20 +96,26 @@ impl TestGrid {
     pub async fn start_worker(&mut self) {
         let listener = TcpListener::bind(self.config.worker.status_listen).await.unwrap();
         self.config.worker.status_listen = listener.local_addr().unwrap();
-        let shutdown = Shutdown::default();
-        let (config, running) = (self.config.clone(), shutdown.clone());
-        let (up, is_up) = tokio::sync::oneshot::channel();
-        let worker = tokio::spawn(async move {
-            let queue = Queue::amqp(&config.queue, &config.worker.name);
-            let ended = daemon::run(&config, queue.clone(), listener, running, || {
-                let _ = up.send(());
-            })
-            .await;
-            queue.close().await;
-            ended
-        });
-        in_time("the worker comes up", is_up).await.expect("the worker comes up");
-        self.worker = Some((shutdown, worker));
+        self.worker = Some(run_worker(self.config.clone(), listener).await);
+    }
+
+    /// Starts a worker beside the first, with a data directory of its own, which is answered.
+    pub async fn start_other_worker(&mut self, name: &str) -> PathBuf {
+        let mut config = self.config.clone();
+        config.worker.name = name.to_owned();
+        config.worker.data_dir.set_file_name(name);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let data_dir = config.worker.data_dir.clone();
+        self.others.push(run_worker(config, listener).await);
+        data_dir
+    }
+
+    /// Lets the workers that are started from now on talk to a timeline service: at its own address, or
+    /// through a proxy before it.
+    pub fn tell(&mut self, timeline: &TestTimeline, proxy: Option<&Proxy>) {
+        let address = proxy.map_or(timeline.address, Proxy::address);
+        self.config.timeline.url = format!("http://{address}");
+        self.config.timeline.token_file = Some(timeline.token_file("worker"));
     }
 
     /// The worker's two ways to end.
@@ -202,9 +214,9 @@ impl TestGrid {
 
     /// Ends everything and asserts that nothing is left: no message, no temporary file, no spool.
     pub async fn finish(mut self) {
-        if let Some((shutdown, _)) = &self.worker {
+        for (shutdown, worker) in self.worker.take().into_iter().chain(std::mem::take(&mut self.others)) {
             shutdown.drain.cancel();
-            self.worker_ended().await.unwrap();
+            in_time("a worker ends", worker).await.unwrap().unwrap();
         }
         self.rabbit.assert_drained().await;
         let left = files(&self.config.store.path.join("buildgrid/tmp"));
@@ -216,6 +228,24 @@ impl TestGrid {
         self.broker.close().await;
         self.registry.stop().await;
     }
+}
+
+/// Runs a worker, and waits until it is up.
+async fn run_worker(config: Config, listener: TcpListener) -> Worker {
+    let shutdown = Shutdown::default();
+    let running = shutdown.clone();
+    let (up, is_up) = tokio::sync::oneshot::channel();
+    let worker = tokio::spawn(async move {
+        let queue = Queue::amqp(&config.queue, &config.worker.name);
+        let ended = daemon::run(&config, queue.clone(), listener, running, || {
+            let _ = up.send(());
+        })
+        .await;
+        queue.close().await;
+        ended
+    });
+    in_time("the worker comes up", is_up).await.expect("the worker comes up");
+    (shutdown, worker)
 }
 
 pub struct DeadLetter {

@@ -7,6 +7,7 @@ pub mod git_proxy;
 pub mod grid;
 pub mod image;
 pub mod patience;
+pub mod played;
 pub mod process;
 pub mod proxy;
 pub mod registry;

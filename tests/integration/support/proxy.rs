@@ -1,6 +1,8 @@
-//! A TCP proxy that breaks: it stands before a service and cuts, or freezes, every connection through it.
+//! A TCP proxy that breaks: it stands before a service and cuts, freezes or delays every connection through
+//! it, or swallows answers.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -14,6 +16,10 @@ pub enum Mode {
     Cut,
     /// Connections stay open, new ones are accepted, and no byte passes.
     Frozen,
+    /// Requests pass; of the answers, so many in a hundred do not, and their connections are closed.
+    Swallow(u8),
+    /// Answers come so much later.
+    Delayed(Duration),
 }
 
 /// It ends, and what goes through it, when it is dropped.
@@ -60,13 +66,19 @@ async fn carry(client: TcpStream, target: String, mode: watch::Receiver<Mode>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pump(from_client, to_server, mode.clone()) => {}
-        () = pump(from_server, to_client, mode) => {}
+        () = pump(from_client, to_server, mode.clone(), Way::There) => {}
+        () = pump(from_server, to_client, mode, Way::Back) => {}
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    There,
+    Back,
+}
+
 /// Passes bytes on until one side ends or the proxy cuts.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>, way: Way) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let now = *mode.borrow_and_update();
@@ -75,9 +87,14 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::
                 Ok(()) => continue,
                 Err(_) => return,
             },
-            read = from.read(&mut buffer), if now == Mode::Pass => read,
+            read = from.read(&mut buffer), if !matches!(now, Mode::Cut | Mode::Frozen) => read,
             () = std::future::ready(()), if now == Mode::Cut => return,
         };
+        match now {
+            Mode::Swallow(percent) if way == Way::Back && rand::random_range(0..100) < percent => return,
+            Mode::Delayed(delay) if way == Way::Back => tokio::time::sleep(delay).await,
+            _ => {}
+        }
         match read {
             Ok(length) if length > 0 && to.write_all(&buffer[..length]).await.is_ok() => {}
             _ => return,

@@ -1,162 +1,232 @@
-//! The timeline service in this process, on a free port, with a database of its own; and a worker that is
-//! played by its calls.
+//! The real timeline service in this process, on a port and a database of its own; it can be stopped, can
+//! lose its data, and comes back at the same address with the same tokens.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use buildgrid::event::deploy::{BuildId, DeployEvent};
-use buildgrid::event::result::{Kind, ResultEvent, State};
 use buildgrid::queue::QueueConfig;
-use buildgrid::store::digest::Digest;
-use buildgrid::telemetry::config::{Format, LoggingConfig};
 use buildgrid::timeline::TimelineConfig;
-use buildgrid::timeline::client::{Lines, TimelineClient};
-use buildgrid::timeline::entry::{LogEntry, Stream};
-use buildgrid::timeline::protocol::{AttemptId, AttemptState, Claim, ClaimAnswer, LogSum, StateReport};
+use buildgrid::timeline::client::TimelineClient;
+use buildgrid::timeline::protocol::BuildDetail;
 use buildgrid::web::access::{Namespaces, Principal, Role, Secret};
 use buildgrid::web::db::Database;
-use buildgrid::web::{self, Enqueuer, Timeline};
+use buildgrid::web::{Enqueuer, Timeline, serve};
+use reqwest::{Method, RequestBuilder, Response};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::patience::in_time;
+
+/// The logins that it has, for all namespaces but the last one's.
+const TOKENS: [(&str, Role, &str); 5] = [
+    ("worker", Role::Worker, "*"),
+    ("maestro", Role::Maestro, "*"),
+    ("viewer", Role::Viewer, "*"),
+    ("member", Role::Member, "*"),
+    ("maestro-of-acme", Role::Maestro, "acme"),
+];
+
 pub struct TestTimeline {
-    /// `127.0.0.1:<port>`.
-    pub host: String,
+    pub address: SocketAddr,
     folder: TempDir,
-    database: Database,
+    queue: QueueConfig,
+    tokens: Vec<(Principal, Secret)>,
+    running: Option<Running>,
+}
+
+struct Running {
     stop: CancellationToken,
-    server: JoinHandle<anyhow::Result<()>>,
+    service: JoinHandle<anyhow::Result<()>>,
+    database: Database,
 }
 
 impl TestTimeline {
-    /// A service that enqueues onto the broker of `queue`.
-    pub async fn start(queue: QueueConfig) -> Self {
-        // Shown by the test runner where a test fails.
-        let _ = buildgrid::telemetry::logging::init(
-            &LoggingConfig { format: Format::Text, ..LoggingConfig::default() },
-            true,
-        );
+    /// Running; what is enqueued over HTTP goes onto the broker of `queue`.
+    pub async fn start(queue: &QueueConfig) -> Self {
+        let mut timeline = Self::away(queue);
+        timeline.start_again().await;
+        timeline
+    }
+
+    /// With an address, at which nobody answers yet.
+    pub fn away(queue: &QueueConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("timeline")).await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = listener.local_addr().unwrap().to_string();
-        let config = TimelineConfig { url: format!("http://{host}"), ..TimelineConfig::default() };
-        let stop = CancellationToken::new();
-        let queue = Enqueuer::on_demand(queue);
+        let token = |(name, role, namespaces): (&str, Role, &str)| {
+            let namespaces = namespaces.parse::<Namespaces>().unwrap();
+            (Principal { name: name.to_owned(), role, namespaces }, Secret::token())
+        };
+        let tokens: Vec<_> = TOKENS.into_iter().map(token).collect();
+        for (principal, secret) in &tokens {
+            std::fs::write(folder.path().join(&principal.name), secret.expose()).unwrap();
+        }
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = port.local_addr().unwrap();
+        Self { address, folder, queue: queue.clone(), tokens, running: None }
+    }
+
+    /// Starts it where it was, with the data that it had.
+    pub async fn start_again(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        let config = TimelineConfig { url: self.url(), ..TimelineConfig::default() };
+        let database = Database::open(&self.data()).await.unwrap();
+        let known = database.tokens().await.unwrap();
+        for (principal, secret) in self.tokens.iter().filter(|_| known.is_empty()) {
+            database.add_token(principal.clone(), secret, OffsetDateTime::now_utc()).await.unwrap();
+        }
+        let (stop, queue) = (CancellationToken::new(), Enqueuer::on_demand(self.queue.clone()));
         let timeline = Timeline::new(&config, database.clone(), queue, stop.clone()).await.unwrap();
-        let server = tokio::spawn(web::serve(listener, Arc::new(timeline)));
-        Self { host, folder, database, stop, server }
+        let service = tokio::spawn(serve(listener, Arc::new(timeline)));
+        self.running = Some(Running { stop, service, database });
     }
 
+    /// Stops it, which it must do well; does nothing while it is away.
+    pub async fn stop(&mut self) {
+        if let Some(Running { stop, service, .. }) = self.running.take() {
+            stop.cancel();
+            in_time("the timeline ends", service).await.unwrap().unwrap();
+        }
+    }
+
+    /// Stops it, for good.
+    pub async fn finish(mut self) {
+        self.stop().await;
+    }
+
+    /// The database of the running service.
     pub fn database(&self) -> &Database {
-        &self.database
+        &self.running.as_ref().expect("the service runs").database
     }
 
-    pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("timeline")
+    /// Loses all that it had, while it is stopped.
+    pub fn lose_its_data(&self) {
+        assert!(self.running.is_none());
+        std::fs::remove_dir_all(self.data()).unwrap();
     }
 
-    /// How a program with a new token of `role` reaches the service, for all namespaces, at `host`.
-    pub async fn config_at(&self, host: &str, role: Role) -> TimelineConfig {
-        let secret = Secret::token();
-        let name = AttemptId::generate().to_string();
-        let file = self.folder.path().join(&name);
-        std::fs::write(&file, secret.expose()).unwrap();
-        let principal = Principal { name, role, namespaces: Namespaces::All };
-        assert!(self.database.add_token(principal, &secret, OffsetDateTime::now_utc()).await.unwrap());
-        TimelineConfig { url: format!("http://{host}"), token_file: Some(file), ..TimelineConfig::default() }
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
-    pub async fn client(&self, role: Role) -> TimelineClient {
-        TimelineClient::new(&self.config_at(&self.host, role).await).unwrap().unwrap()
+    /// The file with the token of a login.
+    pub fn token_file(&self, login: &str) -> PathBuf {
+        self.folder.path().join(login)
     }
 
-    /// Stops the service, which must end well.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        self.server.await.unwrap().unwrap();
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// How a program with the token of a login reaches the service at `host`.
+    pub fn config_at(&self, host: &str, login: &str) -> TimelineConfig {
+        let url = format!("http://{host}");
+        TimelineConfig { url, token_file: Some(self.token_file(login)), ..TimelineConfig::default() }
+    }
+
+    pub fn client(&self, login: &str) -> TimelineClient {
+        let config = self.config_at(&self.address.to_string(), login);
+        TimelineClient::new(&config).unwrap().unwrap()
+    }
+
+    /// A request below `/api/v1`, with the token of Maestro.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request_of("maestro", method, path)
+    }
+
+    /// A request below `/api/v1`, with the token of this login.
+    pub fn request_of(&self, login: &str, method: Method, path: &str) -> RequestBuilder {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let token = std::fs::read_to_string(self.token_file(login)).unwrap();
+        client.request(method, format!("{}/api/v1/{path}", self.url())).bearer_auth(token)
+    }
+
+    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
+        in_time("an answer", self.request(Method::POST, path).body(body).send()).await.unwrap()
+    }
+
+    /// A build, once it is known.
+    pub async fn build(&self, id: &str) -> Option<BuildDetail> {
+        let get = self.request(Method::GET, &format!("builds/{id}")).send();
+        let answer = in_time("an answer", get).await.unwrap();
+        match answer.status().as_u16() {
+            404 => None,
+            200 => Some(answer.json().await.unwrap()),
+            status => panic!("{status}: {}", answer.text().await.unwrap()),
+        }
+    }
+
+    /// Waits until a build is as it should be.
+    pub async fn until(&self, what: &str, id: &str, wanted: impl Fn(&BuildDetail) -> bool) -> BuildDetail {
+        in_time(what, async {
+            loop {
+                if let Some(build) = self.build(id).await.filter(|build| wanted(build)) {
+                    return build;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await
+    }
+
+    /// The log of one attempt, as NDJSON.
+    pub async fn log(&self, id: &str, attempt: &str) -> String {
+        let get = self.request(Method::GET, &format!("builds/{id}/log?attempt={attempt}"));
+        let answer = in_time("an answer", get.header("accept", "application/x-ndjson").send()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        answer.text().await.unwrap()
+    }
+
+    /// Waits until it has all that a build's directory tells of it, and compares: every attempt's log, byte for
+    /// byte. Answers the build, of whose attempts each that has ended is complete.
+    pub async fn has_all_of(&self, directory: &Path) -> BuildDetail {
+        let id = directory.file_name().unwrap().to_str().unwrap();
+        let mut told = 0;
+        for (report, log) in attempts(directory) {
+            let closed = in_time(&format!("{} is closed", report.display()), closed(&report)).await;
+            let how = closed["closed"]["how"].as_str().unwrap();
+            assert!(matches!(how, "confirmed" | "sent"), "{closed:#}");
+            let attempt = closed["attempt"].as_str().unwrap();
+            let mut kept = std::fs::read_to_string(&log).unwrap();
+            // Half a line that a crash has left is nobody's.
+            kept.truncate(kept.rfind('\n').map_or(0, |end| end + 1));
+            let stored = self.log(id, attempt).await;
+            let same = stored == kept;
+            assert!(same, "{attempt}: {} lines here, {} there", kept.lines().count(), stored.lines().count());
+            told += 1;
+            let build = self.build(id).await.unwrap();
+            let shown = build.attempts.iter().find(|shown| shown.id.to_string() == attempt).unwrap();
+            assert_eq!(shown.entries, kept.lines().count() as u64);
+            assert_eq!(shown.complete, how == "confirmed");
+        }
+        assert!(told > 0, "nothing is told of {}", directory.display());
+        self.build(id).await.unwrap()
     }
 }
 
-/// A worker's attempt at a build, as the service sees it.
-pub struct PlayedAttempt {
-    client: TimelineClient,
-    event: DeployEvent,
-    attempt: AttemptId,
-    lines: Vec<u8>,
-    next: u64,
+/// The report and the log of each attempt in a build directory.
+fn attempts(directory: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    let numbers = names.filter_map(|name| {
+        let name = name.to_str().unwrap();
+        Some(name.strip_prefix("report")?.strip_suffix(".json")?.to_owned())
+    });
+    let files = |number| {
+        (directory.join(format!("report{number}.json")), directory.join(format!("log{number}.ndjson")))
+    };
+    numbers.map(files).collect()
 }
 
-impl PlayedAttempt {
-    /// Claims the event and is told to go.
-    pub async fn claim(client: &TimelineClient, body: &str) -> Self {
-        let (event, _) = DeployEvent::parse(body.as_bytes()).unwrap();
-        let attempt = AttemptId::generate();
-        let claim = Claim {
-            event: body.to_owned(),
-            worker: "worker-1".to_owned(),
-            attempt,
-            number: 1,
-            requeue: None,
-            replaces: None,
-            late: false,
-        };
-        let answer = client.claim(&event.id, &claim).await.unwrap();
-        assert_eq!(answer, ClaimAnswer::Go { next_seq: 0 });
-        Self { client: client.clone(), event, attempt, lines: Vec::new(), next: 0 }
-    }
-
-    pub fn id(&self) -> &BuildId {
-        &self.event.id
-    }
-
-    pub async fn enters(&self, state: AttemptState) {
-        let at = OffsetDateTime::now_utc();
-        let report = StateReport { state, at, commit: None, result: None, log: None };
-        self.client.report(&self.event.id, self.attempt, &report).await.unwrap();
-    }
-
-    /// Writes a line; answers whether the build is to be cancelled.
-    pub async fn says(&mut self, stream: Stream, step: Option<&str>, text: &str) -> bool {
-        let entry = LogEntry {
-            seq: self.next,
-            at: OffsetDateTime::now_utc(),
-            stream,
-            step: step.map(str::to_owned),
-            server: "worker-1".to_owned(),
-            service: None,
-            pod: None,
-            text: text.to_owned(),
-        };
-        let mut line = serde_json::to_vec(&entry).unwrap();
-        line.push(b'\n');
-        self.lines.extend_from_slice(&line);
-        self.next += 1;
-        let lines = Lines::compress(&line).unwrap();
-        self.client.append(&self.event.id, self.attempt, lines).await.unwrap().cancel
-    }
-
-    /// Ends the attempt, as published or, for a `reason`, failed by the build's own fault.
-    pub async fn ends(self, state: State, reason: Option<&str>) {
-        let image = self.event.image().url("registry.example.com");
-        let result = ResultEvent {
-            image: (state == State::Published).then_some(image),
-            kind: (state == State::Failed).then_some(Kind::Build),
-            reason: reason.map(str::to_owned),
-            step: reason.map(|_| "[2/2] RUN make".to_owned()),
-            excerpt: reason.map(|_| vec!["cc: no input files".to_owned()]).unwrap_or_default(),
-            ..ResultEvent::of(&self.event, 1, state, "worker-1")
-        };
-        let report = StateReport {
-            state: state.as_str().parse().unwrap(),
-            at: OffsetDateTime::now_utc(),
-            commit: None,
-            result: Some(Box::new(result)),
-            log: Some(LogSum { count: self.next, checksum: Digest::of(&self.lines) }),
-        };
-        self.client.report(&self.event.id, self.attempt, &report).await.unwrap();
+/// What a report says once nothing more is to be told.
+async fn closed(report: &Path) -> serde_json::Value {
+    loop {
+        let text = std::fs::read(report).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        if record["closed"].is_object() {
+            return record;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }

@@ -110,7 +110,7 @@ async fn nobody_sees_anything() {
         let answer = service.nobody(Method::GET, path).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
     }
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +165,7 @@ async fn another_namespace_is_as_good_as_nothing() {
     let after = service.get("/builds/b-1").await;
     assert_eq!(before, after, "nothing was changed");
     assert!(service.get("/builds").await["items"].as_array().unwrap().len() == 1);
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +192,7 @@ async fn a_role_may_what_it_is_for() {
         let answer = request.json(&body).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), status, "{method} {path}");
     }
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,7 +214,7 @@ async fn another_sites_page_can_do_nothing() {
     assert_eq!(service.get("/builds/b-1").await["cancel_requested_at"], Value::Null);
     assert_eq!(cancel("sec-fetch-site", "same-origin").await.unwrap().status(), StatusCode::SEE_OTHER);
     assert_ne!(service.get("/builds/b-1").await["cancel_requested_at"], Value::Null);
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,5 +245,5 @@ async fn a_session_begins_with_the_password_and_ends_with_the_sign_out() {
     let hash = PasswordHash::make(&"another password".to_owned().into()).unwrap();
     assert!(service.timeline.database().change_password("mara".to_owned(), hash).await.unwrap());
     assert_eq!(page(session).await.unwrap().status(), StatusCode::UNAUTHORIZED);
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }

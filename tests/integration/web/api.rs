@@ -65,7 +65,7 @@ async fn every_route_is_described_and_every_description_is_a_route() {
     assert_eq!(shown.keys().collect::<Vec<_>>().len(), properties.len());
     assert!(shown.keys().all(|key| properties.contains_key(key)), "{shown:?}");
     assert!(build["attempts"].is_array());
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +97,7 @@ async fn a_claim_must_be_of_an_event_that_a_worker_would_take() {
     let large = service.worker(Method::PUT, "/builds/b-1").body(vec![b' '; 4 << 20]).send().await.unwrap();
     refused(large, StatusCode::PAYLOAD_TOO_LARGE).await;
     assert_eq!(service.get("/builds").await["items"], json!([]), "nothing was taken down");
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +169,7 @@ async fn builds_are_listed_by_page_and_filter() {
         let problem = refused(answer, StatusCode::BAD_REQUEST).await;
         assert!(!problem.detail.is_empty(), "{bad}");
     }
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,7 +214,7 @@ async fn an_event_is_enqueued_over_http_and_lands_on_the_exchange() {
     refused(post("/builds/none/cancel", String::new()).await.unwrap(), StatusCode::NOT_FOUND).await;
     drop(subscription);
     queue.close().await;
-    service.timeline.stop().await;
+    service.timeline.finish().await;
     rabbit.assert_drained().await;
 }
 
@@ -229,7 +229,7 @@ async fn a_queue_that_is_away_is_named_and_nothing_is_taken_down() {
     let problem = refused(answer, StatusCode::SERVICE_UNAVAILABLE).await;
     assert!(problem.detail.starts_with("the queue does not take the event"), "{}", problem.detail);
     assert_eq!(service.get("/builds").await["items"], json!([]));
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,7 +267,7 @@ async fn a_deploy_is_reported_with_its_pods_lines() {
     let long = "x".repeat(257);
     refused(put(&long, report("done")).await.unwrap(), StatusCode::UNPROCESSABLE_ENTITY).await;
     assert_eq!(service.get("/deploys/shop-418").await["state"], "done");
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,9 +281,9 @@ async fn a_script_asks_for_the_image_of_a_service() {
     {
         refused(service.maestro(Method::GET, absent).send().await.unwrap(), StatusCode::NOT_FOUND).await;
     }
-    let client = service.timeline.client(buildgrid::web::access::Role::Worker).await;
+    let client = service.timeline.client("worker");
     let other = event("b-9", "acme", "mail");
-    let attempt = crate::support::timeline::PlayedAttempt::claim(&client, &other).await;
+    let attempt = crate::support::played::PlayedAttempt::claim(&client, &other).await;
     attempt.ends(buildgrid::event::result::State::Published, None).await;
     let asked = service.get("/services/acme/mail/worker").await;
     assert_eq!(
@@ -292,5 +292,5 @@ async fn a_script_asks_for_the_image_of_a_service() {
     );
     assert_eq!(asked["build"]["id"], "b-9");
     assert_eq!(service.get("/apps/acme/mail").await["current"]["id"], "b-9");
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }

@@ -22,7 +22,7 @@ async fn overlap_is_dropped_and_a_gap_says_where_to_go_on() {
     assert_eq!(service.append(lines[2..].concat()).await.status(), StatusCode::OK);
     assert_eq!(service.append("").await.text().await.unwrap(), r#"{"next_seq":10,"cancel":false}"#);
     assert_eq!(service.log("").await, lines.concat());
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +59,7 @@ async fn the_end_needs_the_whole_log() {
     assert_eq!(service.append(lines).await.status(), StatusCode::OK);
     let more = refused(service.append(line(10, None, "late")).await, StatusCode::CONFLICT).await;
     assert!(more.detail.contains("has ended"), "{}", more.detail);
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +120,7 @@ async fn what_is_malformed_is_refused_precisely_and_changes_nothing() {
     ] {
         assert_eq!(send(encoding, packed).await.unwrap().status(), StatusCode::OK);
     }
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,5 +143,5 @@ async fn unknown_builds_and_attempts_are_told_apart_from_nothing() {
     let answer = service.worker(Method::PUT, "/builds/b-2").json(&body).send().await.unwrap();
     refused(answer, StatusCode::UNPROCESSABLE_ENTITY).await;
     assert_eq!(service.get("/builds").await["items"].as_array().unwrap().len(), 1, "b-2 is not there");
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }

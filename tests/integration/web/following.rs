@@ -3,14 +3,13 @@
 use buildgrid::event::result::State;
 use buildgrid::timeline::entry::Stream;
 use buildgrid::timeline::protocol::AttemptState;
-use buildgrid::web::access::Role;
 use futures::StreamExt;
 use reqwest::{Method, StatusCode};
 use sse_stream::SseStream;
 
 use super::{Service, event, line, refused};
 use crate::support::patience::in_time;
-use crate::support::timeline::PlayedAttempt;
+use crate::support::played::PlayedAttempt;
 
 /// Follows the log of `id` until its end; answers the ids of its entries and the states that were told.
 async fn follow(service: &Service, id: &str, last: Option<&str>) -> (Vec<String>, Vec<String>) {
@@ -42,7 +41,7 @@ async fn follow(service: &Service, id: &str, last: Option<&str>) -> (Vec<String>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_sees_every_line_and_state_through_to_the_end() {
     let service = Service::start().await;
-    let client = service.timeline.client(Role::Worker).await;
+    let client = service.timeline.client("worker");
     let mut attempt = PlayedAttempt::claim(&client, &event("b-1", "acme", "shop")).await;
     for _ in 0..3 {
         attempt.says(Stream::Stdout, None, "before").await;
@@ -72,7 +71,7 @@ async fn a_follower_sees_every_line_and_state_through_to_the_end() {
     assert_eq!(rest, early.0[41..]);
     let bad = service.maestro(Method::GET, "/builds/b-1/log").header("accept", "text/event-stream");
     refused(bad.header("last-event-id", "x").send().await.unwrap(), StatusCode::BAD_REQUEST).await;
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,13 +95,13 @@ async fn a_slow_reader_lags_and_loses_nothing() {
             next += 1;
         }
     }
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_attempt_is_followed_by_itself() {
     let service = Service::start().await;
-    let client = service.timeline.client(Role::Worker).await;
+    let client = service.timeline.client("worker");
     let body = event("b-1", "acme", "shop");
     let mut first = PlayedAttempt::claim(&client, &body).await;
     first.says(Stream::Stdout, None, "first").await;
@@ -116,7 +115,7 @@ async fn the_next_attempt_is_followed_by_itself() {
     assert_eq!(followed.0.len(), 2);
     assert_ne!(followed.0[0].split(':').next(), followed.0[1].split(':').next(), "two attempts");
     assert!(followed.1.contains(&"retrying".to_owned()), "{:?}", followed.1);
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,6 +125,6 @@ async fn a_service_that_stops_lets_followers_go() {
     let request = service.maestro(Method::GET, "/builds/b-1/log").header("accept", "text/event-stream");
     let mut stream = request.send().await.unwrap().bytes_stream();
     in_time("the state", stream.next()).await.unwrap().unwrap();
-    in_time("the service's end", service.timeline.stop()).await;
+    in_time("the service's end", service.timeline.finish()).await;
     assert!(in_time("the stream's end", stream.next()).await.is_none());
 }

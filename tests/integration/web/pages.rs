@@ -60,7 +60,7 @@ async fn pages_show_what_is_there_and_nothing_runs_in_them() {
         assert_eq!(answer.status(), StatusCode::OK, "{asset}");
         assert!(answer.headers()["cache-control"].to_str().unwrap().contains("immutable"), "{asset}");
     }
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,5 +82,5 @@ async fn buttons_do_what_they_say_for_those_who_may() {
         (StatusCode::SEE_OTHER, &"/builds/b-1".parse().unwrap())
     );
     assert_ne!(service.get("/builds/b-1").await["cancel_requested_at"], serde_json::Value::Null);
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }

@@ -47,7 +47,7 @@ async fn any_range_and_any_filter_gives_what_was_written() {
         path = link.trim_start_matches("</api/v1").split('>').next().unwrap().to_owned();
     }
     assert_eq!(whole, found);
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,7 +61,7 @@ async fn text_is_for_people_and_harmless() {
     let accepted = accepted.send().await.unwrap();
     assert_eq!(accepted.headers()["content-type"], "text/plain; charset=utf-8");
     assert_eq!(accepted.text().await.unwrap(), text);
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,5 +87,5 @@ async fn a_filter_that_is_none_is_refused() {
     refused(service.maestro(Method::GET, other).send().await.unwrap(), StatusCode::NOT_FOUND).await;
     refused(service.maestro(Method::GET, "/builds/b-2/log").send().await.unwrap(), StatusCode::NOT_FOUND)
         .await;
-    service.timeline.stop().await;
+    service.timeline.finish().await;
 }
