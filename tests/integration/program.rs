@@ -1,5 +1,7 @@
 //! The program itself: exit codes, signals, crashes, the journal.
 
+mod timeline;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
