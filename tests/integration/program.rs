@@ -1,6 +1,7 @@
 //! The program itself: exit codes, signals, crashes, the journal.
 
 mod timeline;
+mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -1,0 +1,233 @@
+//! `buildgrid up`: everything in one process, from its first start through a crash.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use buildgrid::store::{Store, StoreConfig};
+use buildgrid::timeline::protocol::{BuildDetail, BuildState};
+use buildgrid::up::Announcement;
+use reqwest::Method;
+use secrecy::ExposeSecret;
+
+use super::{buildgrid, ended};
+use crate::support::grid::fake_event;
+use crate::support::patience::{in_time, until};
+
+const COMMIT: &str = "9fceb02d0ae598e95dc970b74767f19372d61af8";
+
+/// One data directory, and addresses for what runs on it.
+struct Machine {
+    folder: tempfile::TempDir,
+    registry: String,
+}
+
+/// A running `buildgrid up`; killed when the test ends.
+struct Up {
+    child: Child,
+    announcement: Announcement,
+    /// What it said.
+    greeting: PathBuf,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("worker-config.toml"), "").unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { folder, registry: port.local_addr().unwrap().to_string() }
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = buildgrid(&self.folder.path().join("worker-config.toml"));
+        command.arg("up");
+        command.env("BUILDGRID_UP__DATA_DIR", self.data_dir());
+        command.env("BUILDGRID_ENGINE__HOST", "none");
+        command.env("BUILDGRID_REGISTRY__HOST", &self.registry);
+        command.env("BUILDGRID_REGISTRY__LISTEN", &self.registry);
+        command.env("BUILDGRID_TIMELINE__LISTEN", "127.0.0.1:0");
+        command.env("BUILDGRID_WORKER__STATUS_LISTEN", "127.0.0.1:0");
+        command
+    }
+
+    /// Runs one that must not come up.
+    fn refused(&self, address: (&str, &str)) -> Output {
+        self.command().env(address.0, address.1).output().unwrap()
+    }
+
+    /// Starts it, and waits until it is ready.
+    async fn start(&self) -> Up {
+        let greeting = self.folder.path().join("greeting");
+        let said = std::fs::File::create(&greeting).unwrap();
+        let child = self.command().stdout(said).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut found = None;
+        until("it says where it is", || {
+            found = Announcement::read(&self.data_dir()).unwrap().filter(|found| found.pid == child.id());
+            found.is_some()
+        })
+        .await;
+        let up = Up { child, announcement: found.unwrap(), greeting };
+        let page = format!("http://{}/readyz", up.announcement.status);
+        in_time("it is ready", async {
+            while !reqwest::get(&page).await.is_ok_and(|answer| answer.status().is_success()) {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        until("it has said so", || up.said().contains("Try it")).await;
+        up
+    }
+}
+
+impl Up {
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.greeting).unwrap()
+    }
+
+    /// What commands on this machine ask.
+    async fn call(&self, method: Method, path: &str, body: String) -> reqwest::Response {
+        let token = std::fs::read_to_string(&self.announcement.token_file).unwrap();
+        let url = format!("{}/api/v1/{path}", self.announcement.url);
+        let call = reqwest::Client::new().request(method, url).bearer_auth(token.trim()).body(body).send();
+        in_time("an answer", call).await.unwrap()
+    }
+
+    async fn enqueue(&self, event: String) {
+        assert_eq!(self.call(Method::POST, "builds", event).await.status().as_u16(), 202);
+    }
+
+    async fn until(&self, id: &str, wanted: impl Fn(&BuildDetail) -> bool) -> BuildDetail {
+        in_time("the build is as it should be", async {
+            loop {
+                let answer = self.call(Method::GET, &format!("builds/{id}"), String::new()).await;
+                let build: BuildDetail = answer.json().await.unwrap();
+                if wanted(&build) {
+                    return build;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+        .await
+    }
+
+    async fn published(&self, id: &str) -> BuildDetail {
+        self.until(id, |build| build.build.state == BuildState::Published).await
+    }
+
+    /// Sends a signal, waits for the end, and answers the exit code.
+    async fn end(&mut self, signal: &str) -> Option<i32> {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        until("it ends", || self.child.try_wait().unwrap().is_some()).await;
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_start_makes_what_the_next_ones_use() {
+    let machine = Machine::new();
+    let mut up = machine.start().await;
+    assert!(up.said().contains("login     admin, password "), "{}", up.said());
+    let data = machine.data_dir();
+    for folder in ["", "tokens", "queue", "timeline", "worker"] {
+        assert_eq!(mode(&data.join(folder)), 0o700, "{folder}");
+    }
+    for file in ["up.json", "tokens/worker.token", "tokens/local.token", "timeline/timeline.db"] {
+        assert_eq!(mode(&data.join(file)), 0o600, "{file}");
+    }
+    let fake = r#"{"log_lines":10,"layers":1,"layer_bytes":100}"#;
+    up.enqueue(fake_event("b-1", fake)).await;
+    let build = up.published("b-1").await.build;
+    assert_eq!(build.image.unwrap(), format!("{}/smoke/web.fake:{COMMIT}", machine.registry));
+    let pull = {
+        let store = Store::open(&StoreConfig { path: data.join("store") }).unwrap();
+        let login = store.add_credential(["smoke".parse().unwrap()].into()).await.unwrap();
+        let url = format!("http://{}/v2/smoke/web.fake/manifests/{COMMIT}", machine.registry);
+        let (user, password) = (login.credential.user.to_string(), login.password.expose_secret().to_owned());
+        move || reqwest::Client::new().get(&url).basic_auth(&user, Some(&password)).send()
+    };
+    // The registry reads logins anew every few seconds.
+    let manifest = in_time("the login is known", async {
+        loop {
+            let answer = pull().await.unwrap();
+            if answer.status().is_success() {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    })
+    .await;
+    assert_eq!(manifest.headers()["docker-content-digest"], build.digest.unwrap().to_string());
+
+    // A second one on the same directory, with ports of its own.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (code, errors) = ended(machine.refused(("BUILDGRID_REGISTRY__LISTEN", &port)));
+    assert_eq!(code, 1, "{errors}");
+    assert!(errors.contains("in use") && errors.contains("data"), "{errors}");
+
+    assert_eq!(up.end("-TERM").await, Some(0));
+    assert!(!data.join("up.json").exists());
+    let tokens = std::fs::read(data.join("tokens/worker.token")).unwrap();
+    let mut up = machine.start().await;
+    assert!(!up.said().contains("password"), "{}", up.said());
+    assert_eq!(std::fs::read(data.join("tokens/worker.token")).unwrap(), tokens);
+    up.published("b-1").await;
+    assert!(pull().await.unwrap().status().is_success());
+    assert_eq!(up.end("-TERM").await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_a_crash_nor_an_end_loses_a_build() {
+    let machine = Machine::new();
+    let mut up = machine.start().await;
+    let slow = r#"{"log_lines":30,"line_interval_ms":100}"#;
+    let heard = |build: &BuildDetail| build.attempts.first().is_some_and(|first| first.entries > 3);
+    up.enqueue(fake_event("b-1", slow)).await;
+    up.until("b-1", heard).await;
+    assert_eq!(up.end("-KILL").await, None);
+    let mut up = machine.start().await;
+    let build = up.published("b-1").await;
+    let [first, second] = build.attempts.as_slice() else { panic!("{build:#?}") };
+    assert!(first.entries > 3 && first.fenced && second.complete, "{build:#?}");
+
+    up.enqueue(fake_event("b-2", slow).replace(COMMIT, &COMMIT.replace('9', "8"))).await;
+    up.until("b-2", heard).await;
+    assert_eq!(up.end("-TERM").await, Some(0));
+    let mut up = machine.start().await;
+    let build = up.published("b-2").await;
+    assert!(build.attempts.len() == 1 && build.attempts[0].complete, "it was drained: {build:#?}");
+    assert_eq!(up.end("-TERM").await, Some(0));
+}
+
+#[test]
+fn a_port_in_use_changes_nothing() {
+    let machine = Machine::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (variable, key) in [
+        ("BUILDGRID_TIMELINE__LISTEN", "timeline.listen"),
+        ("BUILDGRID_REGISTRY__LISTEN", "registry.listen"),
+        ("BUILDGRID_WORKER__STATUS_LISTEN", "worker.status_listen"),
+    ] {
+        let (code, errors) = ended(machine.refused((variable, &address)));
+        assert_eq!(code, 1, "{errors}");
+        assert!(errors.contains(key) && errors.contains(&address), "{errors}");
+        assert!(!machine.data_dir().exists());
+    }
+}
