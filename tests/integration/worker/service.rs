@@ -6,6 +6,7 @@ use reqwest::Method;
 
 use super::{COMMIT, quick};
 use crate::support::grid::{TestGrid, fake_event};
+use crate::support::patience::until;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::timeline::TestTimeline;
 
@@ -89,6 +90,22 @@ async fn of_two_workers_one_builds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_that_cannot_ask_both_build_and_both_are_told() {
+    two_that_cannot_ask(Comes::AfterTheEnd).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_are_both_told_when_the_service_comes_in_between() {
+    two_that_cannot_ask(Comes::InTheMiddle).await;
+}
+
+#[derive(PartialEq, Eq)]
+enum Comes {
+    InTheMiddle,
+    AfterTheEnd,
+}
+
+/// Two workers get one event while the service is away, which comes at some time.
+async fn two_that_cannot_ask(comes: Comes) {
     let mut grid = TestGrid::idle(|config| config.worker.slots = 1).await;
     let mut timeline = TestTimeline::away(&grid.config.queue);
     grid.tell(&timeline, None);
@@ -97,15 +114,23 @@ async fn two_workers_that_cannot_ask_both_build_and_both_are_told() {
     let event = fake_event("b-1", r#"{"log_lines":20,"line_interval_ms":100,"layers":1,"layer_bytes":10}"#);
     grid.publish(event.clone()).await;
     grid.publish(event).await;
+    let directories = [grid.build_directory("b-1"), other.join("builds/b-1")];
+    if comes == Comes::InTheMiddle {
+        until("both build", || directories.iter().all(|directory| directory.join("report.json").exists()))
+            .await;
+        timeline.start_again().await;
+    }
     let last = grid.nth_result("b-1", State::Published, 2).await;
     let published: Vec<_> =
         grid.results("b-1").into_iter().filter(|result| result.state == State::Published).collect();
     assert_ne!(published[0].worker, published[1].worker);
     assert_eq!(published.iter().filter(|result| result.reused).count(), 1, "one tag: {published:#?}");
     assert_eq!(published[0].digest, published[1].digest);
-    timeline.start_again().await;
-    timeline.has_all_of(&grid.build_directory("b-1")).await;
-    let build = timeline.has_all_of(&other.join("builds/b-1")).await;
+    if comes == Comes::AfterTheEnd {
+        timeline.start_again().await;
+    }
+    timeline.has_all_of(&directories[0]).await;
+    let build = timeline.has_all_of(&directories[1]).await;
     assert_eq!((build.build.state, build.build.digest), (BuildState::Published, last.digest));
     assert_eq!(build.attempts.len(), 2);
     assert!(build.attempts.iter().all(|attempt| attempt.complete && !attempt.fenced), "{build:#?}");
