@@ -8,8 +8,9 @@ use super::refusal::Refusal;
 use crate::event::deploy::DeployEvent;
 use crate::queue::{Queue, QueueConfig};
 
-/// How long the queue may take to confirm an event; a broker does not answer during an alarm.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the queue may take to confirm an event; a broker does not answer during an alarm. Shorter than
+/// clients wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Where events are put.
 pub enum Enqueuer {

@@ -34,7 +34,8 @@ async fn builds_what_the_request_says() {
     assert_eq!(files["stage"], b"wanted\n");
     let config: serde_json::Value = serde_json::from_slice(&image.config).unwrap();
     assert_eq!(config["config"]["Labels"]["net.buildgrid.build"], "b1");
-    assert_eq!(config["config"]["Env"][0], "PATH=/bin");
+    let inherited = docker(&["image", "inspect", "--format", "{{index .Config.Env 0}}", BASE]);
+    assert_eq!(config["config"]["Env"][0], inherited);
     assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), image.diff_ids.len());
 }
 

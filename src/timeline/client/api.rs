@@ -21,8 +21,8 @@ use crate::timeline::protocol::Problem;
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a call may take from its beginning to the end of its answer; a followed stream, to the head of
-/// its answer.
-const CALL: Duration = Duration::from_secs(30);
+/// its answer. Far below a lease, so that a connection that has died in silence costs none.
+const CALL: Duration = Duration::from_secs(10);
 /// The longest answer read whole, in bytes: a page of a list is far below.
 const MAX_ANSWER: usize = 16 << 20;
 /// The longest answer of an error that is quoted, in bytes.

@@ -135,8 +135,8 @@ impl Reporter {
                 }
                 // A service that forgets it again at once is not to be asked without a pause.
                 Ok(Step::Claimed) => continue,
-                // Nothing will come any more.
-                Ok(Step::Idle) if self.finish.is_cancelled() => return,
+                // Nothing will come any more, and nothing has come during the step.
+                Ok(Step::Idle) if self.finish.is_cancelled() && !record.has_changed().unwrap_or(false) => return,
                 Ok(Step::Idle) => {
                     waits = backoff();
                     self.idle(&at, &mut record).await;
@@ -181,7 +181,8 @@ impl Reporter {
                 return Err(Trouble::Later("it took none of the lines".to_owned()));
             }
             // Lines that come one by one are collected; those that are there already are not waited for.
-            return Ok(if is_full || is_over || record.end.is_some() { Step::Next } else { Step::Idle });
+            let at_once = is_full || is_over || record.end.is_some() || self.finish.is_cancelled();
+            return Ok(if at_once { Step::Next } else { Step::Idle });
         }
         if let Some(end) = &record.end {
             return self.tell_end(&record, end, at).await;

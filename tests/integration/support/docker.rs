@@ -179,7 +179,9 @@ pub fn files(image: &BuiltImage) -> BTreeMap<String, Vec<u8>> {
         let mut archive = tar::Archive::new(&layer[..]);
         for entry in archive.entries().expect("a tar archive") {
             let mut entry = entry.expect("an entry");
-            let name = entry.path().expect("a path").to_string_lossy().into_owned();
+            let path = entry.path().expect("a path");
+            // An imported layer has its names as they were given.
+            let name = path.strip_prefix(".").unwrap_or(&path).to_string_lossy().into_owned();
             let mut content = Vec::new();
             entry.read_to_end(&mut content).expect("read a file");
             files.insert(name, content);
