@@ -11,9 +11,23 @@ import publish_memory
 import release_build
 import report
 import start_to_ready
+import timeline_follow
+import timeline_ingest
+import timeline_read
+import up_start
 from grid import Grid
 
-USUAL = [start_to_ready, enqueue_to_log, fake_throughput, commit_to_pullable, publish_memory]
+USUAL = [
+    start_to_ready,
+    up_start,
+    enqueue_to_log,
+    fake_throughput,
+    commit_to_pullable,
+    publish_memory,
+    timeline_ingest,
+    timeline_follow,
+    timeline_read,
+]
 # Only when named.
 ON_REQUEST = [release_build]
 

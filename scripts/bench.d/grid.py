@@ -59,7 +59,7 @@ class Process:
 
 
 class Grid:
-    """BuildGrid under measurement: `grid.worker(…)` and `grid.registry(…)` start it."""
+    """BuildGrid under measurement: `grid.worker(…)`, `grid.registry()` and `grid.up(…)` start it."""
 
     def __init__(self, binary, vhost, folder):
         self.binary, self.vhost, self.folder = binary, vhost, Path(folder)
@@ -68,7 +68,9 @@ class Grid:
         self.worker_status = f"127.0.0.1:{free_port()}"
         self.registry_host = f"127.0.0.1:{free_port()}"
         self.registry_status = f"127.0.0.1:{free_port()}"
+        self.timeline_host = f"127.0.0.1:{free_port()}"
         self.data = self.folder / "worker"
+        self.up_data = self.folder / "up"
         self.config = self.folder / "worker-config.toml"
 
     def configure(self, slots):
@@ -93,6 +95,12 @@ path = "{self.folder / "store"}"
 host = "{self.registry_host}"
 listen = "{self.registry_host}"
 status_listen = "{self.registry_status}"
+
+[timeline]
+listen = "{self.timeline_host}"
+
+[up]
+data_dir = "{self.up_data}"
 """
         )
 
@@ -116,6 +124,21 @@ status_listen = "{self.registry_status}"
             yield process
         finally:
             process.stop()
+
+    @contextlib.contextmanager
+    def up(self, slots=2):
+        """Everything in one process, the timeline among it."""
+        self.configure(slots)
+        process = Process([self.binary, "--config", self.config, "up"], self.folder / "up.log")
+        try:
+            process.await_page(f"http://{self.worker_status}/readyz")
+            yield process
+        finally:
+            process.stop()
+
+    def token(self, name):
+        """A token that `up` has made: "worker" for a worker's calls, "local" for all others."""
+        return (self.up_data / "tokens" / f"{name}.token").read_text().strip()
 
     def run(self, *arguments):
         """A command of BuildGrid; its standard output."""
