@@ -107,7 +107,8 @@ impl Database {
             .foreign_keys(true);
         let mut connection = writing.connect().await.map_err(failed)?;
         migrate(&mut connection, &file).await?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS);
+        // A file does not go away as a server does: asking first would double the calls.
+        let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
         let readers = readers.connect_with(options.read_only(true)).await.map_err(failed)?;
         Ok(Self { readers, writer: Writer::start(connection), _lock: lock })
     }

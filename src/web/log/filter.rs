@@ -3,7 +3,10 @@
 //! Stored lines have one form, so that a field's value is a run of bytes that stands nowhere else in the
 //! line: quotes within a text are escaped.
 
+use std::ops::Range;
+
 use memchr::memmem::Finder;
+use memchr::{memchr, memchr_iter, memrchr};
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::block::Summary;
@@ -58,11 +61,13 @@ impl Filter {
         }
         let field = |key: &str, value: &str| Finder::new(&format!("\"{key}\":{value},")).into_owned();
         let mut fields: Vec<Vec<Finder<'static>>> = Vec::new();
-        for (key, value) in [("server", &self.server), ("pod", &self.pod), ("step", &self.step)] {
-            fields.extend(value.as_ref().map(|value| vec![field(key, &json(value))]));
-        }
+        // Those first that single out the fewest lines: the first is the one that is looked for.
+        fields.extend(self.pod.as_ref().map(|pod| vec![field("pod", &json(pod))]));
         if let Some(service) = &self.service {
             fields.push(vec![field("service", &json(service)), field("service", "null")]);
+        }
+        for (key, value) in [("step", &self.step), ("server", &self.server)] {
+            fields.extend(value.as_ref().map(|value| vec![field(key, &json(value))]));
         }
         if let Some(stream) = self.stream {
             let stream = serde_json::to_string(&stream).map_err(|error| error.to_string())?;
@@ -114,17 +119,48 @@ impl Matcher {
         self.filter.may_match(summary)
     }
 
-    /// Whether every line matches.
-    pub(super) fn takes_all(&self) -> bool {
-        self.fields.is_empty() && self.words.is_none()
+    /// The lines of a block that match, each with the number of lines before it. The block is searched as
+    /// a whole for one of the conditions; only where it holds, the line is looked at.
+    pub(super) fn find(&self, raw: &[u8]) -> Vec<(usize, Range<usize>)> {
+        let (mut found, mut passed, mut number) = (Vec::new(), 0, 0);
+        for place in self.places(raw) {
+            if place < passed {
+                continue;
+            }
+            let start = memrchr(b'\n', &raw[passed..place]).map_or(passed, |before| passed + before + 1);
+            let end = memchr(b'\n', &raw[place..]).map_or(raw.len(), |after| place + after + 1);
+            number += memchr_iter(b'\n', &raw[passed..start]).count();
+            if self.matches(&raw[start..end]) {
+                found.push((number, start..end));
+            }
+            (passed, number) = (end, number + 1);
+        }
+        found
     }
 
-    /// Whether the lines of a block can have the words: a look at all of them at once.
-    pub(super) fn may_have_words(&self, raw: &[u8]) -> bool {
-        self.words.as_ref().is_none_or(|words| words.stored.is_match(raw))
+    /// Places in a block, in order, of which each line that matches has one at least.
+    fn places(&self, raw: &[u8]) -> Vec<usize> {
+        match (&self.words, self.fields.first()) {
+            (Some(words), _) => {
+                let (mut places, mut from) = (Vec::new(), 0);
+                while let Some(place) = words.stored.find_at(raw, from) {
+                    places.push(place.start());
+                    // Once is enough for a line.
+                    from = memchr(b'\n', &raw[place.end()..]).map_or(raw.len(), |end| place.end() + end);
+                }
+                places
+            }
+            (None, Some(forms)) => {
+                let mut places: Vec<usize> = forms.iter().flat_map(|form| form.find_iter(raw)).collect();
+                places.sort_unstable();
+                places
+            }
+            // Every line: where it ends.
+            (None, None) => memchr_iter(b'\n', raw).collect(),
+        }
     }
 
-    pub(super) fn matches(&self, line: &[u8]) -> bool {
+    fn matches(&self, line: &[u8]) -> bool {
         self.fields.iter().all(|forms| forms.iter().any(|form| form.find(line).is_some()))
             && self.words.as_ref().is_none_or(|words| {
                 // In its stored form a line has words that its text has not: those of other fields, and

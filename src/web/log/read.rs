@@ -129,17 +129,8 @@ async fn search(
     };
     let work = move || {
         let raw = unpack(&block.head, &block.data)?;
-        let mut lines = Vec::new();
-        if matcher.may_have_words(&raw) {
-            let mut start = 0;
-            for (end, seq) in memchr::memchr_iter(b'\n', &raw).zip(first_seq..) {
-                let line = start..end + 1;
-                start = line.end;
-                if seq >= from && (matcher.takes_all() || matcher.matches(&raw[line.clone()])) {
-                    lines.push((seq, line));
-                }
-            }
-        }
+        let lines = matcher.find(&raw).into_iter().map(|(number, line)| (first_seq + number as u64, line));
+        let lines = lines.filter(|(seq, _)| *seq >= from).collect();
         Ok(Matches { raw, lines, end: block.head.end_seq() })
     };
     let searched = tokio::task::spawn_blocking(work).await;
