@@ -202,6 +202,34 @@ mod tests {
     }
 
     #[test]
+    fn a_block_is_searched_as_a_whole() {
+        let block: String = [
+            ("web", "a"),
+            ("db", "b b"),
+            ("web", "B b"),
+            ("db", "\\\"service\\\":\\\"web\\\","),
+            ("web", "c"),
+        ]
+        .into_iter()
+        .zip(0..)
+        .map(|((service, text), seq)| line(seq, Some(service), text) + "\n")
+        .collect();
+        let found = |filter: Filter| -> Vec<usize> {
+            let lines = filter.compile().unwrap().find(block.as_bytes());
+            for (number, line) in &lines {
+                assert_eq!(&block[line.clone()], block.split_inclusive('\n').nth(*number).unwrap());
+            }
+            lines.into_iter().map(|(number, _)| number).collect()
+        };
+        let web = Filter { service: Some("web".to_owned()), ..Filter::default() };
+        assert_eq!(found(Filter::default()), [0, 1, 2, 3, 4]);
+        assert_eq!(found(web.clone()), [0, 2, 4]);
+        assert_eq!(found(q("b")), [1, 2, 3]);
+        assert_eq!(found(Filter { q: Some("b".to_owned()), ..web.clone() }), [2]);
+        assert_eq!(found(Filter { pod: Some("p".to_owned()), ..web }), [0; 0]);
+    }
+
+    #[test]
     fn words_are_found_in_the_text_alone() {
         assert!(matches(q("ERROR"), &line(1, None, "an Error here")));
         assert!(matches(q("größe"), &line(1, None, "GRÖSSE GRÖßE")));

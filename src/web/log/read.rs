@@ -17,8 +17,9 @@ use crate::web::db::logs::LogId;
 
 /// Block heads fetched at once.
 const HEADS: u32 = 256;
-/// Blocks unpacked at a time, each on a thread of its own.
-const AT_ONCE: usize = 2;
+/// Blocks fetched and unpacked at a time, each on a thread of its own: enough to keep two cores busy while
+/// one waits for the database, and fewer than the database has readers, so that others are served meanwhile.
+const AT_ONCE: usize = 3;
 /// The lines of one step of a stream, in bytes: what a slow reader keeps in memory.
 const STEP: usize = 512 << 10;
 
