@@ -3,6 +3,7 @@
 The peer is Python's sqlite3, one row a line, one transaction for as many lines as an append has, with the
 same journal and the same syncs; nothing has to reach it over HTTP, and it neither checks nor compresses."""
 
+import json
 import sqlite3
 import time
 
@@ -31,6 +32,11 @@ def measure(grid):
         elapsed = max(end for _, end in answers) - min(sent for sent, _ in answers)
         rate = WORKERS * LINES / elapsed
         waits = [end - sent for sent, end in answers]
+        reader = Client(grid.timeline_host, grid.token("local"))
+        for number in range(WORKERS):
+            entries = json.loads(reader.call("GET", f"builds/ingest-{number}"))["attempts"][0]["entries"]
+            if entries != LINES:
+                raise RuntimeError(f"{entries} of {LINES} lines of ingest-{number} are stored")
         memory = peak(up)
         stored = sum(path.stat().st_size for path in (grid.up_data / "timeline").glob("timeline.db*"))
     their_rate, their_size = rows_in_sqlite(grid, log, len(bodies))
