@@ -174,19 +174,22 @@ async fn one_build(
     Ok(pages::build(&visitor.viewer(), &detail, part, OffsetDateTime::now_utc()).into_response())
 }
 
+/// A page ends with the line that makes its log larger, in bytes: a browser has to show it.
+const PAGE: usize = 4 << 20;
+
 /// The lines of a page, from the entry `from` on.
 async fn part(timeline: &Timeline, attempt: &Attempt, from: u64) -> Result<Vec<LogEntry>, Fault> {
     let (log, everything) = (LogId::of_attempt(attempt.id), Arc::new(Matcher::everything()));
     let most = usize::try_from(pages::LINES).unwrap_or(usize::MAX);
-    let (mut entries, mut from) = (Vec::new(), from);
+    let (mut entries, mut from, mut bytes) = (Vec::new(), from, 0);
     loop {
         let wanted = most - entries.len();
         let found = find(&timeline.database, &log, from, wanted, &everything).await.map_err(Refusal::from)?;
         let lines = found.lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         // Each was an entry when it was stored.
         entries.extend(lines.filter_map(|line| serde_json::from_slice::<LogEntry>(line).ok()));
-        from = found.next;
-        if !found.more || entries.len() >= most {
+        (from, bytes) = (found.next, bytes + found.lines.len());
+        if !found.more || entries.len() >= most || bytes >= PAGE {
             return Ok(entries);
         }
     }

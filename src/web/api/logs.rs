@@ -30,6 +30,8 @@ use crate::web::service::Timeline;
 
 /// The most lines of one page.
 const MAX_LINES: usize = 20_000;
+/// A page ends with the line that makes it larger, in bytes: it is made in memory, and a line may have 64 KiB.
+const PAGE: usize = 8 << 20;
 
 /// Which lines to read. Every condition that is given must hold.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -49,7 +51,8 @@ pub(in crate::web) struct LogQuery {
     pub q: Option<String>,
     /// Only entries after this seq.
     pub after: Option<u64>,
-    /// How many lines at most, 1 to 20000; without it, all of them. The header `link` names the next page.
+    /// How many lines at most, 1 to 20000, and about 8 MiB; without it, all of them. The header `link` names
+    /// the next page.
     pub limit: Option<usize>,
     /// ndjson or text, whatever `Accept` says.
     pub format: Option<String>,
@@ -358,7 +361,7 @@ async fn answer(
         from = found.next;
         whole.lines.extend_from_slice(&found.lines);
         (whole.count, whole.next, whole.more) = (whole.count + found.count, found.next, found.more);
-        if !whole.more || whole.count == limit {
+        if !whole.more || whole.count == limit || whole.lines.len() >= PAGE {
             break;
         }
     }

@@ -136,7 +136,9 @@ impl Reporter {
                 // A service that forgets it again at once is not to be asked without a pause.
                 Ok(Step::Claimed) => continue,
                 // Nothing will come any more, and nothing has come during the step.
-                Ok(Step::Idle) if self.finish.is_cancelled() && !record.has_changed().unwrap_or(false) => return,
+                Ok(Step::Idle) if self.finish.is_cancelled() && !record.has_changed().unwrap_or(false) => {
+                    return;
+                }
                 Ok(Step::Idle) => {
                     waits = backoff();
                     self.idle(&at, &mut record).await;
