@@ -56,5 +56,7 @@ fn describe() {
         "Age of the oldest log entry that the timeline service does not have"
     );
     describe_counter!("buildgrid_registry_requests_total", "Requests to the registry, by route and status");
+    describe_counter!("buildgrid_timeline_requests_total", "Requests to the timeline, by route and status");
+    describe_counter!("buildgrid_timeline_entries_total", "Log entries that were appended to builds");
     describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");
 }

@@ -14,23 +14,23 @@ use crate::telemetry::status::{Condition, Readiness};
 /// How often build directories and the engine are looked through for what is old.
 const SWEEP: Duration = Duration::from_secs(3600);
 
-/// Ready is a worker that takes events: broker, engine and subscriptions are there, and it does not drain.
+/// Ready is a worker that takes events: queue, engine and subscribed slots are there, and it does not drain.
 pub fn readiness(intake: &Intake) -> Readiness {
     let intake = intake.clone();
     Arc::new(move || {
         vec![
-            Condition { name: "broker", fault: broker_fault(&intake.queue().status()) },
+            Condition { name: "queue", fault: queue_fault(&intake.queue().status()) },
             Condition { name: "engine", fault: intake.engine_fault() },
-            Condition { name: "queue", fault: intake.fault() },
+            Condition { name: "slots", fault: intake.fault() },
         ]
     })
 }
 
-fn broker_fault(status: &QueueStatus) -> Option<String> {
+fn queue_fault(status: &QueueStatus) -> Option<String> {
     match status {
         status if status.is_ready() => None,
         QueueStatus { blocked: Some(reason), .. } => {
-            Some(format!("the broker takes no messages ({reason}); results wait until its alarm is over"))
+            Some(format!("the queue takes no messages ({reason}); results wait until its alarm is over"))
         }
         QueueStatus { error: Some(error), .. } => Some(error.clone()),
         _ => Some("not connected yet".to_owned()),

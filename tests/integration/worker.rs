@@ -361,7 +361,7 @@ async fn status_pages_tell_what_is_wrong() {
     let ready = reqwest::get(page("/readyz")).await.unwrap();
     assert_eq!(ready.status().as_u16(), 503);
     let text = ready.text().await.unwrap();
-    assert!(text.contains("broker: ok") && text.contains("engine: "), "{text}");
+    assert!(text.contains("queue: ok") && text.contains("engine: "), "{text}");
     let metrics = reqwest::get(page("/metrics")).await.unwrap().text().await.unwrap();
     assert!(
         metrics.contains("buildgrid_slots_total") && metrics.contains("buildgrid_broker_connected"),
