@@ -1,0 +1,47 @@
+//! What Maestro reports of deploys, and what is shown of them.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::build::Build;
+use super::words::DeployState;
+use crate::publish::name::{AppName, Namespace};
+use crate::timeline::entry::{optional_timestamp, timestamp};
+
+/// `PUT /deploys/{id}`: what Maestro reports of a deploy. Repeating it replaces what was reported.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeployReport {
+    #[schema(value_type = String)]
+    pub namespace: Namespace,
+    #[schema(value_type = String)]
+    pub app: AppName,
+    pub state: DeployState,
+    #[serde(default)]
+    pub services: Vec<String>,
+    #[serde(default, with = "optional_timestamp")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<OffsetDateTime>,
+    #[serde(default, with = "optional_timestamp")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<OffsetDateTime>,
+    /// Why it failed, as one sentence.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// `GET /deploys/{id}`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Deploy {
+    pub id: String,
+    #[serde(flatten)]
+    pub report: DeployReport,
+    /// Entries of its log that are stored.
+    pub entries: u64,
+    #[serde(with = "timestamp")]
+    #[schema(value_type = String, format = DateTime)]
+    pub reported_at: OffsetDateTime,
+    /// Its builds, newest first; at most 100.
+    pub builds: Vec<Build>,
+}
