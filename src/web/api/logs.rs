@@ -244,17 +244,27 @@ pub(super) async fn of_build(
     let row = builds::visible(&timeline, &principal, &build_id(&id)?).await?;
     let (matcher, format, asked) = (query.matcher()?, query.format(&headers)?, query.attempt()?);
     let build = row.build;
-    if let Some(asked) = asked {
+    let last = match format {
+        Format::Events => Cursor::last_event(&headers)?,
+        Format::Ndjson | Format::Text => None,
+    };
+    // A log is found by its attempt alone: one that is not this build's may be another namespace's.
+    let named = last.and_then(|last| last.attempt);
+    if asked.is_some() || named.is_some() {
         let attempts = timeline.database.attempts(&build.id).await?;
-        if !attempts.iter().any(|attempt| attempt.id == asked) {
-            return Err(Refusal::NotFound(format!("attempt {asked} at build {id}")));
+        let known = |named: &AttemptId| attempts.iter().any(|attempt| attempt.id == *named);
+        if let Some(foreign) = asked.into_iter().chain(named).find(|named| !known(named)) {
+            return Err(Refusal::NotFound(format!("attempt {foreign} at build {id}")));
         }
     }
+    if let (Some(asked), Some(named)) = (asked, named)
+        && asked != named
+    {
+        let detail = format!("Last-Event-ID: that is an event of attempt {named}, not of {asked}");
+        return Err(Refusal::Malformed(detail));
+    }
     if format == Format::Events {
-        let cursor = match Cursor::last_event(&headers)? {
-            Some(cursor) => cursor,
-            None => Cursor { attempt: asked, next: query.from() },
-        };
+        let cursor = last.unwrap_or(Cursor { attempt: asked, next: query.from() });
         let followed = Followed::Build { id: build.id, only: asked };
         return Ok(follow::events(timeline, followed, cursor, matcher));
     }

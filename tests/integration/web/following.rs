@@ -2,12 +2,13 @@
 
 use buildgrid::event::result::State;
 use buildgrid::timeline::entry::Stream;
-use buildgrid::timeline::protocol::AttemptState;
+use buildgrid::timeline::protocol::{AttemptId, AttemptState};
 use futures::StreamExt;
 use reqwest::{Method, StatusCode};
+use serde_json::json;
 use sse_stream::SseStream;
 
-use super::{Service, event, line, refused};
+use super::{ATTEMPT, Service, event, line, refused};
 use crate::support::patience::in_time;
 use crate::support::played::PlayedAttempt;
 
@@ -127,4 +128,34 @@ async fn a_service_that_stops_lets_followers_go() {
     in_time("the state", stream.next()).await.unwrap().unwrap();
     in_time("the service's end", service.timeline.finish()).await;
     assert!(in_time("the stream's end", stream.next()).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_another_log_leads_to_no_other_log() {
+    let service = Service::start().await;
+    let client = service.timeline.client("worker");
+    let mut other = PlayedAttempt::claim(&client, &event("b-2", "secret", "shop")).await;
+    other.says(Stream::Stdout, None, "of another namespace").await;
+    service.claimed().await;
+    let claimed = service.worker(Method::PUT, "/builds/b-1");
+    let again = json!({
+        "event": event("b-1", "acme", "shop"), "worker": "w", "attempt": AttemptId::generate(),
+        "number": 2, "late": true,
+    });
+    let beside = again["attempt"].as_str().unwrap().to_owned();
+    assert_eq!(claimed.json(&again).send().await.unwrap().status(), StatusCode::OK);
+
+    let secret = service.timeline.build("b-2").await.unwrap().attempts[0].id.to_string();
+    for (query, last, status) in [
+        (String::new(), &secret, StatusCode::NOT_FOUND),
+        (format!("?attempt={ATTEMPT}"), &secret, StatusCode::NOT_FOUND),
+        (format!("?attempt={ATTEMPT}"), &beside, StatusCode::BAD_REQUEST),
+    ] {
+        let request =
+            service.timeline.request_of("maestro-of-acme", Method::GET, &format!("builds/b-1/log{query}"));
+        let request =
+            request.header("accept", "text/event-stream").header("last-event-id", format!("{last}:0"));
+        refused(request.send().await.unwrap(), status).await;
+    }
+    service.timeline.finish().await;
 }
