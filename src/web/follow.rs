@@ -116,8 +116,12 @@ fn build(
             if shown.as_ref().is_none_or(|shown| differs(shown, &build)) {
                 yield event("state", None, &json(&build));
             }
-            // The build was read before its log: when it has ended, all of the log is there.
-            let (finished, current) = (build.state.is_final(), build.attempt);
+            // Read before the log, as the build was: of what has ended now, all of the log is there.
+            let current = build.attempt;
+            let over = match only {
+                Some(only) => has_ended(&timeline, &id, only).await?,
+                None => build.state.is_final(),
+            };
             shown = Some(build);
             cursor.attempt = cursor.attempt.or(only).or(current);
             if let Some(attempt) = cursor.attempt {
@@ -133,24 +137,13 @@ fn build(
                     }
                 }
             }
-            match only {
-                Some(only) => {
-                    let attempts = timeline.database.attempts(&id).await?;
-                    let over = attempts.iter().find(|attempt| attempt.id == only);
-                    if over.is_none_or(|attempt| attempt.ended_at.is_some() || attempt.fenced) {
-                        yield event("end", None, "{}");
-                        return;
-                    }
-                }
-                None if cursor.attempt != current => {
-                    cursor = Cursor { attempt: current, next: 0 };
-                    continue;
-                }
-                None if finished => {
-                    yield event("end", None, "{}");
-                    return;
-                }
-                None => {}
+            if only.is_none() && cursor.attempt != current {
+                cursor = Cursor { attempt: current, next: 0 };
+                continue;
+            }
+            if over {
+                yield event("end", None, "{}");
+                return;
             }
             tokio::select! {
                 _ = changes.changed() => {}
@@ -160,6 +153,13 @@ fn build(
             }
         }
     }
+}
+
+/// Whether nothing more comes of an attempt.
+async fn has_ended(timeline: &Timeline, id: &BuildId, attempt: AttemptId) -> Result<bool, Refusal> {
+    let attempts = timeline.database.attempts(id).await?;
+    let found = attempts.iter().find(|known| known.id == attempt);
+    Ok(found.is_none_or(|attempt| attempt.ended_at.is_some() || attempt.fenced))
 }
 
 fn deploy(
@@ -245,25 +245,5 @@ fn seq(line: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_says_where_to_go_on() {
-        let attempt = AttemptId::generate();
-        let line = b"{\"seq\":17,\"at\":\"x\"}\n";
-        let sent = entries(line, Some(attempt));
-        assert_eq!(sent, format!("event: entry\nid: {attempt}:17\ndata: {{\"seq\":17,\"at\":\"x\"}}\n\n"));
-        let mut headers = HeaderMap::new();
-        assert_eq!(Cursor::last_event(&headers).unwrap(), None);
-        headers.insert("last-event-id", format!("{attempt}:17").parse().unwrap());
-        let cursor = Cursor::last_event(&headers).unwrap();
-        assert_eq!(cursor, Some(Cursor { attempt: Some(attempt), next: 18 }));
-        headers.insert("last-event-id", "3".parse().unwrap());
-        assert_eq!(Cursor::last_event(&headers).unwrap(), Some(Cursor { attempt: None, next: 4 }));
-        for bad in ["", "x", ":1", "x:1", "1:2", &format!("{attempt}:"), "18446744073709551615"] {
-            headers.insert("last-event-id", bad.parse().unwrap());
-            assert!(Cursor::last_event(&headers).is_err(), "{bad}");
-        }
-    }
-}
+#[path = "follow_tests.rs"]
+mod tests;
