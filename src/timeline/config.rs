@@ -26,7 +26,8 @@ pub struct TimelineConfig {
     pub status_listen: SocketAddr,
     /// Where the service keeps its database. Used by one service at a time.
     pub data_dir: PathBuf,
-    /// Connections served at once; more wait in the kernel's queue. One who follows a log keeps one.
+    /// Connections served at once; more wait in the kernel's queue. One who follows a log keeps one; three of
+    /// four may be followers'.
     pub max_connections: usize,
 }
 

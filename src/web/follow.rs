@@ -10,7 +10,7 @@ use async_stream::try_stream;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, header};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -73,26 +73,30 @@ impl Cursor {
     }
 }
 
-/// The answer to a follower.
+/// The answer to a follower, if there is room for one more.
 pub(super) fn events(
     timeline: Arc<Timeline>,
     followed: Followed,
     cursor: Cursor,
     matcher: Arc<Matcher>,
-) -> Response {
-    let body = match followed {
-        Followed::Build { id, only } => Body::from_stream(build(timeline, id, only, cursor, matcher)),
-        Followed::Deploy { namespace, id } => {
-            Body::from_stream(deploy(timeline, namespace, id, cursor, matcher))
-        }
+) -> Result<Response, Refusal> {
+    let place = timeline.followers.clone().try_acquire_owned().map_err(|_| {
+        let detail = "too many follow a log already, for timeline.max_connections; read it, or try again";
+        Refusal::Unavailable(detail.to_owned())
+    })?;
+    let stream = match followed {
+        Followed::Build { id, only } => build(timeline, id, only, cursor, matcher).left_stream(),
+        Followed::Deploy { namespace, id } => deploy(timeline, namespace, id, cursor, matcher).right_stream(),
     };
+    // The place goes with the stream.
+    let body = Body::from_stream(stream.inspect(move |_| _ = &place));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         // nginx would collect what it should pass on.
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    (headers, body).into_response()
+    Ok((headers, body).into_response())
 }
 
 type Piece = Result<Bytes, Refusal>;

@@ -123,6 +123,28 @@ async fn one_who_is_slow_to_read_sees_the_last_lines_of_an_attempt_before_its_en
     }
 }
 
+#[tokio::test]
+async fn those_who_follow_leave_connections_to_others() {
+    let world = World::new(TimelineConfig { max_connections: 3, ..TimelineConfig::default() }).await;
+    let follow = || {
+        let followed = Followed::Build { id: world.id.clone(), only: None };
+        let cursor = Cursor { attempt: None, next: 0 };
+        events(world.timeline.clone(), followed, cursor, Arc::new(Matcher::everything()))
+    };
+    let (one, two) = (follow().unwrap(), follow().unwrap());
+    let refused = follow().unwrap_err();
+    assert!(refused.detail().contains("timeline.max_connections"), "{refused}");
+    assert_eq!(refused.status(), http::StatusCode::SERVICE_UNAVAILABLE);
+    // A place is free again when the connection is gone, whether anything was read or not.
+    drop(one);
+    let mut two = two.into_body().into_data_stream();
+    two.next().await.unwrap().unwrap();
+    assert!(follow().is_ok());
+    let _third = follow().unwrap();
+    drop(two);
+    assert!(follow().is_ok());
+}
+
 #[test]
 fn an_entry_says_where_to_go_on() {
     let attempt = AttemptId::generate();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Passwords;
@@ -26,6 +27,9 @@ pub struct Timeline {
     pub(super) live: Live,
     pub(super) passwords: Passwords,
     pub(super) queue: Enqueuer,
+    /// Who may follow a log: three of four connections. The others are left to workers, whose leases would
+    /// run out behind idle readers, and to all other calls.
+    pub(super) followers: Arc<Semaphore>,
     /// What addresses of pages begin with.
     pub(super) base: String,
     /// Whether browsers reach it by TLS, so that their cookies may insist on it.
@@ -50,6 +54,7 @@ impl Timeline {
             live: Live::default(),
             passwords: passwords.context("prepare logins")?,
             queue,
+            followers: Arc::new(Semaphore::new((config.max_connections * 3 / 4).max(1))),
             secure: base.starts_with("https://"),
             base,
             stop,

@@ -232,6 +232,7 @@ async fn batch(request: Request) -> Result<Batch, Refusal> {
     (status = 200, body = String, content_type = "text/event-stream"),
     (status = 400, body = Problem, content_type = "application/problem+json", description = "A filter that is none"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many follow a log already"),
 ))]
 pub(super) async fn of_build(
     State(timeline): State<Arc<Timeline>>,
@@ -266,7 +267,7 @@ pub(super) async fn of_build(
     if format == Format::Events {
         let cursor = last.unwrap_or(Cursor { attempt: asked, next: query.from() });
         let followed = Followed::Build { id: build.id, only: asked };
-        return Ok(follow::events(timeline, followed, cursor, matcher));
+        return follow::events(timeline, followed, cursor, matcher);
     }
     let Some(attempt) = asked.or(build.attempt) else {
         // No worker has it yet: an empty log.
@@ -292,6 +293,7 @@ pub(super) async fn of_build(
         (status = 200, body = String, content_type = "text/event-stream"),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "A filter that is none"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many follow a log already"),
     ))]
 pub(super) async fn of_deploy(
     State(timeline): State<Arc<Timeline>>,
@@ -311,7 +313,7 @@ pub(super) async fn of_deploy(
             Some(cursor) => cursor,
             None => Cursor { attempt: None, next: query.from() },
         };
-        return Ok(follow::events(timeline, Followed::Deploy { namespace, id }, cursor, matcher));
+        return follow::events(timeline, Followed::Deploy { namespace, id }, cursor, matcher);
     }
     let log = LogId::of_deploy(namespace.as_str(), &id);
     let id = percent_encoding::utf8_percent_encode(&id, percent_encoding::NON_ALPHANUMERIC);
