@@ -56,6 +56,9 @@ pub(in crate::web) struct LogQuery {
     pub limit: Option<usize>,
     /// ndjson or text, whatever `Accept` says.
     pub format: Option<String>,
+    /// The namespace that a deploy was asked for with, for the next page's address.
+    #[serde(skip)]
+    pub namespace: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -347,8 +350,8 @@ pub(super) struct DeployLogQuery {
 
 impl DeployLogQuery {
     fn log(self) -> LogQuery {
-        let Self { namespace: _, server, service, pod, step, stream, q, after, limit, format } = self;
-        LogQuery { attempt: None, server, service, pod, step, stream, q, after, limit, format }
+        let Self { namespace, server, service, pod, step, stream, q, after, limit, format } = self;
+        LogQuery { attempt: None, server, service, pod, step, stream, q, after, limit, format, namespace }
     }
 }
 
@@ -390,6 +393,7 @@ impl LogQuery {
     fn next_page(&self, path: &str, next: u64) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         for (name, value) in [
+            ("namespace", &self.namespace),
             ("attempt", &self.attempt),
             ("server", &self.server),
             ("service", &self.service),

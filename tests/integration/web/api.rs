@@ -256,6 +256,21 @@ async fn a_deploy_is_reported_with_its_pods_lines() {
     assert_eq!(deploy["builds"][0]["id"], "b-1", "joined by its deploy_id");
     let web = service.maestro(Method::GET, "/deploys/shop-418/log?service=web").send().await.unwrap();
     assert_eq!(web.text().await.unwrap().lines().count(), 10);
+
+    // Another namespace has one of the same name: its reader is led on to its own next page.
+    let other = json!({"namespace": "other", "app": "shop", "state": "done"});
+    assert_eq!(put("shop-418", other).await.unwrap().status(), StatusCode::OK);
+    let first = service.maestro(Method::GET, "/deploys/shop-418/log?namespace=acme&limit=60").send();
+    let link = first.await.unwrap().headers()["link"].to_str().unwrap().to_owned();
+    let next = link.strip_prefix("</api/v1").and_then(|link| link.split('>').next()).unwrap();
+    let rest = service.maestro(Method::GET, next).send().await.unwrap();
+    assert_eq!(rest.text().await.unwrap().lines().count(), 40, "{link}");
+    refused(
+        service.maestro(Method::GET, "/deploys/shop-418/log").send().await.unwrap(),
+        StatusCode::CONFLICT,
+    )
+    .await;
+
     for (body, words) in [
         (report("perhaps"), "state"),
         (json!({"namespace": "acme", "app": "shop", "state": "done", "extra": 1}), "extra"),
@@ -266,7 +281,7 @@ async fn a_deploy_is_reported_with_its_pods_lines() {
     }
     let long = "x".repeat(257);
     refused(put(&long, report("done")).await.unwrap(), StatusCode::UNPROCESSABLE_ENTITY).await;
-    assert_eq!(service.get("/deploys/shop-418").await["state"], "done");
+    assert_eq!(service.get("/deploys/shop-418?namespace=acme").await["state"], "done");
     service.timeline.finish().await;
 }
 
