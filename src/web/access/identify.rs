@@ -30,7 +30,7 @@ pub async fn identify(State(timeline): State<Arc<Timeline>>, mut request: Reques
             Ok(None) => return Refusal::Unauthorized.into_response(),
             Err(error) => Err(error),
         },
-        None => match session::secret(&CookieJar::from_headers(request.headers())) {
+        None => match session::secret(&CookieJar::from_headers(request.headers()), timeline.secure) {
             Some(secret) => timeline.database.session(&secret, OffsetDateTime::now_utc()).await,
             None => Ok(None),
         },

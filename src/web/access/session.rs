@@ -19,10 +19,17 @@ const SECURE_NAME: &str = "__Host-buildgrid";
 /// Where the service is reached without TLS, as on one's own machine.
 const PLAIN_NAME: &str = "buildgrid";
 
-/// What a request's session is known by.
-pub fn secret(jar: &CookieJar) -> Option<Secret> {
-    let cookie = jar.get(SECURE_NAME).or_else(|| jar.get(PLAIN_NAME))?;
-    Some(Secret::given(cookie.value()))
+/// How much of a name that signs in is logged, in characters: no login has a longer one.
+const MAX_SHOWN: usize = 64;
+
+/// What a request's session is known by. Behind TLS the plain name is nobody's: any neighbour of the host may
+/// have set it, to a session of its own.
+pub fn secret(jar: &CookieJar, secure: bool) -> Option<Secret> {
+    jar.get(name(secure)).map(|cookie| Secret::given(cookie.value()))
+}
+
+fn name(secure: bool) -> &'static str {
+    if secure { SECURE_NAME } else { PLAIN_NAME }
 }
 
 /// Signs a user in: a new session, whatever the browser had. `None`: user or password is wrong.
@@ -34,10 +41,11 @@ pub(in crate::web) async fn sign_in(
 ) -> Result<Option<CookieJar>, Refusal> {
     let kept = timeline.database.password(user).await?;
     if !timeline.passwords.check(kept, password).await {
-        tracing::info!(user, "a sign-in was refused");
+        let shown: String = user.chars().take(MAX_SHOWN).collect();
+        tracing::info!(user = shown, "a sign-in was refused");
         return Ok(None);
     }
-    let (fresh, old) = (Secret::generate(""), secret(&jar));
+    let (fresh, old) = (Secret::generate(""), secret(&jar, timeline.secure));
     let (digest, user) = (fresh.digest(), user.to_owned());
     timeline
         .database
@@ -57,7 +65,7 @@ pub(in crate::web) async fn sign_in(
 
 /// Ends the session of a request, if there is one.
 pub(in crate::web) async fn sign_out(timeline: &Timeline, jar: CookieJar) -> Result<CookieJar, Refusal> {
-    if let Some(secret) = secret(&jar) {
+    if let Some(secret) = secret(&jar, timeline.secure) {
         timeline
             .database
             .write::<_, Refusal>(Box::new(move |connection| {
@@ -69,11 +77,28 @@ pub(in crate::web) async fn sign_out(timeline: &Timeline, jar: CookieJar) -> Res
 }
 
 fn cookie(secure: bool, value: String, lifetime: Duration) -> Cookie<'static> {
-    Cookie::build((if secure { SECURE_NAME } else { PLAIN_NAME }, value))
+    Cookie::build((name(secure), value))
         .http_only(true)
         .same_site(SameSite::Lax)
         .secure(secure)
         .path("/")
         .max_age(time::Duration::try_from(lifetime).unwrap_or(time::Duration::ZERO))
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_tls_only_the_name_that_browsers_guard_is_a_session() {
+        let both = CookieJar::new()
+            .add(Cookie::new(PLAIN_NAME, "of-a-neighbour"))
+            .add(Cookie::new(SECURE_NAME, "of-the-browser"));
+        let held = |jar: &CookieJar, secure| secret(jar, secure).map(|secret| secret.expose().to_owned());
+        assert_eq!(held(&both, true).as_deref(), Some("of-the-browser"));
+        assert_eq!(held(&both.remove(Cookie::from(SECURE_NAME)), true), None);
+        let plain = CookieJar::new().add(Cookie::new(PLAIN_NAME, "x"));
+        assert_eq!((held(&plain, false).as_deref(), held(&plain, true)), (Some("x"), None));
+    }
 }
