@@ -26,6 +26,8 @@ pub enum Refusal {
     Unprocessable(String),
     MediaType(String),
     TooLarge(String),
+    /// The request took too long to come.
+    Slow(String),
     Conflict(String),
     Fenced,
     Backwards {
@@ -56,6 +58,7 @@ impl Refusal {
             Self::Unprocessable(_) => S::UNPROCESSABLE_ENTITY,
             Self::MediaType(_) => S::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge(_) => S::PAYLOAD_TOO_LARGE,
+            Self::Slow(_) => S::REQUEST_TIMEOUT,
             Self::Conflict(_)
             | Self::Fenced
             | Self::Backwards { .. }
@@ -95,6 +98,7 @@ impl Refusal {
             | Self::Unprocessable(detail)
             | Self::MediaType(detail)
             | Self::TooLarge(detail)
+            | Self::Slow(detail)
             | Self::Conflict(detail)
             | Self::Unavailable(detail) => detail.clone(),
             Self::Fenced => "another attempt has taken the place of this one".to_owned(),

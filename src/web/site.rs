@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Form, FromRequestParts, OriginalUri, Path, Query, State};
+use axum::extract::{Form, FromRequest, FromRequestParts, OriginalUri, Path, Query, Request, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum_extra::extract::CookieJar;
@@ -92,6 +92,7 @@ impl IntoResponse for Fault {
             StatusCode::NOT_FOUND => "Nothing here",
             StatusCode::FORBIDDEN => "Not for this login",
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => "That address makes no sense",
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => "That form was not read",
             StatusCode::CONFLICT => "That cannot be done now",
             StatusCode::SERVICE_UNAVAILABLE => "Not at the moment",
             _ => "The service failed",
@@ -226,6 +227,9 @@ async fn form(query: Asked<Next>) -> Result<Response, Fault> {
     Ok(pages::sign_in(None, &next).into_response())
 }
 
+/// The largest sign-in form, in bytes: a password of 1 KiB, escaped, with a name and an address.
+const MAX_FORM: usize = 16 << 10;
+
 #[derive(Deserialize)]
 struct SignIn {
     user: String,
@@ -237,8 +241,12 @@ struct SignIn {
 async fn sign_in(
     State(timeline): State<Arc<Timeline>>,
     jar: CookieJar,
-    form: Result<Form<SignIn>, axum::extract::rejection::FormRejection>,
+    request: Request,
 ) -> Result<Response, Fault> {
+    // Anybody can send this form: it is read within bounds, in size and in time.
+    let (parts, sent) = request.into_parts();
+    let bytes = api::body(Request::new(sent), MAX_FORM).await?;
+    let form = Form::from_request(Request::from_parts(parts, bytes.into()), &()).await;
     let Form(SignIn { user, password, next }) =
         form.map_err(|rejection| Fault(Refusal::Malformed(rejection.body_text())))?;
     match session::sign_in(&timeline, jar, &user, password).await? {

@@ -1,5 +1,7 @@
 //! The parts of a request, each with words for what is wrong with it.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -12,6 +14,9 @@ use crate::web::refusal::Refusal;
 
 /// The largest JSON body, in bytes: a claim holds an event of 1 MiB, escaped.
 const MAX_JSON: usize = 3 << 20;
+/// How long a whole body may take to come. Far longer than any program of ours waits for its answer; a body that
+/// comes byte by byte would keep its connection from others.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The most items of one page, and how many there are unless asked.
 const MAX_PAGE: usize = 200;
 const USUAL_PAGE: usize = 50;
@@ -74,9 +79,17 @@ impl<T: serde::Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// A body of at most `most` bytes.
-pub(super) async fn body(request: Request, most: usize) -> Result<Bytes, Refusal> {
-    match Limited::new(request.into_body(), most).collect().await {
+/// A body of at most `most` bytes, which has come within [`PATIENCE`].
+pub(in crate::web) async fn body(request: Request, most: usize) -> Result<Bytes, Refusal> {
+    body_within(PATIENCE, request, most).await
+}
+
+async fn body_within(patience: Duration, request: Request, most: usize) -> Result<Bytes, Refusal> {
+    let whole = Limited::new(request.into_body(), most).collect();
+    let Ok(collected) = tokio::time::timeout(patience, whole).await else {
+        return Err(Refusal::Slow(format!("the body was not here within {} s", patience.as_secs())));
+    };
+    match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
             Err(Refusal::TooLarge(format!("the body has more than {most} bytes")))
@@ -108,4 +121,25 @@ pub(super) fn page_size(limit: Option<usize>) -> Result<usize, Refusal> {
 
 pub(super) fn shortened(text: &str) -> String {
     text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use futures::{StreamExt as _, stream};
+
+    #[tokio::test]
+    async fn a_body_that_drips_is_given_up() {
+        let drip = |bytes, patience| {
+            let pieces = stream::repeat(()).take(bytes).then(|()| async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                Ok::<_, std::io::Error>(Bytes::from_static(b"x"))
+            });
+            body_within(patience, Request::new(Body::from_stream(pieces)), 1_000_000)
+        };
+        assert_eq!(drip(3, PATIENCE).await.unwrap().len(), 3);
+        let refused = drip(100_000, Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(refused.status(), http::StatusCode::REQUEST_TIMEOUT);
+    }
 }

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use super::service::Timeline;
 
 pub(super) use builds::{cancel_build, rebuild_build};
-pub(super) use extract::build_id;
+pub(super) use extract::{body, build_id};
 
 /// Where the API lies.
 pub(super) const BASE: &str = "/api/v1";

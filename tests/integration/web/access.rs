@@ -233,6 +233,9 @@ async fn a_session_begins_with_the_password_and_ends_with_the_sign_out() {
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{user}");
         assert!(!answer.headers().contains_key(header::SET_COOKIE));
     }
+    let long = service.sign_in(&"x".repeat(20_000), "correct horse battery", "/").await;
+    assert_eq!(long.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(long.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");
     // Nobody is sent elsewhere from here, and a sign-in leaves no session of before.
     let answer = service.sign_in("mara", "correct horse battery", "//evil.example.com").await;
     assert_eq!(answer.headers()[header::LOCATION], "/");
