@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Form, FromRequest, FromRequestParts, OriginalUri, Path, Query, Request, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -106,11 +107,18 @@ impl IntoResponse for Fault {
 }
 
 /// The query of a page; what makes no sense is a page of its own.
-fn asked<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Result<T, Fault> {
+fn asked<T>(query: Asked<T>) -> Result<T, Fault> {
     query.map(|Query(query)| query).map_err(|rejection| Fault(Refusal::Malformed(rejection.body_text())))
 }
 
-type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+/// The variable parts of a page's address; as [`asked`].
+fn named<T>(path: Named<T>) -> Result<T, Fault> {
+    path.map(|Path(parts)| parts).map_err(|rejection| Fault(Refusal::Malformed(rejection.body_text())))
+}
+
+type Named<T> = Result<Path<T>, PathRejection>;
 
 /// An empty field of a form is none.
 fn given(text: Option<String>) -> Option<String> {
@@ -136,9 +144,10 @@ async fn all_apps(
 async fn one_app(
     State(timeline): State<Arc<Timeline>>,
     visitor: Visitor,
-    Path((namespace, app)): Path<(String, String)>,
+    path: Named<(String, String)>,
     query: Asked<BuildFilters>,
 ) -> Result<Response, Fault> {
+    let (namespace, app) = named(path)?;
     let filters = asked(query)?;
     let shown = apps::visible(&timeline, &visitor.0, &namespace, &app).await?;
     let query = builds::BuildsQuery {
@@ -155,10 +164,10 @@ async fn one_app(
 async fn one_build(
     State(timeline): State<Arc<Timeline>>,
     visitor: Visitor,
-    Path(id): Path<String>,
+    path: Named<String>,
     query: Asked<BuildQuery>,
 ) -> Result<Response, Fault> {
-    let query = asked(query)?;
+    let (id, query) = (named(path)?, asked(query)?);
     let detail = builds::detail(&timeline, &visitor.0, &api::build_id(&id)?).await?;
     let wanted = query.attempt.or(detail.build.attempt);
     let attempt = detail.attempts.iter().find(|attempt| Some(attempt.id) == wanted);
@@ -199,20 +208,20 @@ async fn part(timeline: &Timeline, attempt: &Attempt, from: u64) -> Result<Vec<L
 async fn cancel(
     State(timeline): State<Arc<Timeline>>,
     visitor: Visitor,
-    Path(id): Path<String>,
+    path: Named<String>,
 ) -> Result<Redirect, Fault> {
     visitor.0.must(Scope::Build)?;
-    let build = api::cancel_build(&timeline, &visitor.0, &api::build_id(&id)?).await?;
+    let build = api::cancel_build(&timeline, &visitor.0, &api::build_id(&named(path)?)?).await?;
     Ok(Redirect::to(&format!("/builds/{}", build.id)))
 }
 
 async fn rebuild(
     State(timeline): State<Arc<Timeline>>,
     visitor: Visitor,
-    Path(id): Path<String>,
+    path: Named<String>,
 ) -> Result<Redirect, Fault> {
     visitor.0.must(Scope::Build)?;
-    let build = api::rebuild_build(&timeline, &visitor.0, &api::build_id(&id)?).await?;
+    let build = api::rebuild_build(&timeline, &visitor.0, &api::build_id(&named(path)?)?).await?;
     Ok(Redirect::to(&format!("/builds/{}", build.id)))
 }
 

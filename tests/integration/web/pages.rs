@@ -43,6 +43,8 @@ async fn pages_show_what_is_there_and_nothing_runs_in_them() {
         ("/acme/other", 404),
         ("/acme/shop/extra/much", 404),
         ("/?cursor=x", 400),
+        ("/builds/%ff", 400),
+        ("/%ff/shop", 400),
     ] {
         let answer = get(path).await.unwrap();
         assert_eq!(answer.status().as_u16(), status, "{path}");
