@@ -183,7 +183,8 @@ pub(super) async fn report(
             if stored.is_none_or(|stored| stored.count < sum.count) {
                 return Err(Refusal::Incomplete { next_seq: state.next_seq });
             }
-            if stored != Some(sum) {
+            // Nor has it grown since it was read.
+            if stored != Some(sum) || state.next_seq != sum.count {
                 return Err(Refusal::Checksum);
             }
             logs::seal(connection, &log, &sum.checksum).await?;

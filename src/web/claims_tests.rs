@@ -336,3 +336,16 @@ async fn an_attempt_of_another_build_is_refused() {
     let other = Claim { event: EVENT.replace("b-1", "b-2"), ..one };
     assert!(matches!(world.claim(&other).await, Err(Refusal::Unprocessable(_))));
 }
+
+#[tokio::test]
+async fn a_log_that_has_grown_since_it_was_read_is_not_sealed() {
+    let world = World::new().await;
+    let one = by("one");
+    world.goes(&one).await;
+    let line = r#"{"seq":0,"at":"2026-11-23T10:15:02.123Z","stream":"stdout","step":null,"server":"w","service":null,"pod":null,"text":"x"}"#;
+    world.append(one.attempt, line).await.unwrap();
+    // Its end says that there is no entry, as it was when the log was read.
+    assert_eq!(world.report(one.attempt, AttemptState::Published).await, Err(Refusal::Checksum));
+    assert_eq!(world.state().await, BuildState::Claimed);
+    world.append(one.attempt, &line.replace("\"seq\":0", "\"seq\":1")).await.unwrap();
+}
