@@ -174,14 +174,16 @@ impl From<ReadError> for Refusal {
     }
 }
 
-/// What may work in a moment: the writer has logged the reason.
+/// What may work in a moment.
 impl From<WriteError> for Refusal {
     fn from(error: WriteError) -> Self {
+        let unwritten = "the service could not write; its log says why. Try again";
         match error {
             WriteError::Stopping => Self::Unavailable("the service is stopping; try again".to_owned()),
+            WriteError::Transaction(_) => Self::Unavailable(unwritten.to_owned()),
             WriteError::Database(error) => {
                 tracing::error!(error, "the timeline's database failed");
-                Self::Unavailable("the service could not write; its log says why. Try again".to_owned())
+                Self::Unavailable(unwritten.to_owned())
             }
         }
     }

@@ -2,6 +2,9 @@
 //! savepoint of one transaction, commits once for all of them, and only then answers: a commit is a
 //! sync of the disk, and many callers share it.
 
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +23,9 @@ const TOGETHER: usize = 64;
 pub enum WriteError {
     #[error("the database: {0}")]
     Database(String),
+    /// The transaction that it was a part of, for the reason that the writer has logged.
+    #[error("the database: {0}")]
+    Transaction(String),
     #[error("the timeline service is stopping")]
     Stopping,
 }
@@ -51,7 +57,11 @@ impl<T: Send, E: From<WriteError> + Send> Queued for Call<T, E> {
     fn run<'c>(&'c mut self, connection: &'c mut SqliteConnection) -> BoxFuture<'c, bool> {
         Box::pin(async move {
             let Some(job) = self.job.take() else { return false };
-            let done = job(connection).await;
+            // The writer must outlive any job: without it every write would be refused for ever.
+            let done = AssertUnwindSafe(job(connection)).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!("a job of the timeline's database panicked; what it did is undone");
+                Err(WriteError::Transaction("a job panicked".to_owned()).into())
+            });
             let keep = done.is_ok();
             self.done = Some(done);
             keep
@@ -112,6 +122,7 @@ async fn work(
             break;
         }
         let committed = transaction(&mut connection, &mut jobs).await;
+        let committed = committed.map_err(|error| WriteError::Transaction(error.to_string()));
         if let Err(error) = &committed {
             tracing::error!(%error, jobs = taken, "a write to the timeline's database failed; its callers are told to try again");
             // Ends what may still be open; where nothing is, that is an error without a meaning.
@@ -126,10 +137,7 @@ async fn work(
     }
 }
 
-async fn transaction(
-    connection: &mut SqliteConnection,
-    jobs: &mut [Box<dyn Queued>],
-) -> Result<(), WriteError> {
+async fn transaction(connection: &mut SqliteConnection, jobs: &mut [Box<dyn Queued>]) -> sqlx::Result<()> {
     // Takes the write lock now: a later step up from a read could not wait for another process.
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
     for job in jobs {
@@ -171,6 +179,21 @@ mod tests {
                 }
             })
         })
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_takes_nobody_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path()).await.unwrap();
+        let panics: Job<(), WriteError> = Box::new(|connection| {
+            Box::pin(async move {
+                add("one", false)(connection).await?;
+                panic!("as it must never")
+            })
+        });
+        let (panicked, beside) = tokio::join!(database.write(panics), database.write(add("two", false)));
+        assert!(matches!(panicked, Err(WriteError::Transaction(_))) && beside.is_ok());
+        assert!(database.write(add("one", false)).await.is_ok(), "undone, and the writer is there");
     }
 
     #[tokio::test]
