@@ -94,6 +94,7 @@ pub async fn execute(
     };
     if follow {
         let build = follow::log(client, &id, &filter, progress, show).await?;
+        progress.whole()?;
         return Ok(Exit::of_build(build.state, build.kind));
     }
     let mut entries = std::pin::pin!(client.log(&id, &filter).await.map_err(explain)?);
@@ -103,6 +104,7 @@ pub async fn execute(
             break;
         }
     }
+    progress.whole()?;
     Ok(Exit::Done)
 }
 

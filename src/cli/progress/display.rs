@@ -92,9 +92,14 @@ impl Progress {
         self.write("");
     }
 
-    /// Whether nobody reads any more, as behind `| head`.
+    /// Whether nothing more can be written, since nobody reads any more, as behind `| head`, or for another reason.
     pub fn is_gone(&self) -> bool {
         self.screen.is_gone()
+    }
+
+    /// Whether all was written that anybody wanted to read; for where it is what was asked for.
+    pub fn whole(&self) -> std::io::Result<()> {
+        self.screen.whole()
     }
 
     fn say(&mut self, words: &str, lines: &mut String) {

@@ -14,12 +14,13 @@ pub(super) struct Screen {
     live: bool,
     /// The last line, as it is shown.
     shown: String,
-    gone: bool,
+    /// Why nothing more is written.
+    gone: Option<std::io::ErrorKind>,
 }
 
 impl Screen {
     pub(super) fn new(out: Box<dyn Write + Send>, live: bool) -> Self {
-        Self { out, live, shown: String::new(), gone: false }
+        Self { out, live, shown: String::new(), gone: None }
     }
 
     /// Writes whole lines above the last one, which becomes `status`.
@@ -40,12 +41,24 @@ impl Screen {
         }
         status.clone_into(&mut self.shown);
         // A terminal that is gone must not end the build.
-        self.gone |= self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).is_err();
+        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        self.gone = self.gone.or(written.err().map(|error| error.kind()));
     }
 
-    /// Whether nobody reads any more.
+    /// Whether nothing more can be written.
     pub(super) fn is_gone(&self) -> bool {
-        self.gone
+        self.gone.is_some()
+    }
+
+    /// What was written is whole, as far as anybody wanted to read it.
+    ///
+    /// # Errors
+    /// It could not be written, for another reason than that its reader has gone.
+    pub(super) fn whole(&self) -> std::io::Result<()> {
+        match self.gone {
+            None | Some(std::io::ErrorKind::BrokenPipe) => Ok(()),
+            Some(kind) => Err(kind.into()),
+        }
     }
 }
 
@@ -96,7 +109,15 @@ mod tests {
     fn an_output_that_is_gone_is_noticed() {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut screen = Screen::new(Box::new(full), false);
+        assert!(!screen.is_gone() && screen.whole().is_ok());
         screen.write("one\n", "");
         assert!(screen.is_gone());
+        assert_eq!(screen.whole().unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut screen = Screen::new(Box::new(writer), false);
+        screen.write("one\n", "");
+        assert!(screen.is_gone() && screen.whole().is_ok(), "as behind `| head`");
     }
 }
