@@ -92,7 +92,7 @@ impl Args {
 
 pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
     args.filter()?;
-    execute(args, &service::needed(config).await?, &mut std::io::stdout()).await
+    execute(args, &service::needed(config).await?, &mut super::output::stdout()).await
 }
 
 /// As [`run`], asking `client` and writing to `out`.

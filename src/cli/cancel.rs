@@ -32,7 +32,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
-    execute(args, &service::needed(config).await?, &mut std::io::stdout()).await
+    execute(args, &service::needed(config).await?, &mut super::output::stdout()).await
 }
 
 /// As [`run`], asking `client` and writing to `out`.

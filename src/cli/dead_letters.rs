@@ -83,7 +83,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
             attached.map_err(|error| Failure::new(Exit::Configuration, error))?.into()
         }
     };
-    let done = execute(args, &queue, &mut std::io::stdout()).await;
+    let done = execute(args, &queue, &mut super::output::stdout()).await;
     queue.close().await;
     done
 }

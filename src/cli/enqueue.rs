@@ -80,7 +80,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         None if args.follow => Some(service::needed(config).await?),
         None => service::find(config).await?,
     };
-    let out = &mut std::io::stdout();
+    let out = &mut super::output::stdout();
     match client {
         Some(client) => over_service::execute(args, &client, out, &mut Progress::on_stderr()).await,
         None => over_broker(args, &config.queue, out).await,

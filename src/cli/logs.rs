@@ -83,8 +83,14 @@ pub async fn execute(
     let mut show = |progress: &mut Progress, entry: &LogEntry| -> std::io::Result<()> {
         match json {
             true => {
-                writeln!(out, "{}", serde_json::to_string(entry)?)?;
-                out.flush()
+                let json = serde_json::to_string(entry)?;
+                match writeln!(out, "{json}").and_then(|()| out.flush()) {
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                        progress.leave();
+                        Ok(())
+                    }
+                    written => written,
+                }
             }
             false => {
                 progress.entry(entry);

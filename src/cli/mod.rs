@@ -19,6 +19,7 @@ mod event;
 pub mod exit;
 mod follow;
 pub mod logs;
+mod output;
 mod people;
 pub mod progress;
 pub mod rebuild;

@@ -34,7 +34,7 @@ pub struct Args {
 
 pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
     let client = service::needed(config).await?;
-    execute(args, &client, &mut std::io::stdout(), &mut Progress::on_stderr()).await
+    execute(args, &client, &mut super::output::stdout(), &mut Progress::on_stderr()).await
 }
 
 /// As [`run`], asking `client`; the log goes to `progress`, everything else to `out`.

@@ -97,6 +97,11 @@ impl Progress {
         self.screen.is_gone()
     }
 
+    /// Nobody reads any more what the command writes besides: nothing more is shown.
+    pub fn leave(&mut self) {
+        self.screen.leave();
+    }
+
     /// Whether all was written that anybody wanted to read; for where it is what was asked for.
     pub fn whole(&self) -> std::io::Result<()> {
         self.screen.whole()

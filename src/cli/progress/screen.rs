@@ -26,7 +26,7 @@ impl Screen {
     /// Writes whole lines above the last one, which becomes `status`.
     pub(super) fn write(&mut self, lines: &str, status: &str) {
         let status = if self.live { status } else { "" };
-        if lines.is_empty() && status == self.shown {
+        if self.gone.is_some() || (lines.is_empty() && status == self.shown) {
             return;
         }
         let mut text = String::with_capacity(lines.len() + status.len() + 32);
@@ -48,6 +48,11 @@ impl Screen {
     /// Whether nothing more can be written.
     pub(super) fn is_gone(&self) -> bool {
         self.gone.is_some()
+    }
+
+    /// Writes nothing more.
+    pub(super) fn leave(&mut self) {
+        self.gone = self.gone.or(Some(std::io::ErrorKind::BrokenPipe));
     }
 
     /// What was written is whole, as far as anybody wanted to read it.
