@@ -1,13 +1,15 @@
 //! `/api/v1`: one file for each kind of thing. Each handler reads the request, asks who may, and does one
 //! thing; the OpenAPI document is made of the same functions.
 
+mod appends;
 pub(super) mod apps;
 mod attempts;
 pub(super) mod builds;
 mod cursor;
 mod deploys;
 mod extract;
-pub(super) mod logs;
+mod log_query;
+mod logs;
 
 use std::sync::Arc;
 
@@ -57,12 +59,12 @@ pub(super) fn router() -> OpenApiRouter<Arc<Timeline>> {
         .routes(routes!(builds::cancel))
         .routes(routes!(builds::rebuild))
         .routes(routes!(attempts::report))
-        .routes(routes!(logs::append))
+        .routes(routes!(appends::append))
         .routes(routes!(logs::of_build))
         .routes(routes!(apps::list))
         .routes(routes!(apps::get))
         .routes(routes!(apps::service))
         .routes(routes!(deploys::get, deploys::put))
-        .routes(routes!(logs::of_deploy, logs::append_to_deploy));
+        .routes(routes!(logs::of_deploy, appends::append_to_deploy));
     OpenApiRouter::with_openapi(Document::openapi()).nest(BASE, routes)
 }

@@ -77,6 +77,7 @@ async fn a_filter_that_is_none_is_refused() {
         "stream=out",
         "attempt=x",
         "colour=red",
+        "namespace=acme",
         &format!("q={}", "x".repeat(1025)),
         &format!("service={}", "x".repeat(1025)),
     ] {
