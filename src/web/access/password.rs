@@ -1,10 +1,11 @@
 //! Passwords of people: argon2id, a few at a time, and the same work for a user that does not exist.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use argon2::Argon2;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _, phc};
+use argon2::password_hash::{PasswordHasher as _, phc};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq as _;
 use tokio::sync::Semaphore;
 
 /// The longest password, in bytes; a longer one is refused before it is hashed.
@@ -53,9 +54,18 @@ impl PasswordHash {
         &self.0
     }
 
-    fn is_of(&self, password: &SecretString) -> bool {
-        let Ok(hash) = phc::PasswordHash::new(&self.0) else { return false };
-        Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok()
+    /// Whether it is the hash of this password; `None` if it is none at all. `memory` is what argon2id works in.
+    fn is_of(&self, password: &SecretString, memory: &mut Vec<Block>) -> Option<bool> {
+        let hash = phc::PasswordHash::new(&self.0).ok()?;
+        let (salt, kept) = (hash.salt?, hash.hash?);
+        let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;
+        let version = Version::try_from(hash.version?).ok()?;
+        let argon2 = Argon2::new(algorithm, version, Params::try_from(&hash).ok()?);
+        memory.resize(argon2.params().block_count(), Block::new());
+        let mut made = vec![0; kept.len()];
+        let password = password.expose_secret().as_bytes();
+        argon2.hash_password_into_with_memory(password, salt.as_ref(), &mut made, memory).ok()?;
+        Some(made.ct_eq(kept.as_bytes()).into())
     }
 }
 
@@ -63,6 +73,9 @@ impl PasswordHash {
 #[derive(Clone)]
 pub struct Passwords {
     permits: Arc<Semaphore>,
+    /// What a check works in, used again and again: allocated for each, it would be kept by the allocator, once
+    /// for every thread that checks run on.
+    memories: Arc<Mutex<Vec<Vec<Block>>>>,
     /// Of a password that nobody has: what an unknown user's is compared with.
     decoy: PasswordHash,
 }
@@ -72,7 +85,7 @@ impl Passwords {
     pub fn new() -> Result<Self, InvalidPassword> {
         let nobody = super::Secret::generate("");
         let decoy = PasswordHash::make(&nobody.expose().to_owned().into())?;
-        Ok(Self { permits: Arc::new(Semaphore::new(AT_ONCE)), decoy })
+        Ok(Self { permits: Arc::new(Semaphore::new(AT_ONCE)), memories: Arc::default(), decoy })
     }
 
     /// Whether `password` is the one of `kept`; of a user that is not there, never, after the same work.
@@ -83,9 +96,14 @@ impl Passwords {
         let Ok(permit) = self.permits.clone().acquire_owned().await else { return false };
         let known = kept.is_some();
         let hash = kept.unwrap_or_else(|| self.decoy.clone());
+        let memories = self.memories.clone();
         let checked = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            hash.is_of(&password)
+            let all = || memories.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut memory = all().pop().unwrap_or_default();
+            let checked = hash.is_of(&password, &mut memory);
+            all().push(memory);
+            checked.unwrap_or(false)
         });
         checked.await.unwrap_or(false) && known
     }
@@ -103,8 +121,14 @@ mod tests {
         let passwords = Passwords::new().unwrap();
         assert!(passwords.check(Some(hash.clone()), password.clone()).await);
         assert!(!passwords.check(Some(hash.clone()), "correct house".to_owned().into()).await);
-        assert!(!passwords.check(None, password).await);
+        assert!(!passwords.check(None, password.clone()).await);
         assert!(!passwords.check(Some(hash), "x".repeat(2000).into()).await);
+        assert!(!passwords.check(Some(PasswordHash::kept("x".to_owned())), password.clone()).await);
+        // Hashed by the library, with less work than now.
+        let params = Params::new(64, 1, 1, None).unwrap();
+        let older = Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password(b"correct horse");
+        assert!(passwords.check(Some(PasswordHash::kept(older.unwrap().to_string())), password).await);
+        assert!(passwords.memories.lock().unwrap().len() == 1, "the memory is used again");
         assert_eq!(PasswordHash::make(&"short".to_owned().into()), Err(InvalidPassword::Short(5)));
         let long = PasswordHash::make(&"x".repeat(2000).into());
         assert_eq!(long, Err(InvalidPassword::Long(2000)));
