@@ -73,17 +73,19 @@ impl Cursor {
     }
 }
 
-/// The answer to a follower, if there is room for one more.
+/// The answer to a follower, or that there is no room for one more.
 pub(super) fn events(
     timeline: Arc<Timeline>,
     followed: Followed,
     cursor: Cursor,
     matcher: Arc<Matcher>,
-) -> Result<Response, Refusal> {
-    let place = timeline.followers.clone().try_acquire_owned().map_err(|_| {
+) -> Response {
+    let Ok(place) = timeline.followers.clone().try_acquire_owned() else {
         let detail = "too many follow a log already, for timeline.max_connections; read it, or try again";
-        Refusal::Unavailable(detail.to_owned())
-    })?;
+        // Kept open for a next request, the connection would be one of those that it is refused for.
+        let close = [(header::CONNECTION, HeaderValue::from_static("close"))];
+        return (close, Refusal::Unavailable(detail.to_owned())).into_response();
+    };
     let stream = match followed {
         Followed::Build { id, only } => build(timeline, id, only, cursor, matcher).left_stream(),
         Followed::Deploy { namespace, id } => deploy(timeline, namespace, id, cursor, matcher).right_stream(),
@@ -96,7 +98,7 @@ pub(super) fn events(
         // nginx would collect what it should pass on.
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    Ok((headers, body).into_response())
+    (headers, body).into_response()
 }
 
 type Piece = Result<Bytes, Refusal>;

@@ -72,7 +72,7 @@ pub(super) async fn of_build(
     if format == Format::Events {
         let cursor = last.unwrap_or(Cursor { attempt: asked, next: query.from() });
         let followed = Followed::Build { id: build.id, only: asked };
-        return follow::events(timeline, followed, cursor, matcher);
+        return Ok(follow::events(timeline, followed, cursor, matcher));
     }
     let Some(attempt) = asked.or(build.attempt) else {
         // No worker has it yet: an empty log.
@@ -118,7 +118,7 @@ pub(super) async fn of_deploy(
             Some(cursor) => cursor,
             None => Cursor { attempt: None, next: query.from() },
         };
-        return follow::events(timeline, Followed::Deploy { namespace, id }, cursor, matcher);
+        return Ok(follow::events(timeline, Followed::Deploy { namespace, id }, cursor, matcher));
     }
     let log = LogId::of_deploy(namespace.as_str(), &id);
     let id = percent_encoding::utf8_percent_encode(&id, percent_encoding::NON_ALPHANUMERIC);
