@@ -31,9 +31,9 @@ const PAGE: usize = 8 << 20;
 /// NDJSON, or text, or, with `Accept: text/event-stream`, live: events `entry` (id `attempt:seq`, data a log
 /// entry), `state` (data the build) and `end`. A reader that comes back with `Last-Event-ID` misses nothing.
 #[utoipa::path(get, path = "/builds/{id}/log", params(("id" = String, Path), LogQuery), tag = "builds", responses(
-    (status = 200, body = LogEntry, content_type = "application/x-ndjson"),
-    (status = 200, body = String, content_type = "text/plain"),
-    (status = 200, body = String, content_type = "text/event-stream"),
+    (status = 200, content(
+        (LogEntry = "application/x-ndjson"), (String = "text/plain"), (String = "text/event-stream"),
+    )),
     (status = 400, body = Problem, content_type = "application/problem+json", description = "A filter that is none"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many follow a log already"),
@@ -93,9 +93,9 @@ pub(super) async fn of_build(
 #[utoipa::path(get, path = "/deploys/{id}/log", tag = "deploys",
     params(("id" = String, Path), LogQuery),
     responses(
-        (status = 200, body = LogEntry, content_type = "application/x-ndjson"),
-        (status = 200, body = String, content_type = "text/plain"),
-        (status = 200, body = String, content_type = "text/event-stream"),
+        (status = 200, content(
+            (LogEntry = "application/x-ndjson"), (String = "text/plain"), (String = "text/event-stream"),
+        )),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "A filter that is none"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many follow a log already"),

@@ -65,6 +65,10 @@ async fn every_route_is_described_and_every_description_is_a_route() {
     assert_eq!(shown.keys().collect::<Vec<_>>().len(), properties.len());
     assert!(shown.keys().all(|key| properties.contains_key(key)), "{shown:?}");
     assert!(build["attempts"].is_array());
+    for of in ["/api/v1/builds/{id}/log", "/api/v1/deploys/{id}/log"] {
+        let media = document["paths"][of]["get"]["responses"]["200"]["content"].as_object().unwrap();
+        assert!(media.keys().eq(["application/x-ndjson", "text/event-stream", "text/plain"]), "{media:?}");
+    }
     for (schema, word) in [("BuildState", "claimed"), ("AttemptState", "fetching"), ("DeployState", "done")] {
         let words = schemas[schema]["enum"].as_array().unwrap();
         assert!(words.contains(&json!(word)), "{schema} as it is on the wire: {words:?}");
