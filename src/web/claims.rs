@@ -35,6 +35,9 @@ pub(super) async fn claim(
     if row.build.state.is_final() && may_reopen(&row, claim) {
         row.build.state = BuildState::Queued;
         row.build.finished_at = None;
+        // Whoever puts it back wants it built, whatever was wished before.
+        row.build.cancel_requested_at = None;
+        builds::forget_cancel(connection, &event.id).await?;
         row.requeued.clone_from(&claim.requeue);
         row.result = None;
     }

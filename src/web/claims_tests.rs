@@ -314,9 +314,11 @@ async fn what_an_operator_puts_back_is_tried_again_once() {
     let world = World::new().await;
     let one = by("one");
     world.goes(&one).await;
+    world.cancel().await.unwrap();
     world.report(one.attempt, AttemptState::Failed).await.unwrap();
     let again = Claim { requeue: Some("letter".to_owned()), ..by("two") };
     world.goes(&again).await;
+    assert!(world.build().await.cancel_requested_at.is_none(), "that was before");
     world.report(again.attempt, AttemptState::Failed).await.unwrap();
     let repeated = Claim { requeue: Some("letter".to_owned()), ..by("two") };
     assert!(matches!(world.claim(&repeated).await, Ok(ClaimAnswer::Done { .. })));

@@ -46,7 +46,7 @@ pub(super) fn router(timeline: Arc<Timeline>) -> Router {
 async fn elsewhere(request: Request) -> Response {
     let path = request.uri().path();
     let refusal = Refusal::NotFound(format!("page {:?}", path.chars().take(200).collect::<String>()));
-    match path.starts_with(api::BASE) {
+    match path == "/api" || path.starts_with("/api/") {
         true => refusal.into_response(),
         false => Fault(refusal).into_response(),
     }

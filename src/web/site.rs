@@ -185,7 +185,7 @@ async fn one_build(
 }
 
 /// A page ends with the line that makes its log larger, in bytes: a browser has to show it.
-const PAGE: usize = 4 << 20;
+const PAGE: usize = 2 << 20;
 
 /// The lines of a page, from the entry `from` on.
 async fn part(timeline: &Timeline, attempt: &Attempt, from: u64) -> Result<Vec<LogEntry>, Fault> {

@@ -40,14 +40,15 @@ pub(in crate::web) async fn sign_in(
     password: SecretString,
 ) -> Result<Option<CookieJar>, Refusal> {
     let kept = timeline.database.password(user).await?;
-    if !timeline.passwords.check(kept, password).await {
+    let right = timeline.passwords.check(kept.clone(), password).await;
+    let Some(checked) = kept.filter(|_| right) else {
         let shown: String = user.chars().take(MAX_SHOWN).collect();
         tracing::info!(user = shown, "a sign-in was refused");
         return Ok(None);
-    }
+    };
     let (fresh, old) = (Secret::generate(""), secret(&jar, timeline.secure));
     let (digest, user) = (fresh.digest(), user.to_owned());
-    timeline
+    let added = timeline
         .database
         .write::<_, Refusal>(Box::new(move |connection| {
             Box::pin(async move {
@@ -55,12 +56,12 @@ pub(in crate::web) async fn sign_in(
                 if let Some(old) = old {
                     people::remove_session(connection, &old.digest()).await?;
                 }
-                people::add_session(connection, &digest, &user, now + LIFETIME, now).await?;
-                Ok(())
+                let expires_at = now + LIFETIME;
+                Ok(people::add_session(connection, &digest, &user, &checked, expires_at, now).await?)
             })
         }))
         .await?;
-    Ok(Some(jar.add(cookie(timeline.secure, fresh.expose().to_owned(), LIFETIME))))
+    Ok(added.then(|| jar.add(cookie(timeline.secure, fresh.expose().to_owned(), LIFETIME))))
 }
 
 /// Ends the session of a request, if there is one.

@@ -131,6 +131,10 @@ fn check(id: &str, report: &DeployReport) -> Result<(), Refusal> {
     if id.is_empty() || id.len() > MAX_TEXT || id.chars().any(char::is_control) {
         return refuse(format!("id: 1 to {MAX_TEXT} bytes without control characters are taken"));
     }
+    // Clients take these out of an address before they send it.
+    if matches!(id, "." | "..") {
+        return refuse(format!("id: {id:?} is not taken: it cannot stand in an address"));
+    }
     if report.services.len() > MAX_SERVICES {
         return refuse(format!("services: {}; at most {MAX_SERVICES} are taken", report.services.len()));
     }

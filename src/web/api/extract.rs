@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use axum::body::BodyDataStream;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
 use http::request::Parts;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use crate::event::deploy::BuildId;
@@ -17,6 +18,9 @@ const MAX_JSON: usize = 3 << 20;
 /// How long a whole body may take to come. Far longer than any program of ours waits for its answer; a body that
 /// comes byte by byte would keep its connection from others.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How much of a body that is too large is read all the same, in bytes: a client that is still sending does not
+/// see why it is refused.
+const SURPLUS: usize = 4 << 20;
 /// The most items of one page, and how many there are unless asked.
 const MAX_PAGE: usize = 200;
 const USUAL_PAGE: usize = 50;
@@ -85,16 +89,27 @@ pub(in crate::web) async fn body(request: Request, most: usize) -> Result<Bytes,
 }
 
 async fn body_within(patience: Duration, request: Request, most: usize) -> Result<Bytes, Refusal> {
-    let whole = Limited::new(request.into_body(), most).collect();
-    let Ok(collected) = tokio::time::timeout(patience, whole).await else {
-        return Err(Refusal::Slow(format!("the body was not here within {} s", patience.as_secs())));
-    };
-    match collected {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            Err(Refusal::TooLarge(format!("the body has more than {most} bytes")))
+    let whole = read_body(request.into_body().into_data_stream(), most);
+    tokio::time::timeout(patience, whole).await.unwrap_or_else(|_| {
+        Err(Refusal::Slow(format!("the body was not here within {} s", patience.as_secs())))
+    })
+}
+
+async fn read_body(mut pieces: BodyDataStream, most: usize) -> Result<Bytes, Refusal> {
+    let (mut body, mut surplus) = (BytesMut::new(), 0);
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| Refusal::Malformed(format!("the body broke off: {error}")))?;
+        match surplus == 0 && body.len() + piece.len() <= most {
+            true => body.extend_from_slice(&piece),
+            false => surplus += piece.len(),
         }
-        Err(error) => Err(Refusal::Malformed(format!("the body broke off: {error}"))),
+        if surplus > SURPLUS {
+            break;
+        }
+    }
+    match surplus {
+        0 => Ok(body.freeze()),
+        _ => Err(Refusal::TooLarge(format!("the body has more than {most} bytes"))),
     }
 }
 
@@ -127,7 +142,7 @@ pub(super) fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
     use axum::body::Body;
-    use futures::{StreamExt as _, stream};
+    use futures::stream;
 
     #[tokio::test]
     async fn a_body_that_drips_is_given_up() {

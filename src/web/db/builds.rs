@@ -130,12 +130,6 @@ pub(in crate::web) async fn insert(
     text: &str,
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
-    let app = "INSERT INTO apps (namespace, app) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    sqlx::query(app)
-        .bind(event.namespace.as_str())
-        .bind(event.app.as_str())
-        .execute(&mut *connection)
-        .await?;
     let build = "INSERT INTO builds (id, namespace, app, event, deploy_id, services, repository, commit_id,
             git_ref, requested_by, fake, state, created_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING";
@@ -158,6 +152,12 @@ pub(in crate::web) async fn insert(
     if inserted.rows_affected() == 0 {
         return Ok(());
     }
+    let app = "INSERT INTO apps (namespace, app) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    sqlx::query(app)
+        .bind(event.namespace.as_str())
+        .bind(event.app.as_str())
+        .execute(&mut *connection)
+        .await?;
     for service in &event.services {
         let insert = "INSERT INTO build_services (build_id, namespace, app, service, created_at)
             VALUES ($1, $2, $3, $4, $5)";
@@ -253,6 +253,15 @@ pub(in crate::web) async fn ask_for_cancel(
 ) -> sqlx::Result<()> {
     let update = "UPDATE builds SET cancel_requested_at = coalesce(cancel_requested_at, $2) WHERE id = $1";
     sqlx::query(update).bind(id.as_str()).bind(millis(now)).execute(connection).await.map(drop)
+}
+
+/// Forgets that somebody asked for the build's end.
+pub(in crate::web) async fn forget_cancel(
+    connection: &mut SqliteConnection,
+    id: &BuildId,
+) -> sqlx::Result<()> {
+    let update = "UPDATE builds SET cancel_requested_at = NULL WHERE id = $1";
+    sqlx::query(update).bind(id.as_str()).execute(connection).await.map(drop)
 }
 
 /// Which builds a list shows, newest first.

@@ -34,19 +34,23 @@ fn login(row: &SqliteRow) -> sqlx::Result<Login> {
     Ok(Login { principal: principal(row)?, created_at: time_of(row.try_get("created_at")?) })
 }
 
-/// The session of a browser, by the digest of what it holds.
+/// The session of a browser, by the digest of what it holds; `false` if the user has another password by now
+/// than the one that was checked.
 pub(in crate::web) async fn add_session(
     connection: &mut SqliteConnection,
     digest: &str,
     user: &str,
+    checked: &PasswordHash,
     expires_at: OffsetDateTime,
     now: OffsetDateTime,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<bool> {
     // Those that are over go with the next sign-in.
     let sweep = "DELETE FROM sessions WHERE expires_at <= $1";
     sqlx::query(sweep).bind(millis(now)).execute(&mut *connection).await?;
-    let insert = "INSERT INTO sessions (digest, user_name, expires_at) VALUES ($1, $2, $3)";
-    sqlx::query(insert).bind(digest).bind(user).bind(millis(expires_at)).execute(connection).await.map(drop)
+    let insert = "INSERT INTO sessions (digest, user_name, expires_at)
+        SELECT $1, name, $3 FROM users WHERE name = $2 AND password = $4";
+    let insert = sqlx::query(insert).bind(digest).bind(user).bind(millis(expires_at)).bind(checked.as_str());
+    Ok(insert.execute(connection).await?.rows_affected() > 0)
 }
 
 pub(in crate::web) async fn remove_session(

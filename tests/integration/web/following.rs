@@ -7,6 +7,7 @@ use futures::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sse_stream::SseStream;
+use tokio::sync::Notify;
 
 use super::{ATTEMPT, Service, event, line, refused};
 use crate::support::patience::in_time;
@@ -14,6 +15,16 @@ use crate::support::played::PlayedAttempt;
 
 /// Follows the log of `id` until its end; answers the ids of its entries and the states that were told.
 async fn follow(service: &Service, id: &str, last: Option<&str>) -> (Vec<String>, Vec<String>) {
+    follow_from(service, id, last, &Notify::new()).await
+}
+
+/// As [`follow`], notifying `begun` at the first entry.
+async fn follow_from(
+    service: &Service,
+    id: &str,
+    last: Option<&str>,
+    begun: &Notify,
+) -> (Vec<String>, Vec<String>) {
     let mut request =
         service.maestro(Method::GET, &format!("/builds/{id}/log")).header("accept", "text/event-stream");
     if let Some(last) = last {
@@ -27,7 +38,10 @@ async fn follow(service: &Service, id: &str, last: Option<&str>) -> (Vec<String>
         let event = event.unwrap();
         let data = event.data.unwrap_or_default();
         match event.event.as_deref() {
-            Some("entry") => ids.push(event.id.unwrap()),
+            Some("entry") => {
+                ids.push(event.id.unwrap());
+                begun.notify_one();
+            }
             Some("state") => {
                 let build: serde_json::Value = serde_json::from_str(&data).unwrap();
                 states.push(build["state"].as_str().unwrap().to_owned());
@@ -106,16 +120,18 @@ async fn the_next_attempt_is_followed_by_itself() {
     let body = event("b-1", "acme", "shop");
     let mut first = PlayedAttempt::claim(&client, &body).await;
     first.says(Stream::Stdout, None, "first").await;
+    let begun = Notify::new();
     let builds = async {
+        begun.notified().await;
         first.ends(State::Retrying, Some("the store was away")).await;
         let mut second = PlayedAttempt::claim(&client, &body).await;
         second.says(Stream::Stdout, None, "second").await;
         second.ends(State::Published, None).await;
     };
-    let (followed, ()) = tokio::join!(follow(&service, "b-1", None), builds);
+    let (followed, ()) = tokio::join!(follow_from(&service, "b-1", None, &begun), builds);
     assert_eq!(followed.0.len(), 2);
     assert_ne!(followed.0[0].split(':').next(), followed.0[1].split(':').next(), "two attempts");
-    assert!(followed.1.contains(&"retrying".to_owned()), "{:?}", followed.1);
+    assert_eq!(followed.1.last().unwrap(), "published");
     service.timeline.finish().await;
 }
 
