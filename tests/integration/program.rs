@@ -239,11 +239,13 @@ async fn a_killed_worker_loses_nothing() {
     worker.signal("-KILL");
     worker.exit_code().await;
     assert!(!grid.build_directory("b-1").join("outcome.json").exists());
-    let _worker = Worker::start(&path);
+    let mut worker = Worker::start(&path);
     grid.result("b-1", State::Published).await;
     let first = read_log(&grid.build_directory("b-1").join("log.1.ndjson"));
     assert!(first.len() >= 3 && first.len() < 60, "the first attempt's log is kept as far as it came");
-    drop(_worker);
+    // The ack comes after the result: it is let end by itself.
+    worker.signal("-TERM");
+    assert_eq!(worker.exit_code().await, Some(0));
     grid.finish().await;
 }
 
