@@ -84,6 +84,12 @@ impl Worker {
         until("the worker ends", || self.0.try_wait().unwrap().is_some()).await;
         self.0.wait().unwrap().code()
     }
+
+    /// Lets it drain: what it has told, it still has to acknowledge.
+    async fn ends(mut self) {
+        self.signal("-TERM");
+        assert_eq!(self.exit_code().await, Some(0));
+    }
 }
 
 impl Drop for Worker {
@@ -239,13 +245,11 @@ async fn a_killed_worker_loses_nothing() {
     worker.signal("-KILL");
     worker.exit_code().await;
     assert!(!grid.build_directory("b-1").join("outcome.json").exists());
-    let mut worker = Worker::start(&path);
+    let worker = Worker::start(&path);
     grid.result("b-1", State::Published).await;
     let first = read_log(&grid.build_directory("b-1").join("log.1.ndjson"));
     assert!(first.len() >= 3 && first.len() < 60, "the first attempt's log is kept as far as it came");
-    // The ack comes after the result: it is let end by itself.
-    worker.signal("-TERM");
-    assert_eq!(worker.exit_code().await, Some(0));
+    worker.ends().await;
     grid.finish().await;
 }
 
@@ -319,7 +323,7 @@ async fn a_build_can_be_read_back_from_the_journal() {
     }
     assert!(published["COMMIT"].is_string() && published["IMAGE"].is_string(), "{published:#?}");
     assert!(entries.iter().any(|entry| entry["STAGE"] == "publishing"), "{entries:#?}");
-    drop(worker);
+    worker.ends().await;
     grid.finish().await;
 }
 

@@ -45,7 +45,7 @@ async fn a_restarted_worker_does_not_wait_for_itself() {
     assert!(first.entries > 3 && first.fenced && !first.complete, "{first:#?}");
     assert!(second.complete && !second.fenced, "{second:#?}");
     assert!(second.claimed_at - first.claimed_at < LEASE, "no lease had to run out");
-    drop(worker);
+    worker.ends().await;
     grid.finish().await;
     timeline.stop().await;
 }
@@ -59,7 +59,7 @@ async fn a_crash_while_the_service_is_away_is_told_later() {
     let build = timeline.has_all_of(&grid.build_directory("b-1")).await;
     assert_eq!((build.build.state, build.attempts.len()), (BuildState::Published, 2));
     assert!(build.attempts.iter().all(|attempt| attempt.entries > 3), "{build:#?}");
-    drop(worker);
+    worker.ends().await;
     grid.finish().await;
     timeline.stop().await;
 }
