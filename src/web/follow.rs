@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, header};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::db::logs::LogId;
@@ -120,7 +121,7 @@ fn build(
             let Some(row) = timeline.database.build(&id).await? else { return };
             let build = row.shown(&timeline.base, OffsetDateTime::now_utc());
             if shown.as_ref().is_none_or(|shown| differs(shown, &build)) {
-                yield event("state", None, &json(&build));
+                yield event("state", &json(&build));
             }
             // Read before the log, as the build was: of what has ended now, all of the log is there.
             let current = build.attempt;
@@ -132,15 +133,8 @@ fn build(
             cursor.attempt = cursor.attempt.or(only).or(current);
             if let Some(attempt) = cursor.attempt {
                 let log = LogId::of_attempt(attempt);
-                loop {
-                    let found = find(&timeline.database, &log, cursor.next, LINES, &matcher).await?;
-                    cursor.next = found.next;
-                    if found.count > 0 {
-                        yield entries(&found.lines, Some(attempt));
-                    }
-                    if !found.more {
-                        break;
-                    }
+                while let Some(news) = news(&timeline, &log, &mut cursor, &matcher).await? {
+                    yield news;
                 }
             }
             if only.is_none() && cursor.attempt != current {
@@ -148,16 +142,45 @@ fn build(
                 continue;
             }
             if over {
-                yield event("end", None, "{}");
+                yield event("end", "{}");
                 return;
             }
-            tokio::select! {
-                _ = changes.changed() => {}
-                () = timeline.stop.cancelled() => return,
-                () = tokio::time::sleep_until(end) => return,
-                () = tokio::time::sleep(KEEP_ALIVE) => yield Bytes::from_static(b": still here\n\n"),
+            match woken(&mut changes, &timeline, end).await {
+                Wake::Changed => {}
+                Wake::Quiet => yield Bytes::from_static(b": still here\n\n"),
+                Wake::Over => return,
             }
         }
+    }
+}
+
+/// The next entries of a log; none where all that is stored has been told.
+async fn news(
+    timeline: &Timeline,
+    log: &LogId,
+    cursor: &mut Cursor,
+    matcher: &Arc<Matcher>,
+) -> Result<Option<Bytes>, Refusal> {
+    let found = find(&timeline.database, log, cursor.next, LINES, matcher).await?;
+    cursor.next = found.next;
+    Ok((found.count > 0).then(|| entries(&found.lines, cursor.attempt)))
+}
+
+/// Why a follower goes on.
+enum Wake {
+    Changed,
+    /// Nothing has happened for a while.
+    Quiet,
+    /// The service stops, or the connection has lasted long enough.
+    Over,
+}
+
+async fn woken(changes: &mut watch::Receiver<()>, timeline: &Timeline, end: Instant) -> Wake {
+    tokio::select! {
+        _ = changes.changed() => Wake::Changed,
+        () = timeline.stop.cancelled() => Wake::Over,
+        () = tokio::time::sleep_until(end) => Wake::Over,
+        () = tokio::time::sleep(KEEP_ALIVE) => Wake::Quiet,
     }
 }
 
@@ -176,6 +199,7 @@ fn deploy(
     matcher: Arc<Matcher>,
 ) -> impl Stream<Item = Piece> + Send {
     try_stream! {
+        cursor.attempt = None;
         let log = LogId::of_deploy(namespace.as_str(), &id);
         let mut changes = timeline.live.follow(&log.to_string());
         let end = Instant::now() + LIFETIME;
@@ -184,29 +208,21 @@ fn deploy(
             changes.mark_unchanged();
             let Some(row) = timeline.database.deploy(&namespace, &id).await? else { return };
             if shown.as_ref() != Some(&row.report) {
-                yield event("state", None, &json(&row.report));
+                yield event("state", &json(&row.report));
             }
             let finished = matches!(row.report.state, DeployState::Done | DeployState::Failed | DeployState::Cancelled);
             shown = Some(row.report);
-            loop {
-                let found = find(&timeline.database, &log, cursor.next, LINES, &matcher).await?;
-                cursor.next = found.next;
-                if found.count > 0 {
-                    yield entries(&found.lines, None);
-                }
-                if !found.more {
-                    break;
-                }
+            while let Some(news) = news(&timeline, &log, &mut cursor, &matcher).await? {
+                yield news;
             }
             if finished {
-                yield event("end", None, "{}");
+                yield event("end", "{}");
                 return;
             }
-            tokio::select! {
-                _ = changes.changed() => {}
-                () = timeline.stop.cancelled() => return,
-                () = tokio::time::sleep_until(end) => return,
-                () = tokio::time::sleep(KEEP_ALIVE) => yield Bytes::from_static(b": still here\n\n"),
+            match woken(&mut changes, &timeline, end).await {
+                Wake::Changed => {}
+                Wake::Quiet => yield Bytes::from_static(b": still here\n\n"),
+                Wake::Over => return,
             }
         }
     }
@@ -223,9 +239,8 @@ fn json<T: serde::Serialize>(value: &T) -> String {
 }
 
 /// One event. JSON has no line feeds, so that the data is one line.
-fn event(name: &str, id: Option<&str>, data: &str) -> Bytes {
-    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
-    Bytes::from(format!("event: {name}\n{id}data: {data}\n\n"))
+fn event(name: &str, data: &str) -> Bytes {
+    Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
 }
 
 /// An event for each stored line.

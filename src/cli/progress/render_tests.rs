@@ -1,3 +1,5 @@
+//! What a build looks like, line by line.
+
 use time::macros::datetime;
 
 use super::*;
