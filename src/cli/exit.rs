@@ -58,6 +58,10 @@ impl Failure {
         Self { exit, error: error.into() }
     }
 
+    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+
     pub fn unavailable(error: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Unavailable, error)
     }

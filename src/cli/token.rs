@@ -69,7 +69,7 @@ async fn act(command: Command, database: &Database) -> Result<String, Failure> {
             let principal = Principal { name: name.to_string(), role, namespaces: namespaces.namespaces() };
             let sees = shown(&principal.namespaces);
             if !database.add_token(principal, &secret, OffsetDateTime::now_utc()).await? {
-                return Err(usage(anyhow!(
+                return Err(Failure::usage(anyhow!(
                     "there is a token {name} already; `buildgrid token remove {name}` removes it"
                 )));
             }
@@ -88,13 +88,11 @@ async fn act(command: Command, database: &Database) -> Result<String, Failure> {
         }
         Command::Remove { name } => match database.remove_token(name.to_string()).await? {
             true => Ok(format!("removed {name}\n")),
-            false => Err(usage(anyhow!("there is no token {name}; `buildgrid token list` shows them"))),
+            false => {
+                Err(Failure::usage(anyhow!("there is no token {name}; `buildgrid token list` shows them")))
+            }
         },
     }
-}
-
-fn usage(error: anyhow::Error) -> Failure {
-    Failure::new(Exit::Usage, error)
 }
 
 #[cfg(test)]
@@ -111,7 +109,7 @@ mod tests {
 
     async fn run(data_dir: &Path, line: &str) -> Result<String, Failure> {
         let words = std::iter::once("token").chain(line.split_whitespace());
-        let cli = Cli::try_parse_from(words).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let cli = Cli::try_parse_from(words).map_err(Failure::usage)?;
         execute(cli.token.command, data_dir).await
     }
 

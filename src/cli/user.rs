@@ -97,7 +97,7 @@ async fn act(
             let sees = shown(&principal.namespaces);
             match database.add_user(principal, hash, OffsetDateTime::now_utc()).await? {
                 true => Ok(format!("user        {name}\nrole        {role}\nnamespaces  {sees}\n{password}")),
-                false => Err(usage(anyhow!(
+                false => Err(Failure::usage(anyhow!(
                     "there is a user {name} already; `buildgrid user password {name}` changes the password"
                 ))),
             }
@@ -131,11 +131,11 @@ async fn password(
                 let shown = format!("password    {}\n\nThe password is not shown again.\n", made.expose());
                 (SecretString::from(made.expose()), shown)
             }
-            false => (ask().map_err(|error| usage(anyhow!("no password: {error}")))?, String::new()),
+            false => (ask().map_err(|error| Failure::usage(anyhow!("no password: {error}")))?, String::new()),
         };
         let hash = PasswordHash::make(&password).map_err(|error| match error {
             InvalidPassword::Hash(_) => Failure::new(Exit::Internal, error),
-            InvalidPassword::Short(_) | InvalidPassword::Long(_) => usage(error.into()),
+            InvalidPassword::Short(_) | InvalidPassword::Long(_) => Failure::usage(error),
         })?;
         Ok((shown, hash))
     })
@@ -162,12 +162,8 @@ fn one_line(input: impl BufRead) -> std::io::Result<SecretString> {
     Ok(SecretString::from(text.strip_suffix('\r').unwrap_or(text)))
 }
 
-fn usage(error: anyhow::Error) -> Failure {
-    Failure::new(Exit::Usage, error)
-}
-
 fn unknown(name: &LoginName) -> Failure {
-    usage(anyhow!("there is no user {name}; `buildgrid user list` shows them"))
+    Failure::usage(anyhow!("there is no user {name}; `buildgrid user list` shows them"))
 }
 
 #[cfg(test)]
@@ -184,7 +180,7 @@ mod tests {
 
     async fn run(data_dir: &Path, line: &str) -> Result<String, Failure> {
         let words = std::iter::once("user").chain(line.split_whitespace());
-        let cli = Cli::try_parse_from(words).map_err(|error| Failure::new(Exit::Usage, error))?;
+        let cli = Cli::try_parse_from(words).map_err(Failure::usage)?;
         execute(cli.user.command, data_dir, || Ok("correct horse".to_owned().into())).await
     }
 
