@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use super::daemon::{Stop, beside_status_pages, bind, notify};
 use super::exit::{Exit, Failure};
 use crate::config::Config;
-use crate::web::db::Database;
+use crate::web::db::{Database, OpenError};
 use crate::web::{self, Enqueuer, Timeline};
 
 /// Keep the record and log of every build, decide which worker builds what, and show it all
@@ -24,7 +24,11 @@ pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
     let listener = bind("timeline.listen", config.timeline.listen).await?;
     let status = bind("timeline.status_listen", config.timeline.status_listen).await?;
     let database = Database::open(&config.timeline.data_dir).await;
-    let database = database.map_err(|error| Failure::new(Exit::Configuration, error))?;
+    let database = database.map_err(|error| match error {
+        // A disk that is full or away may be back at the next start, which systemd leaves out after a 78.
+        OpenError::Directory { .. } | OpenError::Database { .. } => Failure::new(Exit::Internal, error),
+        error => Failure::new(Exit::Configuration, error),
+    })?;
     let stop = Stop::at_signals("stopping: running requests go on to their end; a second signal cuts them")?;
     let queue = Enqueuer::on_demand(config.queue.clone());
     let readiness = database.readiness();
