@@ -12,7 +12,7 @@ use crate::build::docker::DockerEngine;
 use crate::config::{Config, InvalidConfig};
 use crate::queue::Queue;
 use crate::queue::embedded::EmbeddedQueue;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::timeline::client::CallError;
 use crate::up;
 
@@ -105,6 +105,9 @@ fn store(report: &mut Report, config: &Config) {
         }
         (true, Ok(())) => match Store::open_read_only(&config.store) {
             Ok(_) => report.good("store", path.display()),
+            Err(StoreError::NoStore(_)) => {
+                report.good("store", format_args!("{}: will be made at the first start", path.display()));
+            }
             Err(error) => report.bad("store", error),
         },
     }

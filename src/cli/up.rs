@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use anyhow::Context;
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 
@@ -25,11 +26,9 @@ Examples:
 pub struct Args {}
 
 pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
-    let listeners = Listeners {
-        registry: bind("registry.listen", config.registry.listen).await?,
-        timeline: bind("timeline.listen", config.timeline.listen).await?,
-        status: bind("worker.status_listen", config.worker.status_listen).await?,
-    };
+    let listeners = listeners(config).await.context(
+        "another `buildgrid up`, or a worker, registry or timeline of an installation, may be running here",
+    )?;
     let stop = Stop::at_signals(
         "stopping: running builds go on to their end; a second signal gives them back to the queue",
     )?;
@@ -41,6 +40,14 @@ pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
     };
     up::run(config, listeners, shutdown, ready).await?;
     Ok(Exit::Done)
+}
+
+async fn listeners(config: &Config) -> anyhow::Result<Listeners> {
+    Ok(Listeners {
+        registry: bind("registry.listen", config.registry.listen).await?,
+        timeline: bind("timeline.listen", config.timeline.listen).await?,
+        status: bind("worker.status_listen", config.worker.status_listen).await?,
+    })
 }
 
 /// What is said once it is ready. The password is on standard output alone, never in the log.
@@ -58,6 +65,11 @@ fn words(greeting: &Greeting) -> String {
             password.expose_secret()
         ));
     }
-    words.push_str("Try it: buildgrid enqueue --fake --follow\n");
+    // Elsewhere than in its usual place, commands have to be told of it.
+    let place = match greeting.is_usual {
+        true => String::new(),
+        false => format!("BUILDGRID_UP__DATA_DIR={} ", greeting.data_dir.display()),
+    };
+    words.push_str(&format!("Try it: {place}buildgrid enqueue --fake --log-lines 10 --follow\n"));
     words
 }

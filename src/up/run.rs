@@ -29,6 +29,8 @@ pub struct Listeners {
 /// What it says to the person who started it, once it is ready.
 pub struct Greeting {
     pub data_dir: PathBuf,
+    /// Whether commands look there without being told.
+    pub is_usual: bool,
     /// The pages.
     pub url: String,
     pub registry: String,
@@ -70,6 +72,7 @@ pub async fn run(
     ready: impl FnOnce(Greeting),
 ) -> anyhow::Result<()> {
     let mut config = config.clone();
+    let is_usual = config.up.data_dir.as_os_str().is_empty();
     config.up.data_dir = first_start::directory(&config.up.resolved_data_dir())?;
     let mut config = adopt(&config);
     let data_dir = config.up.data_dir.clone();
@@ -96,6 +99,7 @@ pub async fn run(
     };
     let greeting = Greeting {
         data_dir: data_dir.clone(),
+        is_usual,
         url: config.timeline.url.clone(),
         registry: config.registry.host.clone(),
         password,

@@ -256,7 +256,11 @@ impl TimelineClient {
         let problem = self.problem(response).await;
         Err(match status {
             StatusCode::UNAUTHORIZED => {
-                CallError::Unauthorized { address: self.0.address.clone(), reason: problem.detail }
+                let reason = match &self.0.token_file {
+                    Some(_) => problem.detail,
+                    None => "none was sent: timeline.token_file is not set".to_owned(),
+                };
+                CallError::Unauthorized { address: self.0.address.clone(), reason }
             }
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 self.busy(format!("{} ({status})", problem.detail), retry_after)
