@@ -120,11 +120,6 @@ fn named<T>(path: Named<T>) -> Result<T, Fault> {
 
 type Named<T> = Result<Path<T>, PathRejection>;
 
-/// An empty field of a form is none.
-fn given(text: Option<String>) -> Option<String> {
-    text.filter(|text| !text.is_empty())
-}
-
 async fn all_apps(
     State(timeline): State<Arc<Timeline>>,
     visitor: Visitor,
@@ -132,10 +127,10 @@ async fn all_apps(
 ) -> Result<Response, Fault> {
     let filters = asked(query)?;
     let query = apps::AppsQuery {
-        namespace: given(filters.namespace.clone()),
-        name: given(filters.app.clone()),
+        namespace: filters.namespace.clone(),
+        name: filters.app.clone(),
         limit: None,
-        cursor: given(filters.cursor.clone()),
+        cursor: filters.cursor.clone(),
     };
     let page = apps::page(&timeline, &visitor.0, &query).await?;
     Ok(pages::apps(&visitor.viewer(), &page, &filters, OffsetDateTime::now_utc()).into_response())
@@ -154,7 +149,7 @@ async fn one_app(
         namespace: Some(namespace),
         app: Some(app),
         state: filters.state.map(|state| state.to_string()),
-        cursor: given(filters.cursor.clone()),
+        cursor: filters.cursor.clone(),
         ..builds::BuildsQuery::default()
     };
     let page = builds::page(&timeline, &visitor.0, &query).await?;

@@ -5,9 +5,10 @@ use http::StatusCode;
 use serde::{Deserialize, Deserializer};
 use time::OffsetDateTime;
 
-use super::document::{Document, Frame, Viewer, address};
+use super::document::{Document, Frame, Viewer};
 use super::icons::Icon;
 use super::image::ImageUrl;
+use super::query::{address, given};
 use super::row::Row;
 use super::state::word;
 use super::words::{self, Moment};
@@ -21,12 +22,12 @@ pub struct BuildFilters {
     #[serde(default, deserialize_with = "known")]
     pub state: Option<BuildState>,
     /// From [`Page::next`] of the page before.
+    #[serde(default, deserialize_with = "given")]
     pub cursor: Option<String>,
 }
 
 fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BuildState>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    Ok(text.and_then(|text| text.parse().ok()))
+    Ok(given(deserializer)?.and_then(|text| text.parse().ok()))
 }
 
 #[derive(Template)]
@@ -89,7 +90,7 @@ pub fn app(
         builds: builds.items.iter().map(|build| Row::new(build, now)).collect(),
         state: state.map(word),
         states: BuildState::ALL.iter().map(|&state| (to(Some(state), None), word(state))).collect(),
-        first: filters.cursor.as_deref().is_none_or(str::is_empty),
+        first: filters.cursor.is_none(),
         next: builds.next.as_deref().map(|cursor| to(state, Some(cursor))),
         here: here.clone(),
         now: timestamp::to_string(now),

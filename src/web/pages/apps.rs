@@ -5,9 +5,10 @@ use http::StatusCode;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::document::{Document, Frame, Viewer, address};
+use super::document::{Document, Frame, Viewer};
 use super::icons::Icon;
 use super::image::ImageUrl;
+use super::query::{address, given};
 use super::row::Row;
 use super::words;
 use crate::telemetry::printable::printable;
@@ -18,10 +19,13 @@ use crate::timeline::protocol::{App, Page};
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct AppFilters {
     /// Apps of this namespace.
+    #[serde(default, deserialize_with = "given")]
     pub namespace: Option<String>,
     /// Apps whose name contains this.
+    #[serde(default, deserialize_with = "given")]
     pub app: Option<String>,
     /// From [`Page::next`] of the page before.
+    #[serde(default, deserialize_with = "given")]
     pub cursor: Option<String>,
 }
 
@@ -58,7 +62,7 @@ struct AppRow {
 }
 
 pub fn apps(viewer: &Viewer, page: &Page<App>, filters: &AppFilters, now: OffsetDateTime) -> Document {
-    let (namespace, app) = (given(&filters.namespace), given(&filters.app));
+    let (namespace, app) = (filters.namespace.as_deref(), filters.app.as_deref());
     let to = |namespace: Option<&str>, cursor: Option<&str>| {
         address("/", &[("namespace", namespace), ("app", app), ("cursor", cursor)])
     };
@@ -68,16 +72,12 @@ pub fn apps(viewer: &Viewer, page: &Page<App>, filters: &AppFilters, now: Offset
         namespace: namespace.map(printable),
         every_namespace: to(None, None),
         app: printable(app.unwrap_or_default()),
-        first: given(&filters.cursor).is_none(),
+        first: filters.cursor.is_none(),
         next: page.next.as_deref().map(|cursor| to(namespace, Some(cursor))),
         now: timestamp::to_string(now),
         icons: Icons { copy: Icon::Copy, search: Icon::Search, close: Icon::Close },
     };
     Document::render(StatusCode::OK, &template)
-}
-
-fn given(value: &Option<String>) -> Option<&str> {
-    value.as_deref().filter(|value| !value.is_empty())
 }
 
 impl AppRow {

@@ -5,11 +5,12 @@ use http::StatusCode;
 use time::OffsetDateTime;
 
 use super::ansi::{self, Piece};
-use super::document::{Document, Frame, Viewer, address};
+use super::document::{Document, Frame, Viewer};
 use super::facts::{self, Failure, Took};
 use super::icons::Icon;
 use super::image::ImageUrl;
 use super::log::{LogPart, LogView};
+use super::query::address;
 use super::state::{self, Look};
 use super::words::{self, Moment};
 use crate::telemetry::printable::printable;

@@ -75,28 +75,3 @@ impl Frame {
         }
     }
 }
-
-/// An address within this service: `path`, and the parameters that have a value.
-pub(super) fn address(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    for (name, value) in parameters {
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
-            query.append_pair(name, value);
-        }
-    }
-    match query.finish() {
-        query if query.is_empty() => path.to_owned(),
-        query => format!("{path}?{query}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_encoded() {
-        assert_eq!(address("/", &[("app", None), ("cursor", Some(""))]), "/");
-        assert_eq!(address("/", &[("app", Some("a&b=\"c")), ("n", Some("1"))]), "/?app=a%26b%3D%22c&n=1");
-    }
-}

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::document::address;
+use super::query::address;
 use super::state;
 use super::steps::{self, Around, Run};
 use super::words;

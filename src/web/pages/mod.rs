@@ -26,6 +26,7 @@ mod fault;
 mod icons;
 mod image;
 mod log;
+mod query;
 mod row;
 mod sign_in;
 mod state;

@@ -43,6 +43,9 @@ async fn pages_show_what_is_there_and_nothing_runs_in_them() {
         ("/acme/other", 404),
         ("/acme/shop/extra/much", 404),
         ("/?cursor=x", 400),
+        // Empty fields of a form.
+        ("/?namespace=&app=&cursor=", 200),
+        ("/acme/shop?state=&cursor=", 200),
         ("/builds/%ff", 400),
         ("/%ff/shop", 400),
     ] {
