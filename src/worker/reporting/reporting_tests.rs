@@ -101,6 +101,14 @@ impl Fixture {
         panic!("{what}: not within 10 s");
     }
 
+    /// Waits until the service has `count` entries of an attempt.
+    async fn sent(&self, count: usize) {
+        self.until("the log is sent", |this| {
+            this.service.lock().attempts.values().any(|told| told.log.len() == count)
+        })
+        .await;
+    }
+
     fn record(&self, name: &str) -> Record {
         serde_json::from_slice(&std::fs::read(self.directory().path().join(name)).unwrap()).unwrap()
     }
@@ -182,11 +190,7 @@ async fn what_the_service_has_lost_is_sent_again() {
     let attempt = fixture.attempt(1).await;
     attempt.telling.entered(Stage::Fetching).await;
     attempt.write(0..100).await;
-    fixture
-        .until("the log is sent", |this| {
-            this.service.lock().attempts.values().any(|told| told.log.len() == 100)
-        })
-        .await;
+    fixture.sent(100).await;
     // The last entries: a gap.
     fixture.service.lock().attempts.values_mut().for_each(|told| drop(told.log.split_off(&40)));
     attempt.write(100..200).await;
@@ -271,11 +275,7 @@ async fn what_a_crash_has_left_is_sent_without_an_end() {
     let mut fixture = Fixture::start().await;
     let attempt = fixture.attempt(1).await;
     attempt.write(0..3).await;
-    fixture
-        .until("the log is sent", |this| {
-            this.service.lock().attempts.values().any(|told| told.log.len() == 3)
-        })
-        .await;
+    fixture.sent(3).await;
     fixture.restart();
     attempt.write(3..5).await;
     let Attempt { log, sink, telling, .. } = attempt;
@@ -346,11 +346,7 @@ async fn a_refusal_is_set_aside_and_not_repeated() {
     let fixture = Fixture::start().await;
     let attempt = fixture.attempt(1).await;
     attempt.write(0..3).await;
-    fixture
-        .until("the log is sent", |this| {
-            this.service.lock().attempts.values().any(|told| told.log.len() == 3)
-        })
-        .await;
+    fixture.sent(3).await;
     // The service has another log.
     fixture.service.lock().attempts.values_mut().for_each(|told| drop(told.log.insert(1, "{}".to_owned())));
     let result = fixture.result(State::Published, 1);
