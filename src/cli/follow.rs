@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::service::explain;
 use crate::event::deploy::BuildId;
 use crate::telemetry::printable::printable;
-use crate::timeline::client::{CallError, LogFilter, TimelineClient, Told};
+use crate::timeline::client::{CallError, LogFilter, PATIENCE, TimelineClient, Told};
 use crate::timeline::entry::LogEntry;
 use crate::timeline::protocol::{Build, BuildState};
 
@@ -23,8 +23,6 @@ const TICK: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(1);
 /// Builds asked for at a time.
 const AT_ONCE: usize = 8;
-/// How long a service that does not answer is asked again.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Follows one build's log to its end; answers how the build stood last. `show` gets each line.
 pub async fn log(

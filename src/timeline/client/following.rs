@@ -23,8 +23,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(10);
 /// How long a connection may be lost without a word about it: a restart of the service takes less.
 const UNSAID: Duration = Duration::from_secs(3);
-/// How long a service that is away is waited for.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// How long who follows builds waits for a service that is away.
+pub const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// What one who follows a build is told.
 #[derive(Debug, Clone, PartialEq)]

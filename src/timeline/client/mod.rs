@@ -13,6 +13,6 @@ mod worker;
 
 pub use api::TimelineClient;
 pub use error::CallError;
-pub use following::Told;
+pub use following::{PATIENCE, Told};
 pub use reading::{BuildsFilter, LogFilter, MAX_PAGE};
 pub use worker::Lines;
