@@ -114,10 +114,8 @@ pub(super) async fn of_deploy(
     let (matcher, format) = (query.matcher()?, query.format(&headers)?);
     let namespace = deploy.report.namespace;
     if format == Format::Events {
-        let cursor = match Cursor::last_event(&headers)? {
-            Some(cursor) => cursor,
-            None => Cursor { attempt: None, next: query.from() },
-        };
+        let start = Cursor { attempt: None, next: query.from() };
+        let cursor = Cursor::last_event(&headers)?.unwrap_or(start);
         return Ok(follow::events(timeline, Followed::Deploy { namespace, id }, cursor, matcher));
     }
     let log = LogId::of_deploy(namespace.as_str(), &id);
