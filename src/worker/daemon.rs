@@ -122,7 +122,7 @@ pub async fn run(
     if let Some(reporting) = &reporting {
         reporting.resume_all(&data).await?;
     }
-    let intake = Intake::new(handler.clone(), engine, shutdown.drain.clone());
+    let intake = Intake::new(handler.clone(), vec![engine], shutdown.drain.clone());
     // Served through the drain: operators watch it.
     let closed = CancellationToken::new();
     let StatusPages { listener, mut also } = pages.into();

@@ -1,14 +1,14 @@
-//! Intake: slots that take deliveries, one each at a time, while the engine answers.
+//! Intake: slots that take deliveries, one each at a time, while every gate is open.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::Handler;
+use super::gate::{Gate, Keeper, all_open, any_closed};
 use crate::build::docker::DockerEngine;
 use crate::queue::{Queue, Subscription};
 
@@ -20,51 +20,33 @@ const RESUBSCRIBE: Duration = Duration::from_secs(1);
 /// The longest such pause.
 const RESUBSCRIBE_AT_MOST: Duration = Duration::from_secs(10);
 
-/// What is wrong with the engine, as it changes.
-type EngineFault = watch::Receiver<Option<String>>;
-
-/// Watches the engine. Without one, nothing can be wrong with it.
-pub fn watch_engine(
-    engine: Option<DockerEngine>,
-    tasks: &mut JoinSet<()>,
-    stop: &CancellationToken,
-) -> EngineFault {
+/// A gate that is closed while the engine does not answer. Without one, nothing can be wrong with it.
+pub fn watch_engine(engine: Option<DockerEngine>, tasks: &mut JoinSet<()>, stop: &CancellationToken) -> Gate {
     let waiting = engine.is_some().then(|| "not asked yet".to_owned());
-    let (fault, watched) = watch::channel(waiting);
+    let (keeper, gate) = Gate::new("engine", waiting);
     if let Some(engine) = engine {
         let stop = stop.clone();
         tasks.spawn(async move {
-            stop.run_until_cancelled(probe_for_ever(engine, fault)).await;
+            stop.run_until_cancelled(probe_for_ever(engine, keeper)).await;
         });
     }
-    watched
+    gate
 }
 
-async fn probe_for_ever(engine: DockerEngine, fault: watch::Sender<Option<String>>) {
-    let mut known: Option<bool> = None;
+async fn probe_for_ever(engine: DockerEngine, keeper: Keeper) {
+    let mut is_first = true;
     loop {
         let found = engine.answers().await.err().map(|error| error.to_string());
-        let healthy = found.is_none();
-        if known != Some(healthy) {
-            match &found {
-                None => tracing::info!("the Docker engine answers"),
-                Some(error) => tracing::warn!(error, "the Docker engine does not answer; taking no events"),
+        let turned = keeper.set(found.clone());
+        match found {
+            None if turned => tracing::info!("the Docker engine answers"),
+            Some(error) if turned || is_first => {
+                tracing::warn!(error, "the Docker engine does not answer; taking no events");
             }
-            known = Some(healthy);
+            _ => {}
         }
-        fault.send_if_modified(|now| {
-            let changed = *now != found;
-            *now = found;
-            changed
-        });
+        is_first = false;
         tokio::time::sleep(PROBE).await;
-    }
-}
-
-/// Waits for the engine to be as asked; for ever once nobody watches it any more.
-async fn until(engine: &mut EngineFault, state: impl FnMut(&Option<String>) -> bool) {
-    if engine.wait_for(state).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 
@@ -72,24 +54,24 @@ async fn until(engine: &mut EngineFault, state: impl FnMut(&Option<String>) -> b
 #[derive(Clone)]
 pub struct Intake {
     handler: Arc<Handler>,
-    engine: EngineFault,
+    gates: Vec<Gate>,
     drain: CancellationToken,
     /// Slots that are subscribed, building or waiting.
     subscribed: Arc<AtomicUsize>,
 }
 
 impl Intake {
-    pub fn new(handler: Arc<Handler>, engine: EngineFault, drain: CancellationToken) -> Self {
-        Self { handler, engine, drain, subscribed: Arc::default() }
+    pub fn new(handler: Arc<Handler>, gates: Vec<Gate>, drain: CancellationToken) -> Self {
+        Self { handler, gates, drain, subscribed: Arc::default() }
     }
 
     pub fn queue(&self) -> &Queue {
         &self.handler.queue
     }
 
-    /// What is wrong with the engine.
-    pub fn engine_fault(&self) -> Option<String> {
-        self.engine.borrow().clone()
+    /// What can stop it.
+    pub fn gates(&self) -> &[Gate] {
+        &self.gates
     }
 
     /// Why no events are taken, if none are.
@@ -109,7 +91,7 @@ impl Intake {
         let mut pause = RESUBSCRIBE;
         while !drain.is_cancelled() {
             let subscription = async {
-                until(&mut self.engine, Option::is_none).await;
+                all_open(&mut self.gates).await;
                 self.handler.queue.subscribe().await
             };
             match drain.run_until_cancelled(subscription).await {
@@ -129,14 +111,14 @@ impl Intake {
         }
     }
 
-    /// Takes deliveries until the subscription ends, the engine is away, or the worker drains. Whatever
+    /// Takes deliveries until the subscription ends, a gate closes, or the worker drains. Whatever
     /// was delivered and not begun goes back to the queue when the subscription is dropped.
     async fn consume(&mut self, mut subscription: Subscription) {
         loop {
             let delivery = tokio::select! {
                 biased;
                 () = self.drain.cancelled() => return,
-                () = until(&mut self.engine, Option::is_some) => return,
+                () = any_closed(&mut self.gates) => return,
                 delivery = subscription.next() => delivery,
             };
             let Some(delivery) = delivery else {

@@ -12,6 +12,7 @@ pub mod claims;
 pub mod config;
 pub mod daemon;
 mod delivery;
+mod gate;
 mod intake;
 mod report;
 mod reporting;

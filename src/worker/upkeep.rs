@@ -18,11 +18,11 @@ const SWEEP: Duration = Duration::from_secs(3600);
 pub fn readiness(intake: &Intake) -> Readiness {
     let intake = intake.clone();
     Arc::new(move || {
-        vec![
-            Condition { name: "queue", fault: queue_fault(&intake.queue().status()) },
-            Condition { name: "engine", fault: intake.engine_fault() },
-            Condition { name: "slots", fault: intake.fault() },
-        ]
+        let gates = intake.gates().iter().map(|gate| Condition { name: gate.name, fault: gate.fault() });
+        std::iter::once(Condition { name: "queue", fault: queue_fault(&intake.queue().status()) })
+            .chain(gates)
+            .chain([Condition { name: "slots", fault: intake.fault() }])
+            .collect()
     })
 }
 
