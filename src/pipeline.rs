@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::build::docker::{BuildRequest, DockerEngine};
+use crate::build::docker::{BuildRequest, DockerEngine, EngineBuildId};
 use crate::build::engine::{BuildError, BuildFailure, BuiltImage};
 use crate::build::fake;
 use crate::event::deploy::{DeployEvent, Work};
@@ -82,6 +82,8 @@ pub struct Pipeline {
 pub struct Run<'a> {
     /// A private directory for what the run spools; removed by the caller.
     pub spool: &'a Path,
+    /// What the engine is to know the build by, so that whoever noted it can end it there.
+    pub engine_build: EngineBuildId,
     pub log: &'a LogSink,
     pub cancel: &'a CancellationToken,
     /// Told at the start of each stage.
@@ -232,6 +234,7 @@ impl Pipeline {
         let dockerfile = context.dockerfile.clone();
         let (stream, sent) = context.split();
         let request = BuildRequest {
+            id: run.engine_build,
             namespace: event.namespace.clone(),
             dockerfile,
             target: options.target.clone(),

@@ -43,7 +43,13 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
     let [Prepared { event, body }] = events;
     refuse_other_owner(&config.store.path)?;
     let (pipeline, data) = assemble(config, &config.worker.data_dir.join("by-hand"))?;
-    data.recover()?;
+    let left = data.recover()?;
+    if let Some(engine) = &pipeline.engine {
+        for id in left.on_engine {
+            // The build that follows says what is wrong with the engine, and the next one tries again.
+            let _ = engine.abandon(id).await;
+        }
+    }
     data.sweep(config.worker.keep_builds, |_| false)?;
     let cancel = CancellationToken::new();
     let insist = CancellationToken::new();

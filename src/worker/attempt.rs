@@ -9,6 +9,7 @@ use super::build_directory::{BuildDirectory, BuildState};
 use super::build_log::BuildLog;
 pub use super::build_log::Mirror;
 use super::reporting::Telling;
+use crate::build::docker::EngineBuildId;
 use crate::event::deploy::DeployEvent;
 use crate::pipeline::{Outcome, Pipeline, Run, Stage};
 use crate::source::FetchedCommit;
@@ -61,10 +62,14 @@ impl Attempt<'_> {
             telling.begin(build_log.length()).await;
         }
         log.status(format!("attempt {} on {}", self.number, self.place.worker)).await;
+        let engine_build = EngineBuildId::generate();
         let entered = |stage: Stage| -> BoxFuture<'static, ()> {
             tracing::info!(stage = stage.name(), "stage entered");
             let directory = self.directory.clone();
-            let state = BuildState { attempt: self.number, stage: stage.name().to_owned() };
+            let state = BuildState {
+                engine_build: (stage != Stage::Fetching).then_some(engine_build),
+                ..BuildState::new(self.number, stage.name())
+            };
             let told = self.telling.map(|telling| telling.entered(stage));
             Box::pin(async move {
                 // A hint for recovery: a panic in it has been logged, and the build goes on.
@@ -79,7 +84,14 @@ impl Attempt<'_> {
                 telling.fetched(commit);
             }
         };
-        let run = Run { spool: &spool, log: &log, cancel: self.cancel, entered: &entered, fetched: &fetched };
+        let run = Run {
+            spool: &spool,
+            engine_build,
+            log: &log,
+            cancel: self.cancel,
+            entered: &entered,
+            fetched: &fetched,
+        };
         let outcome = pipeline.run(self.event, run).await;
         self.last_words(&log, &outcome).await;
         drop(log);

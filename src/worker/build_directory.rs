@@ -5,7 +5,7 @@
 //!   lock                      held by the one process that uses the directory
 //!   builds/<id>/
 //!     event.json              the event, byte for byte
-//!     state.json              the last attempt and how far it came
+//!     state.json              the last attempt, how far it came, and what the engine knows it by
 //!     log.ndjson              the log of this attempt; log.<n>.ndjson are those of earlier ones
 //!     report.json             what is to be told of this attempt to the timeline service, where there is
 //!                             one, and how much of it is (reporting/record.rs); report.<n>.json belongs
@@ -30,6 +30,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::build::docker::EngineBuildId;
 use crate::event::deploy::BuildId;
 use crate::event::result::{Kind, ResultEvent};
 use crate::store::digest::Digest;
@@ -73,10 +74,10 @@ impl DataDirectory {
         BuildDirectory { path: self.root.join("builds").join(id.as_str()) }
     }
 
-    /// Removes what a crash left behind, and says how many builds have no outcome. For the start,
-    /// when nothing runs. Blocking.
-    pub fn recover(&self) -> anyhow::Result<usize> {
-        let mut unfinished = 0;
+    /// Removes what a crash left behind in the directory, and says what it left elsewhere. For the
+    /// start, when nothing runs. Blocking.
+    pub fn recover(&self) -> anyhow::Result<Left> {
+        let mut left = Left::default();
         for directory in self.builds()? {
             if let Err(error) = directory.clear_spool() {
                 tracing::warn!(path = %directory.path.display(), %error, "cannot remove the spool of an earlier attempt");
@@ -84,9 +85,12 @@ impl DataDirectory {
             if let Err(error) = directory.finish_setting_aside() {
                 tracing::warn!(path = %directory.path.display(), %error, "cannot set an earlier attempt's log aside");
             }
-            unfinished += usize::from(directory.ended().is_none());
+            if !directory.has_ended() {
+                left.unfinished += 1;
+                left.on_engine.extend(directory.state().and_then(|state| state.engine_build));
+            }
         }
-        Ok(unfinished)
+        Ok(left)
     }
 
     /// Removes the directories in which nothing has happened for longer than `keep`, unless they are
@@ -141,11 +145,27 @@ pub struct BuildState {
     pub attempt: u32,
     /// A stage of the pipeline, `claimed` before it, or [`BuildState::RETRYING`].
     pub stage: String,
+    /// What the engine knows the build by, from the moment on when it may have heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_build: Option<EngineBuildId>,
+}
+
+/// What the processes before this one have left unfinished.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Builds without an outcome.
+    pub unfinished: usize,
+    /// What may still be on the engine: builds that run, and images that nobody will fetch.
+    pub on_engine: Vec<EngineBuildId>,
 }
 
 impl BuildState {
     /// The attempt has ended, by no fault of the build, and another one is to follow.
     pub const RETRYING: &str = "retrying";
+
+    pub fn new(attempt: u32, stage: &str) -> Self {
+        Self { attempt, stage: stage.to_owned(), engine_build: None }
+    }
 }
 
 impl BuildDirectory {
@@ -175,8 +195,7 @@ impl BuildDirectory {
             return Ok(Known::Conflict);
         }
         let Some(outcome) = self.outcome()? else {
-            let state = read_if_there(&self.path.join("state.json"))?
-                .and_then(|bytes| serde_json::from_slice::<BuildState>(&bytes).ok());
+            let state = self.state();
             // Attempts are counted by id and not by message: an event that was published twice has
             // no more of them.
             let next_attempt = state.map_or(1, |state| match state.stage.as_str() {
@@ -192,6 +211,12 @@ impl BuildDirectory {
             return Ok(Known::Unfinished { next_attempt: 1 });
         }
         Ok(Known::Ended(Box::new(outcome)))
+    }
+
+    /// How far the last attempt came, as far as that was noted.
+    fn state(&self) -> Option<BuildState> {
+        let bytes = read_if_there(&self.path.join("state.json")).ok().flatten()?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     /// What was said of the build's end, if it has ended. Blocking.
@@ -268,7 +293,7 @@ impl BuildDirectory {
         let context = || self.path.display().to_string();
         self.keep_event(event)?;
         self.set_aside().with_context(context)?;
-        self.note(&BuildState { attempt, stage: "claimed".to_owned() });
+        self.note(&BuildState::new(attempt, "claimed"));
         self.clear_spool().with_context(context)?;
         let spool = self.path.join("spool");
         private_directory(&spool).with_context(context)?;

@@ -45,16 +45,21 @@ fn knows_what_became_of_an_id() {
     assert_eq!(fs::read_to_string(directory.path.join("log.1.ndjson")).unwrap(), "{}\n");
     assert!(!directory.path.join("report.json").exists() && directory.path.join("report.1.json").exists());
 
-    assert_eq!(data.recover().unwrap(), 1);
+    let building =
+        BuildState { engine_build: Some(EngineBuildId::generate()), ..BuildState::new(2, "building") };
+    directory.note(&building);
+    let left = data.recover().unwrap();
+    assert_eq!((left.unfinished, left.on_engine), (1, building.engine_build.into_iter().collect()));
     assert!(!spool.exists(), "nothing runs, so the spool was left by a crash");
-    directory.note(&BuildState { attempt: 2, stage: BuildState::RETRYING.to_owned() });
+    directory.note(&BuildState::new(2, BuildState::RETRYING));
     let known = directory.look(event.body, None).unwrap();
     assert!(matches!(known, Known::Unfinished { next_attempt: 3 }), "{known:?}");
     let result = ResultEvent::rejected(event.identity(), 3, "no", "worker-1");
     directory.end(EVENT, &result).unwrap();
     let Known::Ended(kept) = directory.look(event.body, None).unwrap() else { panic!("it has ended") };
     assert_eq!((kept.id, kept.state, kept.reason), (result.id, result.state, result.reason));
-    assert_eq!(data.recover().unwrap(), 0);
+    let left = data.recover().unwrap();
+    assert_eq!((left.unfinished, left.on_engine.len()), (0, 0));
 
     let known = directory.look(event.body, Some("wish-1")).unwrap();
     assert!(matches!(known, Known::Unfinished { next_attempt: 1 }), "a requeue opens it again: {known:?}");

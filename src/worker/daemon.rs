@@ -89,15 +89,18 @@ pub async fn run(
     let metrics = recorder()?;
     let (pipeline, data) = assemble(config, &config.worker.data_dir)?;
     let worker = config.worker.resolved_name();
-    let unfinished = data.recover()?;
+    let left = data.recover()?;
     let reporting = Reporting::new(&config.timeline)?;
-    if unfinished > 0 {
+    if left.unfinished > 0 {
         tracing::info!(
-            builds = unfinished,
+            builds = left.unfinished,
             "builds have no outcome yet; their events will be delivered again"
         );
     }
     let mut tasks = JoinSet::new();
+    if let Some(engine) = &pipeline.engine {
+        tokio::spawn(upkeep::abandon(engine.clone(), left.on_engine, shutdown.drain.clone()));
+    }
     let engine = intake::watch_engine(pipeline.engine.clone(), &mut tasks, &shutdown.drain);
     let handler = Arc::new(Handler {
         place: Place {

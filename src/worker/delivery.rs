@@ -264,7 +264,7 @@ impl Handler {
                 tell(telling, &retrying).await;
                 self.publish(&retrying).await?;
                 let next = report.attempt.saturating_add(1);
-                let state = BuildState { attempt: report.attempt, stage: BuildState::RETRYING.to_owned() };
+                let state = BuildState::new(report.attempt, BuildState::RETRYING);
                 let directory = self.data.build(&report.event.id);
                 let noted = tokio::task::spawn_blocking(move || directory.note(&state)).await;
                 noted.unwrap_or_else(|error| tracing::error!(%error, "cannot note the build's state"));

@@ -8,11 +8,14 @@ use tokio_util::sync::CancellationToken;
 use super::delivery::Handler;
 use super::intake::Intake;
 use super::reporting::is_unconfirmed;
+use crate::build::docker::{DockerEngine, EngineBuildId};
 use crate::queue::{Queue, QueueStatus};
 use crate::telemetry::status::{Condition, Readiness};
 
 /// How often build directories and the engine are looked through for what is old.
 const SWEEP: Duration = Duration::from_secs(3600);
+/// The pause before an engine that was away is asked again to end what was left on it.
+const ABANDON_AGAIN: Duration = Duration::from_secs(5);
 
 /// Ready is a worker that takes events: queue, engine and subscribed slots are there, and it does not drain.
 pub fn readiness(intake: &Intake) -> Readiness {
@@ -46,6 +49,26 @@ pub async fn watch_broker(queue: Queue, drain: CancellationToken) {
         if drain.run_until_cancelled(watch.changed()).await.is_none() {
             return;
         }
+    }
+}
+
+/// Ends what an earlier process has left on the engine, waiting for the engine as long as it takes. Builds
+/// end there with their connections; one whose worker's machine has lost its power may not.
+pub async fn abandon(engine: DockerEngine, left: Vec<EngineBuildId>, drain: CancellationToken) {
+    for id in left {
+        loop {
+            match drain.run_until_cancelled(engine.abandon(id)).await {
+                None => return,
+                Some(Ok(())) => break,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, engine_build = %id, "cannot end yet what an earlier process has left on the Docker engine");
+                }
+            }
+            if drain.run_until_cancelled(tokio::time::sleep(ABANDON_AGAIN)).await.is_none() {
+                return;
+            }
+        }
+        tracing::info!(engine_build = %id, "ended what an earlier process has left on the Docker engine");
     }
 }
 

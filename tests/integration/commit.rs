@@ -175,3 +175,20 @@ async fn an_engine_that_comes_back_is_built_on() {
     .await;
     grid.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_start_removes_what_a_crash_has_left_on_the_engine() {
+    let mut grid = TestGrid::idle(real).await;
+    let (id, engine_build) = (unique(), uuid::Uuid::now_v7());
+    let directory = grid.build_directory(&id);
+    std::fs::create_dir_all(&directory).unwrap();
+    let state = format!(r#"{{"attempt":1,"stage":"building","engine_build":"{engine_build}"}}"#);
+    std::fs::write(directory.join("state.json"), state).unwrap();
+    let tag = format!("buildgrid.local/build:{engine_build}");
+    docker(&["tag", BASE, &tag]);
+    grid.start_worker().await;
+    let left = || docker::private_tags(&format!("reference={tag}"));
+    until("the crash's image is gone", || left().is_empty()).await;
+    docker(&["image", "inspect", BASE]);
+    grid.finish().await;
+}

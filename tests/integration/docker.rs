@@ -216,6 +216,30 @@ async fn a_cancelled_build_leaves_no_process() {
 }
 
 #[tokio::test]
+async fn what_a_crash_has_left_of_a_build_is_ended_by_its_id() {
+    let sleep = long_sleep();
+    let engine = engine();
+    let request = request(&format!("FROM {BASE}\nRUN sleep {sleep}\n"));
+    let id = request.id;
+    // Whoever began it holds its connections still, as the kernel of a machine without power does.
+    let cancel = CancellationToken::new();
+    let build = build_until(&engine, request, &cancel);
+    let end = async {
+        until("the step runs", || runs(&sleep)).await;
+        engine.abandon(id).await.unwrap();
+        until("the step's process is gone", || !runs(&sleep)).await;
+    };
+    let (built, ()) = tokio::join!(build, end);
+    assert!(built.result.is_err(), "there is no image");
+
+    let tag = format!("buildgrid.local/build:{id}");
+    docker(&["tag", BASE, &tag]);
+    engine.abandon(id).await.unwrap();
+    assert_eq!(private_tags(&format!("reference={tag}")), [""; 0]);
+    engine.abandon(id).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_build_whose_future_is_dropped_ends_on_the_engine() {
     let sleep = long_sleep();
     let engine = engine();

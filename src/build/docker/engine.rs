@@ -12,7 +12,7 @@ use super::export;
 use super::failure;
 use super::request::BuildRequest;
 use super::session;
-use super::tags::{self, private_tag};
+use super::tags::{self, EngineBuildId};
 use super::transport::{Address, Transport};
 use super::watch::{Pulse, SILENCE};
 use crate::build::engine::{BuildError, BuiltImage};
@@ -55,14 +55,13 @@ impl DockerEngine {
             return Err(BuildError::Cancelled);
         }
         self.answers().await?;
-        let id = uuid::Uuid::now_v7().to_string();
-        let tag = private_tag(&id);
+        let tag = request.id.private_tag();
         let spool = request.spool.clone();
         // Severed at the end of this function, also when its future is dropped.
         let severed = CancellationToken::new();
         let _sever = severed.clone().drop_guard();
         let transport = Transport { address: self.address.clone(), severed };
-        let image = match session::solve(self, &transport, request, &id, &tag, log, cancel).await {
+        let image = match session::solve(self, &transport, request, log, cancel).await {
             Ok(()) => export::export(self, &transport, &tag, &spool, log, cancel).await,
             Err(error) => Err(error),
         };
@@ -70,6 +69,16 @@ impl DockerEngine {
             tracing::warn!(%tag, %error, "a build's tag was left on the docker engine; a later sweep removes it");
         }
         image
+    }
+
+    /// Ends what a crashed worker has left of a build: the build itself, should it still run, and its image.
+    ///
+    /// # Errors
+    /// The engine is away, or does not remove the image.
+    pub async fn abandon(&self, id: EngineBuildId) -> Result<(), BuildError> {
+        self.answers().await?;
+        self.cancel_build(id).await;
+        self.remove(&id.private_tag()).await
     }
 
     /// Removes the private tags that crashed workers have left: those that are older than any build
@@ -94,13 +103,13 @@ impl DockerEngine {
     }
 
     /// Asks the engine to stop a build. It is asked once: the connections are cut in any case.
-    pub(super) async fn cancel_build(&self, id: &str) {
+    pub(super) async fn cancel_build(&self, id: EngineBuildId) {
         let request = http::Request::post(format!("/build/cancel?id={id}"))
             .body(bollard::body_full(bytes::Bytes::new()));
         let Ok(request) = request else { return };
         let answer = tokio::time::timeout(CANCEL_LIMIT, self.transport().send(request)).await;
         if !matches!(&answer, Ok(Ok(response)) if response.status().is_success()) {
-            tracing::debug!(build = id, "the docker engine did not take a cancellation");
+            tracing::debug!(engine_build = %id, "the docker engine did not take a cancellation");
         }
     }
 

@@ -24,3 +24,4 @@ pub use config::EngineConfig;
 pub use engine::DockerEngine;
 pub use probe::EngineInfo;
 pub use request::{BuildRequest, Context};
+pub use tags::EngineBuildId;

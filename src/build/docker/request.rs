@@ -9,6 +9,7 @@ use bollard::query_parameters::{BuildImageOptions, BuilderVersion};
 use bytes::Bytes;
 use futures::Stream;
 
+use super::tags::EngineBuildId;
 use crate::build::engine::{BuildError, BuildFailure};
 use crate::publish::name::Namespace;
 
@@ -20,6 +21,8 @@ pub type Context = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// A build for the Docker engine.
 pub struct BuildRequest {
+    /// Of this request alone.
+    pub id: EngineBuildId,
     /// Whose cache mounts (`RUN --mount=type=cache`) the build may use: those of its namespace.
     pub namespace: Namespace,
     /// The Dockerfile's path in the context.
@@ -60,20 +63,20 @@ impl BuildRequest {
         }
     }
 
-    /// The query of `POST /build` for this request under `tag`, with the session `session`.
-    pub(super) fn options(&self, tag: &str, session: &str) -> BuildImageOptions {
+    /// The query of `POST /build` for this request.
+    pub(super) fn options(&self) -> BuildImageOptions {
         let mut args: HashMap<_, _> = self.args.clone().into_iter().collect();
         args.insert(CACHE_MOUNT_NAMESPACE.to_owned(), self.namespace.to_string());
         BuildImageOptions {
             dockerfile: self.dockerfile.clone(),
-            t: Some(tag.to_owned()),
+            t: Some(self.id.private_tag()),
             nocache: self.no_cache,
             buildargs: Some(args),
             labels: Some(self.labels.clone().into_iter().collect()),
             platform: self.platform.clone().unwrap_or_default(),
             target: self.target.clone().unwrap_or_default(),
             version: BuilderVersion::BuilderBuildKit,
-            session: Some(session.to_owned()),
+            session: Some(self.id.to_string()),
             ..BuildImageOptions::default()
         }
     }
@@ -85,6 +88,7 @@ mod tests {
 
     fn request(args: &[(&str, &str)]) -> BuildRequest {
         BuildRequest {
+            id: EngineBuildId::generate(),
             namespace: "acme".parse().unwrap(),
             dockerfile: "Dockerfile".into(),
             target: None,
@@ -108,7 +112,7 @@ mod tests {
 
     #[test]
     fn cache_mounts_are_those_of_the_namespace() {
-        let args = request(&[("A", "1")]).options("tag", "session").buildargs.unwrap();
+        let args = request(&[("A", "1")]).options().buildargs.unwrap();
         assert_eq!(args[CACHE_MOUNT_NAMESPACE], "acme");
         assert_eq!(args["A"], "1");
     }

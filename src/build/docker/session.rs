@@ -11,6 +11,7 @@ use super::engine::DockerEngine;
 use super::failure;
 use super::progress::{Entry, Progress};
 use super::request::BuildRequest;
+use super::tags::EngineBuildId;
 use super::transport::Transport;
 use crate::build::engine::BuildError;
 use crate::timeline::sink::LogSink;
@@ -18,20 +19,17 @@ use crate::timeline::sink::LogSink;
 /// How long a cancelled build may take to stop before its connections are cut.
 const CANCEL_GRACE: Duration = Duration::from_secs(8);
 
-/// Builds `request` under `tag` over connections that end when `transport` is severed. The engine knows
-/// the build by `id`.
+/// Builds `request` over connections that end when `transport` is severed.
 pub(super) async fn solve(
     engine: &DockerEngine,
     transport: &Transport,
     request: BuildRequest,
-    id: &str,
-    tag: &str,
     log: &LogSink,
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
-    let docker = identified(engine.docker(transport.clone(), engine.longest_build()), id.to_owned());
-    let options = request.options(tag, id);
-    let BuildRequest { context, dockerfile, .. } = request;
+    let options = request.options();
+    let BuildRequest { id, context, dockerfile, .. } = request;
+    let docker = identified(engine.docker(transport.clone(), engine.longest_build()), id);
     let run = async {
         let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
         let mut progress = Progress::default();
@@ -56,7 +54,7 @@ pub(super) async fn solve(
     // does not are the connections cut, which it takes for a cancellation, too.
     engine.cancel_build(id).await;
     if tokio::time::timeout(CANCEL_GRACE, run).await.is_err() {
-        tracing::warn!(%tag, "the docker engine did not stop a cancelled build in time; leaving it");
+        tracing::warn!(engine_build = %id, "the docker engine did not stop a cancelled build in time; leaving it");
     }
     Err(BuildError::Cancelled)
 }
@@ -95,7 +93,7 @@ async fn write(log: &LogSink, entries: Vec<Entry>) {
 
 /// Gives the build an id by which it can be cancelled (`POST /build/cancel?id=`): bollard has no
 /// parameter for it.
-fn identified(docker: Docker, id: String) -> Docker {
+fn identified(docker: Docker, id: EngineBuildId) -> Docker {
     docker.with_request_modifier(move |mut request| {
         let uri = request.uri();
         if uri.path().ends_with("/build") {

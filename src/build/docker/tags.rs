@@ -1,20 +1,40 @@
 //! The private tag that a build's image has on the engine between build and export.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::query_parameters::{ListImagesOptions, RemoveImageOptions};
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// The repository of all private tags. Its host does not exist, so that nothing can be pushed there.
 const REPOSITORY: &str = "buildgrid.local/build";
 
-/// The private tag of the build that the engine knows by `id`. The id is of one run alone: workers that
-/// share an engine and build the same event do not share a tag, which the first to end would remove.
-pub(super) fn private_tag(id: &str) -> String {
-    format!("{REPOSITORY}:{id}")
+/// What the engine knows a build by: it can be cancelled by it, and its private tag is called after it. It
+/// is of one run alone: workers that share an engine and build the same event do not share a tag, which the
+/// first to end would remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EngineBuildId(Uuid);
+
+impl EngineBuildId {
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    pub(super) fn private_tag(self) -> String {
+        format!("{REPOSITORY}:{self}")
+    }
+}
+
+impl fmt::Display for EngineBuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
 }
 
 /// Removes a private tag, and its image if nothing else names it. That it is not there is success.

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use buildgrid::build::docker::{BuildRequest, Context, DockerEngine, EngineConfig};
+use buildgrid::build::docker::{BuildRequest, Context, DockerEngine, EngineBuildId, EngineConfig};
 use buildgrid::build::engine::{BuildError, BuiltImage};
 use buildgrid::event::deploy::BuildId;
 use buildgrid::store::digest::Digest;
@@ -77,6 +77,7 @@ pub fn context(files: &[(&str, &str)]) -> Context {
 /// A request to build `dockerfile` in an otherwise empty context; `build` gives it a spool.
 pub fn request(dockerfile: &str) -> BuildRequest {
     BuildRequest {
+        id: EngineBuildId::generate(),
         namespace: "acme".parse().expect("a namespace"),
         dockerfile: "Dockerfile".to_owned(),
         target: None,
