@@ -1,4 +1,5 @@
-"""Just enough of AMQP 0-9-1 to publish as Maestro does: one connection kept open, confirmed messages.
+"""Just enough of AMQP 0-9-1 to publish as Maestro does, and to listen: one connection kept open, confirmed
+messages, a queue that is emptied at the end.
 
 The frames are those of the specification, https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf,
 and confirm.select is RabbitMQ's extension, https://www.rabbitmq.com/docs/confirms.
@@ -47,6 +48,31 @@ class Publisher:
         self.socket.sendall(frames)
         self.expect(BASIC, 80)  # basic.ack
 
+    def listen(self, queue, exchange, key):
+        """Gathers what an exchange carries in a queue."""
+        # Durable (bit 1), so that it outlives the broker.
+        self.call(1, 50, 10, b"\0\0" + short_string(queue) + b"\x02" + table(b""))
+        self.expect(50, 11)
+        self.call(1, 50, 20, b"\0\0" + short_string(queue) + short_string(exchange) + short_string(key) + b"\0" + table(b""))
+        self.expect(50, 21)
+
+    def take(self, queue):
+        """The messages of a queue, until it is empty."""
+        while True:
+            # Without acknowledgement (bit 0): who asks is the only one.
+            self.call(1, 60, 70, b"\0\0" + short_string(queue) + b"\x01")
+            found, _ = self.answer()
+            if found == (BASIC, 72):  # basic.get-empty
+                return
+            kind, header = self.frame()
+            size = struct.unpack(">Q", header[4:12])[0]
+            body = b""
+            while len(body) < size:
+                kind, piece = self.frame()
+                if kind == BODY:
+                    body += piece
+            yield body
+
     def close(self):
         self.call(0, 10, 50, struct.pack(">H", 200) + short_string("done") + struct.pack(">HH", 0, 0))
         self.expect(10, 51)
@@ -57,17 +83,24 @@ class Publisher:
 
     def expect(self, class_id, method_id):
         """The arguments of the next method, which must be this one."""
-        while True:
-            kind, _channel, size = struct.unpack(">BHI", self.exactly(7))
-            payload = self.exactly(size)
-            if self.exactly(1)[0] != END:
-                raise ConnectionError("a frame does not end where it should")
-            if kind == METHOD:
-                break
-        found = struct.unpack(">HH", payload[:4])
+        found, arguments = self.answer()
         if found != (class_id, method_id):
-            raise ConnectionError(f"the broker says {found} instead of {(class_id, method_id)}: {payload[4:]!r}")
-        return payload[4:]
+            raise ConnectionError(f"the broker says {found} instead of {(class_id, method_id)}: {arguments!r}")
+        return arguments
+
+    def answer(self):
+        """The next method and its arguments."""
+        while True:
+            kind, payload = self.frame()
+            if kind == METHOD:
+                return struct.unpack(">HH", payload[:4]), payload[4:]
+
+    def frame(self):
+        kind, _channel, size = struct.unpack(">BHI", self.exactly(7))
+        payload = self.exactly(size)
+        if self.exactly(1)[0] != END:
+            raise ConnectionError("a frame does not end where it should")
+        return kind, payload
 
     def exactly(self, size):
         data = self.stream.read(size)
