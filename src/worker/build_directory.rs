@@ -35,6 +35,9 @@ use crate::event::deploy::BuildId;
 use crate::event::result::{Kind, ResultEvent};
 use crate::store::digest::Digest;
 
+/// How the name of a file ends that is being written; it begins with a dot.
+const UNFINISHED: &str = ".new";
+
 /// The data directory, locked for this process.
 #[derive(Debug)]
 pub struct DataDirectory {
@@ -79,6 +82,9 @@ impl DataDirectory {
     pub fn recover(&self) -> anyhow::Result<Left> {
         let mut left = Left::default();
         for directory in self.builds()? {
+            if let Err(error) = directory.clear_unfinished() {
+                tracing::warn!(path = %directory.path.display(), %error, "cannot remove what a crash has left half written");
+            }
             if let Err(error) = directory.clear_spool() {
                 tracing::warn!(path = %directory.path.display(), %error, "cannot remove the spool of an earlier attempt");
             }
@@ -319,6 +325,19 @@ impl BuildDirectory {
             .with_context(|| format!("write {}", self.path.join("outcome.json").display()))
     }
 
+    /// Removes files that `write` had not given their names yet.
+    fn clear_unfinished(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            if name.starts_with(b".") && name.ends_with(UNFINISHED.as_bytes()) {
+                ignore_missing(fs::remove_file(entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn clear_spool(&self) -> io::Result<()> {
         ignore_missing(fs::remove_dir_all(self.path.join("spool")))
     }
@@ -338,7 +357,7 @@ impl BuildDirectory {
     /// Writes a file so that a reader sees the old or the new content, never a part; with
     /// `durably`, it is on disk under its name when this returns.
     pub(super) fn write(&self, name: &str, bytes: &[u8], durably: bool) -> io::Result<()> {
-        let temporary = self.path.join(format!(".{name}.new"));
+        let temporary = self.path.join(format!(".{name}{UNFINISHED}"));
         let mut file =
             OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;

@@ -48,9 +48,11 @@ fn knows_what_became_of_an_id() {
     let building =
         BuildState { engine_build: Some(EngineBuildId::generate()), ..BuildState::new(2, "building") };
     directory.note(&building);
+    fs::write(directory.path.join(".outcome.json.new"), "{").unwrap();
     let left = data.recover().unwrap();
     assert_eq!((left.unfinished, left.on_engine), (1, building.engine_build.into_iter().collect()));
     assert!(!spool.exists(), "nothing runs, so the spool was left by a crash");
+    assert!(!directory.path.join(".outcome.json.new").exists(), "and so was this");
     directory.note(&BuildState::new(2, BuildState::RETRYING));
     let known = directory.look(event.body, None).unwrap();
     assert!(matches!(known, Known::Unfinished { next_attempt: 3 }), "{known:?}");
