@@ -103,8 +103,9 @@ impl Queue {
     }
 
     /// Lets a copy of the event wait before attempt `next_attempt`; answers how long. With
-    /// `next_attempt` = [`Delivery::attempt`] it is a deferral that counts no attempt. Tries until the
-    /// copy is safe; the caller then acknowledges the original. Fails only when cancelled.
+    /// `next_attempt` = [`Delivery::attempt`] it is a deferral, which counts no attempt and waits the
+    /// shortest time. Tries until the copy is safe; the caller then acknowledges the original. Fails only
+    /// when cancelled.
     pub async fn publish_retry(
         &self,
         delivery: &Delivery,

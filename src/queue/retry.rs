@@ -8,7 +8,16 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 pub(super) const RETRIES: [(&str, Duration); 3] =
     [("10s", Duration::from_secs(10)), ("1m", Duration::from_secs(60)), ("10m", Duration::from_secs(600))];
 
-/// The wait before attempt `next`. A deferral, which counts no attempt, waits as that attempt did.
+/// The wait of an event that was delivered as attempt `now`, before attempt `next`. One that is deferred stays
+/// the attempt it was and waits the shortest time, however often it has been tried: nothing has failed.
+pub(super) fn between(now: u32, next: u32) -> (&'static str, Duration) {
+    match next > now {
+        true => before(next),
+        false => RETRIES[0],
+    }
+}
+
+/// The wait before attempt `next` at what has failed.
 pub(super) fn before(next: u32) -> (&'static str, Duration) {
     let index = usize::try_from(next.saturating_sub(2)).unwrap_or(usize::MAX);
     RETRIES[index.min(RETRIES.len() - 1)]
@@ -35,6 +44,9 @@ mod tests {
         assert_eq!(before(3), ("1m", Duration::from_secs(60)));
         assert_eq!(before(4), ("10m", Duration::from_secs(600)));
         assert_eq!(before(u32::MAX), before(4));
-        assert_eq!(before(1), before(2), "a deferral counts no attempt");
+        for attempt in [1, 2, 4, u32::MAX] {
+            assert_eq!(between(attempt, attempt), RETRIES[0], "a deferral counts no attempt");
+        }
+        assert_eq!(between(3, 4), before(4));
     }
 }

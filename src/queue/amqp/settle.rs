@@ -19,8 +19,9 @@ use crate::queue::{Declare, Delivery};
 
 impl Broker {
     /// Puts a copy of the event into the retry queue before attempt `next_attempt`; answers its delay.
-    /// With `next_attempt` = [`Delivery::attempt`] it is a deferral that counts no attempt. Tries until
-    /// the copy is confirmed; the caller then acknowledges the original. Fails only when cancelled.
+    /// With `next_attempt` = [`Delivery::attempt`] it is a deferral, which counts no attempt and waits the
+    /// shortest time. Tries until the copy is confirmed; the caller then acknowledges the original. Fails
+    /// only when cancelled.
     pub async fn publish_retry(
         &self,
         delivery: &Delivery,
@@ -28,7 +29,7 @@ impl Broker {
         reason: &str,
         cancel: &CancellationToken,
     ) -> Result<Duration, BrokerError> {
-        let (queue, delay) = topology::retry(self.config(), next_attempt);
+        let (queue, delay) = topology::retry(self.config(), delivery.attempt, next_attempt);
         let mut headers =
             Headers::default().attempt(next_attempt).reason(reason).text(WORKER, self.worker()).now();
         // The wish is fulfilled by the first attempt that is made, which a deferral is not.

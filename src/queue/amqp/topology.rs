@@ -23,10 +23,10 @@ const DEPLOYS: &str = "deploy.#";
 /// quorum queue after 20 deliveries by default: practically never here.
 const UNLIMITED: i64 = i32::MAX as i64;
 
-/// The retry queue before attempt `next`, and its delay. Each delay has a queue of its own, since a
-/// message expires only at a queue's head.
-pub(super) fn retry(config: &QueueConfig, next: u32) -> (String, Duration) {
-    let (suffix, delay) = retry::before(next);
+/// The retry queue between the attempts `now` and `next`, and its delay. Each delay has a queue of its own,
+/// since a message expires only at a queue's head.
+pub(super) fn retry(config: &QueueConfig, now: u32, next: u32) -> (String, Duration) {
+    let (suffix, delay) = retry::between(now, next);
     (retry_queue(config, suffix), delay)
 }
 

@@ -36,7 +36,7 @@ impl EmbeddedQueue {
         reason: &str,
         cancel: &CancellationToken,
     ) -> Result<Duration, QueueError> {
-        let (_, delay) = retry::before(next_attempt);
+        let (_, delay) = retry::between(delivery.attempt, next_attempt);
         let wait = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
         let keep = "INSERT INTO events (state, position, published_at, attempt, requeue, reason, worker, at, \
                     body) VALUES ('waiting', $1, $2, $3, $4, $5, $6, $7, $8)";

@@ -21,6 +21,7 @@ contract! {
     what_a_crash_leaves_is_delivered_again
     a_retry_and_a_deferral_come_back_after_their_delay
     later_attempts_wait_longer
+    a_deferral_waits_the_shortest_time_whatever_was_tried_before
     nothing_is_kept_for_a_caller_that_was_cancelled
     results_are_heard_by_who_listens_and_lost_on_nobody_without_an_error
     a_thousand_results_of_sixteen_slots_are_all_heard
@@ -181,6 +182,26 @@ async fn later_attempts_wait_longer(world: World) {
         [0, 1, 2]
     );
     nothing(&mut subscription, "an event came back before its time").await;
+}
+
+async fn a_deferral_waits_the_shortest_time_whatever_was_tried_before(world: World) {
+    let queue = world.queue().await;
+    let mut subscription = queue.subscribe().await.unwrap();
+    for attempt in [2, 5] {
+        world.put(attempt).await;
+        let delivery = next(&mut subscription).await;
+        assert_eq!(delivery.attempt, attempt);
+        let cancel = CancellationToken::new();
+        let delay = queue.publish_retry(&delivery, attempt, "another build runs", &cancel).await.unwrap();
+        assert_eq!(delay, Duration::from_secs(10));
+        assert_eq!(delivery.ack().await, Ack::Done);
+    }
+    assert_eq!(world.waiting("10s").await, 2);
+    for attempt in [2, 5] {
+        let delivery = next(&mut subscription).await;
+        assert_eq!(delivery.attempt, attempt, "nothing was counted");
+        delivery.ack().await;
+    }
 }
 
 async fn nothing_is_kept_for_a_caller_that_was_cancelled(world: World) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use buildgrid::queue::embedded::EmbeddedQueue;
 use buildgrid::queue::{Queue, QueueConfig};
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use tempfile::TempDir;
 
@@ -95,6 +95,30 @@ impl World {
                 proxy.set(Mode::Pass);
             }
             Parts::Embedded { .. } => queue.close().await,
+        }
+    }
+
+    /// Puts an event into the queue as its retries leave it, tried already; it is taken when somebody looks.
+    pub async fn put(&self, attempt: u32) {
+        match &self.parts {
+            Parts::Amqp { rabbit, .. } => {
+                let properties = lapin::ConnectionProperties::default();
+                let url = rabbit.config().url;
+                let connection = lapin::Connection::connect(url.expose(), properties).await.unwrap();
+                let channel = connection.create_channel().await.unwrap();
+                let mut headers = FieldTable::default();
+                headers.insert("x-buildgrid-attempt".into(), AMQPValue::LongInt(attempt.try_into().unwrap()));
+                let properties = lapin::BasicProperties::default().with_headers(headers);
+                let (options, queue) = (BasicPublishOptions::default(), self.config.builds.as_str());
+                let sent = channel.basic_publish("".into(), queue.into(), options, b"{}", properties);
+                sent.await.unwrap().await.unwrap();
+            }
+            Parts::Embedded { folder } => {
+                let put = "INSERT INTO events (state, position, published_at, attempt, body) \
+                           VALUES ('waiting', 0, 0, $1, $2)";
+                let pool = database(folder.path()).await;
+                sqlx::query(put).bind(attempt).bind(&b"{}"[..]).execute(&pool).await.unwrap();
+            }
         }
     }
 
