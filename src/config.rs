@@ -20,6 +20,7 @@ use crate::store::StoreConfig;
 use crate::telemetry::config::LoggingConfig;
 use crate::timeline::TimelineConfig;
 use crate::up::UpConfig;
+use crate::web::policy::PolicyConfig;
 use crate::worker::config::{FakeConfig, WorkerConfig};
 
 /// Names the file, before the places in which it is looked for.
@@ -60,6 +61,7 @@ sections! {
     store: StoreConfig,
     registry: RegistryConfig,
     timeline: TimelineConfig,
+    policy: PolicyConfig,
     up: UpConfig,
     fake: FakeConfig,
     logging: LoggingConfig,
@@ -121,6 +123,8 @@ pub struct Faults(Vec<(Place, String)>);
 enum Place {
     /// `section.key`, wherever it was set.
     Key(String),
+    /// An entry of such a key's table.
+    Entry(String, String),
     /// `file:line`, or a variable.
     At(String),
 }
@@ -129,6 +133,11 @@ impl Faults {
     /// Notes that `key` (`section.key`) has a value that cannot be used.
     pub fn add(&mut self, key: &str, reason: impl Display) {
         self.0.push((Place::Key(key.to_owned()), reason.to_string()));
+    }
+
+    /// Notes that the table of `key` has an entry that cannot be used.
+    pub fn add_entry(&mut self, key: &str, entry: &str, reason: impl Display) {
+        self.0.push((Place::Entry(key.to_owned(), entry.to_owned()), reason.to_string()));
     }
 
     fn at(&mut self, place: impl Display, reason: impl Display) {
@@ -171,6 +180,8 @@ struct Setting {
     /// The text of a variable, which may mean itself where `value` does not fit: `NAME=007`.
     text: Option<String>,
     place: String,
+    /// Where the entries of a table stand, in a file.
+    entries: BTreeMap<String, String>,
 }
 
 impl Keys {
@@ -199,8 +210,16 @@ impl Keys {
             };
             for (key, value) in table {
                 let place = line(key.span().start);
+                let entries = match value.get_ref() {
+                    DeValue::Table(table) => {
+                        table.keys().map(|key| (key.get_ref().to_string(), line(key.span().start))).collect()
+                    }
+                    _ => BTreeMap::new(),
+                };
                 match toml::Value::deserialize(value.into_deserializer()) {
-                    Ok(value) => self.set(&section, key.get_ref(), Setting { value, text: None, place }),
+                    Ok(value) => {
+                        self.set(&section, key.get_ref(), Setting { value, text: None, place, entries })
+                    }
                     Err(error) => faults.at(place, error.message()),
                 }
             }
@@ -225,7 +244,8 @@ impl Keys {
                 .ok()
                 .and_then(|value| toml::Value::deserialize(value.into_deserializer()).ok());
             let value = literal.unwrap_or_else(|| toml::Value::String(text.clone()));
-            self.set(&section, &key, Setting { value, text: Some(text), place: name });
+            let entries = BTreeMap::new();
+            self.set(&section, &key, Setting { value, text: Some(text), place: name, entries });
         }
     }
 
@@ -258,14 +278,19 @@ impl Keys {
     }
 
     fn place(&self, (place, reason): (Place, String)) -> Fault {
-        let key = match place {
+        let (key, entry) = match place {
             Place::At(place) => return Fault { place, reason },
-            Place::Key(key) => key,
+            Place::Key(key) => (key, None),
+            Place::Entry(key, entry) => (key, Some(entry)),
         };
+        let name = entry.as_ref().map_or_else(|| key.clone(), |entry| format!("{key}.{entry:?}"));
         let set = key.split_once('.').and_then(|(section, name)| self.0.get(section)?.get(name));
         match set {
-            Some(setting) => Fault { place: setting.place.clone(), reason: format!("{key}: {reason}") },
-            None => Fault { place: key, reason },
+            Some(setting) => {
+                let place = entry.and_then(|entry| setting.entries.get(&entry)).unwrap_or(&setting.place);
+                Fault { place: place.clone(), reason: format!("{name}: {reason}") }
+            }
+            None => Fault { place: name, reason },
         }
     }
 }

@@ -243,6 +243,8 @@ mod tests {
             worker: None,
             heard_at: None,
             cancel_requested_at: None,
+            waiting: None,
+            retry_at: None,
             created_at: datetime!(2026-11-23 10:00 UTC),
             started_at: Some(datetime!(2026-11-23 10:00:10 UTC)),
             finished_at: Some(datetime!(2026-11-23 10:01:20 UTC)),

@@ -32,7 +32,9 @@ pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
     let stop = Stop::at_signals("stopping: running requests go on to their end; a second signal cuts them")?;
     let queue = Enqueuer::on_demand(config.queue.clone());
     let readiness = database.readiness();
-    let timeline = Timeline::new(&config.timeline, database, queue, stop.first.clone()).await?;
+    let timeline =
+        Timeline::new(&config.timeline, config.policy.clone(), database, queue, stop.first.clone());
+    let timeline = timeline.await?;
     notify(NotifyState::Ready);
     beside_status_pages(status, readiness, &stop, web::serve(listener, Arc::new(timeline))).await
 }

@@ -21,5 +21,6 @@ pub use error::QueueError;
 pub use handle::Queue;
 pub use letter::{Letter, LetterError, Letters, Selection};
 pub use results::Results;
+pub use retry::retry_after;
 pub use status::{QueueStatus, StatusWatch};
 pub use url::{BrokerUrl, InvalidBrokerUrl};

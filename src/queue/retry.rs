@@ -23,6 +23,11 @@ pub(super) fn before(next: u32) -> (&'static str, Duration) {
     RETRIES[index.min(RETRIES.len() - 1)]
 }
 
+/// How long a build waits for its next attempt, after attempt `failed`.
+pub fn retry_after(failed: u32) -> Duration {
+    before(failed.saturating_add(1)).1
+}
+
 /// Waits between attempts: 0.1 s doubling to 4 s, each up to twice as long by jitter, so that an idle
 /// worker consumes again within 10 s of the broker's return.
 pub(super) fn backoff() -> impl Iterator<Item = Duration> + Send {
@@ -48,5 +53,6 @@ mod tests {
             assert_eq!(between(attempt, attempt), RETRIES[0], "a deferral counts no attempt");
         }
         assert_eq!(between(3, 4), before(4));
+        assert_eq!(retry_after(3), before(4).1);
     }
 }

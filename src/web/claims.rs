@@ -8,23 +8,47 @@ use time::OffsetDateTime;
 
 use super::db::attempts::{self, AttemptRow};
 use super::db::builds::{self, BuildRow, Change};
+use super::db::line;
 use super::db::logs::{self, Appended, LogId};
 use super::log::batch::Batch;
+use super::policy::PolicyConfig;
 use super::refusal::Refusal;
+use super::turn;
 use crate::event::deploy::{BuildId, DeployEvent};
 use crate::event::result::Kind;
 use crate::timeline::protocol::{
     AttemptId, AttemptState, BuildState, Claim, ClaimAnswer, LEASE, LogSum, Progress, StateReport,
 };
 
+/// What became of a claim.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub answer: ClaimAnswer,
+    /// Other builds that are not what they were.
+    pub others: Vec<BuildId>,
+}
+
 /// Answers a claim.
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
     event: &DeployEvent,
     claim: &Claim,
+    policy: &PolicyConfig,
     now: OffsetDateTime,
+) -> Result<Claimed, Refusal> {
+    let mut others = turn::arrive(connection, event, &claim.event, policy, now).await?;
+    let answer = answer(connection, event, claim, policy, now, &mut others).await?;
+    Ok(Claimed { answer, others })
+}
+
+async fn answer(
+    connection: &mut SqliteConnection,
+    event: &DeployEvent,
+    claim: &Claim,
+    policy: &PolicyConfig,
+    now: OffsetDateTime,
+    others: &mut Vec<BuildId>,
 ) -> Result<ClaimAnswer, Refusal> {
-    builds::insert(connection, event, &claim.event, now).await?;
     let mut row = find(connection, &event.id).await?;
     if row.body != event.body {
         return Ok(ClaimAnswer::Conflict);
@@ -37,9 +61,11 @@ pub(super) async fn claim(
         row.build.finished_at = None;
         // Whoever puts it back wants it built, whatever was wished before.
         row.build.cancel_requested_at = None;
-        builds::forget_cancel(connection, &event.id).await?;
+        builds::comes_again(connection, &event.id, now).await?;
+        row.arrived_at = now;
         row.requeued.clone_from(&claim.requeue);
         row.result = None;
+        builds::change(connection, &event.id, Change::unleased(&row)).await?;
     }
     let known = attempts::get(connection, &event.id, claim.attempt).await?;
     let next_seq = logs::state(connection, &LogId::of_attempt(claim.attempt)).await?.next_seq;
@@ -60,22 +86,23 @@ pub(super) async fn claim(
         }
         return Ok(match row.result {
             Some(result) => ClaimAnswer::Done { result: Box::new(result) },
-            // Cancelled before any worker had it.
-            None => ClaimAnswer::Cancelled,
+            // Ended from here, before any worker could.
+            None => ClaimAnswer::Cancelled { reason: row.build.reason },
         });
     }
-    if row.build.cancel_requested_at.is_some() && !row.is_leased(now) {
+    let is_leased = row.is_leased(now);
+    if row.build.cancel_requested_at.is_some() && !is_leased {
         if claim.late {
             register(connection, event, claim, now).await?;
             take_over(connection, row, claim.attempt, BuildState::Claimed, now).await?;
             return Ok(go);
         }
         // The worker that was to end it has fallen silent before it could.
-        end_as_cancelled(connection, &row, now).await?;
-        return Ok(ClaimAnswer::Cancelled);
+        turn::end(connection, &row, None, now).await?;
+        return Ok(ClaimAnswer::Cancelled { reason: None });
     }
     let replaced = row.build.attempt.is_some() && row.build.attempt == claim.replaces;
-    if row.is_leased(now) && !replaced {
+    if is_leased && !replaced {
         if claim.late {
             // Beside the one that counts.
             register(connection, event, claim, now).await?;
@@ -84,6 +111,18 @@ pub(super) async fn claim(
         let worker = row.build.worker.as_deref().unwrap_or("another worker");
         let number = row.build.number.unwrap_or_default();
         return Ok(ClaimAnswer::Wait { reason: format!("attempt {number} is at it, on {worker}") });
+    }
+    if !claim.late {
+        if let Some(reason) = turn::overtaken(connection, &row, policy).await? {
+            turn::end(connection, &row, Some(&reason), now).await?;
+            return Ok(ClaimAnswer::Cancelled { reason: Some(reason) });
+        }
+        // One that still holds its lease has had its turn.
+        if !is_leased && let Some(reason) = turn::must_wait(connection, &row, policy, now).await? {
+            line::wait(connection, &event.id, &reason, now).await?;
+            return Ok(ClaimAnswer::Wait { reason });
+        }
+        others.extend(turn::alone(connection, &row, policy, now).await?);
     }
     if known.is_none() {
         register(connection, event, claim, now).await?;
@@ -126,10 +165,7 @@ async fn take_over(
         attempt: Some(attempt),
         lease_until: Some(now + LEASE),
         heard_at: Some(now),
-        requeued: row.requeued.as_deref(),
-        result: None,
-        started_at: row.build.started_at,
-        finished_at: None,
+        ..Change::unleased(&row)
     };
     builds::change(connection, &row.build.id, change).await?;
     Ok(())
@@ -159,7 +195,7 @@ fn decides(row: &BuildRow, attempt: AttemptId, state: AttemptState) -> bool {
         // The end of one beside it is an end all the same: the one that counts may have no more to say.
         false => counts || told.is_final(),
         // Ended from here, while its worker was silent: it may have ended in another way.
-        true if row.result.is_none() => state.is_end() && (counts || told.is_final()),
+        true if row.result.is_none() => told.is_final(),
         // Of two that ran at once, one has made the image.
         true => !counts && told == BuildState::Published && row.build.state != BuildState::Published,
     }
@@ -172,6 +208,7 @@ pub(super) async fn report(
     attempt: AttemptId,
     report: &StateReport,
     stored: Option<LogSum>,
+    policy: &PolicyConfig,
     now: OffsetDateTime,
 ) -> Result<Progress, Refusal> {
     let (row, known) = attempt_of(connection, id, attempt).await?;
@@ -197,7 +234,7 @@ pub(super) async fn report(
             builds::describe(connection, id, commit).await?;
         }
         if decides(&row, attempt, report.state) {
-            advance(connection, &row, attempt, report, now).await?;
+            advance(connection, &row, attempt, report, policy, now).await?;
         }
     } else {
         renew(connection, &row, attempt, now).await?;
@@ -227,9 +264,17 @@ async fn advance(
     row: &BuildRow,
     attempt: AttemptId,
     report: &StateReport,
+    policy: &PolicyConfig,
     now: OffsetDateTime,
 ) -> Result<(), Refusal> {
     let state = brought_to(report.state);
+    // Another attempt would follow, perhaps long after: what is not to be built any more ends now.
+    if report.state.is_end() && !state.is_final() {
+        let because = turn::overtaken(connection, row, policy).await?;
+        if row.build.cancel_requested_at.is_some() || because.is_some() {
+            return turn::end(connection, row, because.as_deref(), now).await;
+        }
+    }
     let change = Change {
         state,
         attempt: Some(attempt),
@@ -237,6 +282,9 @@ async fn advance(
         heard_at: Some(now),
         requeued: row.requeued.as_deref(),
         result: report.result.as_deref(),
+        ended_because: None,
+        // Given back, it comes at once, and to the place that it had.
+        in_line_at: (state == BuildState::Queued).then_some(now),
         // By the worker's clock, both: a report may come long after.
         started_at: row.build.started_at.or(Some(report.at)),
         finished_at: state.is_final().then_some(report.at),
@@ -288,29 +336,9 @@ pub(super) async fn cancel(
     }
     builds::ask_for_cancel(connection, id, now).await?;
     if !row.is_leased(now) {
-        end_as_cancelled(connection, &row, now).await?;
+        turn::end(connection, &row, None, now).await?;
     }
     Ok(Cancel::Asked)
-}
-
-/// Ends a build that no worker has.
-async fn end_as_cancelled(
-    connection: &mut SqliteConnection,
-    row: &BuildRow,
-    now: OffsetDateTime,
-) -> Result<(), Refusal> {
-    let change = Change {
-        state: BuildState::Cancelled,
-        attempt: row.build.attempt,
-        lease_until: None,
-        heard_at: row.build.heard_at,
-        requeued: row.requeued.as_deref(),
-        result: None,
-        started_at: row.build.started_at,
-        finished_at: Some(now),
-    };
-    builds::change(connection, &row.build.id, change).await?;
-    Ok(())
 }
 
 async fn find(connection: &mut SqliteConnection, id: &BuildId) -> Result<BuildRow, Refusal> {

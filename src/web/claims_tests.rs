@@ -9,6 +9,7 @@ use crate::event::result::{ResultEvent, State};
 use crate::store::digest::Digest;
 use crate::timeline::protocol::Build;
 use crate::web::db::Database;
+use crate::web::db::builds::Selection;
 use crate::web::log::batch::Encoding;
 
 const EVENT: &str = r#"{"version":1,"id":"b-1","namespace":"acme","app":"web","commit":"9fceb02d0ae598e95dc970b74767f19372d61af8","fake":{}}"#;
@@ -59,10 +60,12 @@ impl World {
     async fn claim(&self, claim: &Claim) -> Result<ClaimAnswer, Refusal> {
         let (claim, now) = (claim.clone(), self.now);
         let (event, _) = DeployEvent::parse(claim.event.as_bytes()).unwrap();
-        let job: crate::web::db::Job<ClaimAnswer, Refusal> = Box::new(move |connection| {
-            Box::pin(async move { super::claim(connection, &event, &claim, now).await })
+        let job: crate::web::db::Job<Claimed, Refusal> = Box::new(move |connection| {
+            Box::pin(
+                async move { super::claim(connection, &event, &claim, &PolicyConfig::default(), now).await },
+            )
         });
-        self.database.write(job).await
+        self.database.write(job).await.map(|claimed| claimed.answer)
     }
 
     async fn goes(&self, claim: &Claim) {
@@ -86,7 +89,10 @@ impl World {
         let now = self.now;
         let job: crate::web::db::Job<Progress, Refusal> = Box::new(move |connection| {
             let id = event().id;
-            Box::pin(async move { super::report(connection, &id, attempt, &report, report.log, now).await })
+            let policy = PolicyConfig::default();
+            Box::pin(async move {
+                super::report(connection, &id, attempt, &report, report.log, &policy, now).await
+            })
         });
         self.database.write(job).await
     }
@@ -294,15 +300,20 @@ async fn a_build_that_no_worker_has_is_cancelled_at_once() {
     world.report(one.attempt, AttemptState::Retrying).await.unwrap();
     world.cancel().await.unwrap();
     assert_eq!(world.state().await, BuildState::Cancelled);
-    assert_eq!(world.claim(&by("two")).await, Ok(ClaimAnswer::Cancelled));
+    assert_eq!(world.claim(&by("two")).await, Ok(ClaimAnswer::Cancelled { reason: None }));
 
     // A worker that was told and fell silent before it could obey.
     let mut world = World::new().await;
     world.goes(&one).await;
     world.cancel().await.unwrap();
     world.pass(31);
-    assert_eq!(world.state().await, BuildState::Interrupted);
-    assert_eq!(world.claim(&by("two")).await, Ok(ClaimAnswer::Cancelled));
+    assert_eq!(world.state().await, BuildState::Cancelled, "as was asked, though its worker is silent");
+    assert!(world.build().await.finished_at.is_some_and(|at| at < world.now));
+    for (state, found) in [(BuildState::Cancelled, 1), (BuildState::Interrupted, 0)] {
+        let wanted = Selection { state: Some(state), ..Selection::default() };
+        assert_eq!(world.database.builds(&wanted, 9, world.now).await.unwrap().len(), found, "{state}");
+    }
+    assert_eq!(world.claim(&by("two")).await, Ok(ClaimAnswer::Cancelled { reason: None }));
     assert_eq!(world.state().await, BuildState::Cancelled);
     // It was published all the same: that is what counts.
     world.report(one.attempt, AttemptState::Published).await.unwrap();

@@ -18,6 +18,7 @@ use crate::timeline::protocol::{AttemptState, Claim, ClaimAnswer, LogSum, StateR
 use crate::web::claims;
 use crate::web::db::{Database, Job};
 use crate::web::log::batch::{Batch, Encoding};
+use crate::web::policy::PolicyConfig;
 use crate::web::queue::Enqueuer;
 
 const EVENT: &str = r#"{"version":1,"id":"b-1","namespace":"acme","app":"web","commit":"9fceb02d0ae598e95dc970b74767f19372d61af8","fake":{}}"#;
@@ -36,7 +37,9 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(folder.path()).await.unwrap();
         let queue = Enqueuer::on_demand(QueueConfig::default());
-        let timeline = Timeline::new(&config, database, queue, CancellationToken::new()).await.unwrap();
+        let timeline =
+            Timeline::new(&config, PolicyConfig::default(), database, queue, CancellationToken::new());
+        let timeline = timeline.await.unwrap();
         let (event, _) = DeployEvent::parse(EVENT.as_bytes()).unwrap();
         let (id, attempt) = (event.id.clone(), AttemptId::generate());
         let claim = Claim {
@@ -50,11 +53,12 @@ impl World {
         };
         let world = Self { timeline: Arc::new(timeline), id, attempt, log: String::new(), _folder: folder };
         let claimed = world.write(Box::new(move |connection: &mut SqliteConnection| {
-            Box::pin(
-                async move { claims::claim(connection, &event, &claim, OffsetDateTime::now_utc()).await },
-            )
+            Box::pin(async move {
+                let now = OffsetDateTime::now_utc();
+                claims::claim(connection, &event, &claim, &PolicyConfig::default(), now).await
+            })
         }));
-        assert_eq!(claimed.await, ClaimAnswer::Go { next_seq: 0 });
+        assert_eq!(claimed.await.answer, ClaimAnswer::Go { next_seq: 0 });
         world
     }
 
@@ -88,7 +92,9 @@ impl World {
         let report = StateReport { state, at: now, commit: None, result: Some(Box::new(result)), log: sum };
         let (id, attempt) = (self.id.clone(), self.attempt);
         self.write(Box::new(move |connection: &mut SqliteConnection| {
-            Box::pin(async move { claims::report(connection, &id, attempt, &report, sum, now).await })
+            Box::pin(async move {
+                claims::report(connection, &id, attempt, &report, sum, &PolicyConfig::default(), now).await
+            })
         }))
         .await;
     }

@@ -1,7 +1,7 @@
 //! The timeline service: the memory and the arbiter of builds, and the pages that show them.
 //!
 //! A request is judged by [`access`] (who asks, and for which namespaces) and answered by [`api`] or by
-//! the pages. [`claims`] decides which worker builds what; [`log`] turns appended lines into compressed
+//! the pages. [`claims`] decides which worker builds what, and [`turn`] when, by the [`policy`]; [`log`] turns appended lines into compressed
 //! blocks and finds lines in them again; [`follow`] is a live log, a cursor on the stored one; [`db`]
 //! keeps everything, with one writer that commits for many callers at once.
 
@@ -13,11 +13,13 @@ mod follow;
 mod live;
 mod log;
 pub mod pages;
+pub mod policy;
 mod queue;
 mod refusal;
 mod router;
 mod service;
 mod site;
+mod turn;
 
 pub use queue::Enqueuer;
 pub use service::{Timeline, serve};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::Passwords;
 use super::db::Database;
 use super::live::Live;
+use super::policy::PolicyConfig;
 use super::queue::Enqueuer;
 use super::router::router;
 use crate::serving::{self, Limits};
@@ -27,6 +29,7 @@ pub struct Timeline {
     pub(super) live: Live,
     pub(super) passwords: Passwords,
     pub(super) queue: Enqueuer,
+    policy: Arc<PolicyConfig>,
     /// Who may follow a log: three of four connections. The others are left to workers, whose leases would
     /// run out behind idle readers, and to all other calls.
     pub(super) followers: Arc<Semaphore>,
@@ -40,20 +43,24 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// A service on this database, which enqueues into `queue`.
+    /// A service on this database, which keeps `policy` and enqueues into `queue`. The leases that held when
+    /// the database was last used hold on: their workers could not renew them meanwhile.
     pub async fn new(
         config: &TimelineConfig,
+        policy: PolicyConfig,
         database: Database,
         queue: Enqueuer,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let passwords = tokio::task::spawn_blocking(Passwords::new).await.context("prepare logins")?;
+        database.renew_all(OffsetDateTime::now_utc()).await.context("renew the leases")?;
         let base = config.base().map_or_else(|| format!("http://{}", config.listen), str::to_owned);
         Ok(Self {
             database,
             live: Live::default(),
             passwords: passwords.context("prepare logins")?,
             queue,
+            policy: Arc::new(policy),
             followers: Arc::new(Semaphore::new((config.max_connections * 3 / 4).max(1))),
             secure: base.starts_with("https://"),
             base,
@@ -64,6 +71,11 @@ impl Timeline {
 
     pub fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// What the arbiter goes by.
+    pub(super) fn policy(&self) -> Arc<PolicyConfig> {
+        Arc::clone(&self.policy)
     }
 }
 

@@ -48,10 +48,11 @@ impl Handler {
                 tracing::info!(state = %result.state, "built already, says the timeline service; the result is sent again");
                 self.publish(&result).await?;
             }
-            Permission::Cancelled => {
+            Permission::Cancelled(reason) => {
                 let report = self.report(event, number, OffsetDateTime::now_utc());
                 log_outcome(&Outcome::Cancelled, event, Duration::ZERO);
-                let result = report.ended(&Outcome::Cancelled);
+                let mut result = report.ended(&Outcome::Cancelled);
+                result.reason = reason.or(result.reason);
                 self.keep(delivery, event, &result).await?;
                 self.settle(delivery, &report, Verdict::Tell(result), None).await?;
             }

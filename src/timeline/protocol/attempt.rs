@@ -69,17 +69,33 @@ pub struct Claim {
 pub enum ClaimAnswer {
     /// Build it. The log goes on at `next_seq`.
     Go { next_seq: u64 },
-    /// Not now: somebody else builds it. Defer the delivery; no attempt is counted.
+    /// Not now: somebody else builds it, or it is not its turn. Defer the delivery; no attempt is counted.
     Wait { reason: String },
     /// It has ended; this was its result.
     Done {
         #[schema(value_type = Object)]
         result: Box<ResultEvent>,
     },
-    /// It is not to be built any more.
-    Cancelled,
+    /// It is not to be built any more; for this reason, unless somebody asked for its end.
+    Cancelled {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// The id belongs to another event, which is left alone.
     Conflict,
+}
+
+impl ClaimAnswer {
+    /// The answer by its name, for the metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Go { .. } => "go",
+            Self::Wait { .. } => "wait",
+            Self::Done { .. } => "done",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Conflict => "conflict",
+        }
+    }
 }
 
 /// `POST /builds/{id}/attempts/{attempt}/state`
@@ -142,7 +158,9 @@ mod tests {
             serde_json::to_string(&ClaimAnswer::Go { next_seq: 0 }).unwrap(),
             r#"{"answer":"go","next_seq":0}"#
         );
-        assert_eq!(serde_json::to_string(&ClaimAnswer::Cancelled).unwrap(), r#"{"answer":"cancelled"}"#);
+        let cancelled = ClaimAnswer::Cancelled { reason: None };
+        assert_eq!(serde_json::to_string(&cancelled).unwrap(), r#"{"answer":"cancelled"}"#);
+        assert_eq!(serde_json::from_str::<ClaimAnswer>(r#"{"answer":"cancelled"}"#).unwrap(), cancelled);
         let wait: ClaimAnswer = serde_json::from_str(r#"{"answer":"wait","reason":"x"}"#).unwrap();
         assert_eq!(wait, ClaimAnswer::Wait { reason: "x".to_owned() });
     }

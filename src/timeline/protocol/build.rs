@@ -66,6 +66,13 @@ pub struct Build {
     #[serde(with = "optional_timestamp")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub cancel_requested_at: Option<OffsetDateTime>,
+    /// Why it is not its turn, where its worker was told to wait: it asks again every ten seconds.
+    #[serde(default)]
+    pub waiting: Option<String>,
+    /// When the next attempt is due, of one that is to be tried again.
+    #[serde(default, with = "optional_timestamp")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub retry_at: Option<OffsetDateTime>,
     #[serde(with = "timestamp")]
     #[schema(value_type = String, format = DateTime)]
     pub created_at: OffsetDateTime,

@@ -9,7 +9,7 @@ use super::extract::{Json, Parameter, shortened};
 use crate::event::deploy::{BuildId, DeployEvent};
 use crate::timeline::protocol::{AttemptId, Claim, ClaimAnswer, Problem, Progress, StateReport};
 use crate::web::access::{Principal, Scope};
-use crate::web::claims;
+use crate::web::claims::{self, Claimed};
 use crate::web::db::logs::LogId;
 use crate::web::log::read;
 use crate::web::refusal::Refusal;
@@ -21,8 +21,9 @@ const MAX_WORKER: usize = 256;
 /// Claim a build
 ///
 /// `go`: build it, as this attempt, which holds a lease of 30 s from each word on. `wait`: another attempt is
-/// at it. `done`: it has ended, with this result. `cancelled`: it is not to be built. `conflict`: the id
-/// belongs to another event. Repeating it gives the same answer.
+/// at it, or it is not its turn by the app's policy or the namespace's limit; ask again in ten seconds. `done`:
+/// it has ended, with this result. `cancelled`: it is not to be built. `conflict`: the id belongs to another
+/// event. Repeating it gives the same answer, but for one that had to wait.
 #[utoipa::path(put, path = "/builds/{id}", params(("id" = String, Path)), tag = "workers",
     request_body = Claim,
     responses(
@@ -49,14 +50,17 @@ pub(super) async fn claim(
         return Err(Refusal::Unprocessable(detail));
     }
     let (now, attempt, worker) = (OffsetDateTime::now_utc(), claim.attempt, claim.worker.clone());
-    let answer = timeline
+    let policy = timeline.policy();
+    let Claimed { answer, others } = timeline
         .database
         .write::<_, Refusal>(Box::new(move |connection| {
-            Box::pin(async move { claims::claim(connection, &event, &claim, now).await })
+            Box::pin(async move { claims::claim(connection, &event, &claim, &policy, now).await })
         }))
         .await?;
     tracing::debug!(build_id = id, %attempt, worker, ?answer, "claim");
+    metrics::counter!("buildgrid_claims_total", "answer" => answer.as_str()).increment(1);
     timeline.live.changed(&id);
+    others.iter().for_each(|other| timeline.live.changed(other.as_str()));
     Ok(Json(answer))
 }
 
@@ -87,11 +91,13 @@ pub(super) async fn report(
         Some(_) => Some(read::sum(&timeline.database, &LogId::of_attempt(attempt)).await?),
         None => None,
     };
-    let (target, now) = (id.clone(), OffsetDateTime::now_utc());
+    let (target, policy, now) = (id.clone(), timeline.policy(), OffsetDateTime::now_utc());
     let progress = timeline
         .database
         .write::<_, Refusal>(Box::new(move |connection| {
-            Box::pin(async move { claims::report(connection, &target, attempt, &report, stored, now).await })
+            Box::pin(async move {
+                claims::report(connection, &target, attempt, &report, stored, &policy, now).await
+            })
         }))
         .await
         .inspect_err(|refusal| {

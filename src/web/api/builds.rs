@@ -19,6 +19,7 @@ use crate::web::db::builds::{self, BuildRow, Selection};
 use crate::web::db::millis;
 use crate::web::refusal::Refusal;
 use crate::web::service::Timeline;
+use crate::web::turn;
 
 /// Which builds to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -236,17 +237,17 @@ async fn accept(timeline: &Timeline, principal: &Principal, bytes: &[u8]) -> Res
     timeline.queue.publish(&event, bytes).await?;
     let (id, now) = (event.id.clone(), OffsetDateTime::now_utc());
     let text = String::from_utf8_lossy(bytes).into_owned();
-    let body = event.body;
-    let row = timeline
+    let (body, policy) = (event.body, timeline.policy());
+    let (row, others) = timeline
         .database
         .write::<_, Refusal>(Box::new(move |connection| {
             Box::pin(async move {
-                builds::insert(connection, &event, &text, now).await?;
-                Ok(builds::get(connection, &event.id).await?)
+                let others = turn::arrive(connection, &event, &text, &policy, now).await?;
+                Ok((builds::get(connection, &event.id).await?, others))
             })
         }))
         .await?;
-    timeline.live.changed(id.as_str());
+    [&id].into_iter().chain(&others).for_each(|changed| timeline.live.changed(changed.as_str()));
     match row {
         Some(row) if row.body == body => Ok(row.shown(&timeline.base, now)),
         _ => Err(Refusal::Conflict(format!("the id {id} belongs to another event"))),

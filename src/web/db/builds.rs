@@ -8,12 +8,14 @@ use time::OffsetDateTime;
 
 use super::open::Database;
 use super::row::{self, damaged, optional, parsed};
+use super::writer::{Job, WriteError};
 use super::{millis, time_of};
 use crate::event::deploy::{BuildId, DeployEvent, Work};
 use crate::event::result::ResultEvent;
 use crate::publish::name::{AppName, Namespace};
+use crate::queue::retry_after;
 use crate::store::digest::Digest;
-use crate::timeline::protocol::{AttemptId, Build, BuildState, CommitInfo};
+use crate::timeline::protocol::{AttemptId, Build, BuildState, CommitInfo, LEASE};
 
 /// Published builds whose times make the usual one.
 const USUAL_OF: i64 = 11;
@@ -27,7 +29,15 @@ pub(in crate::web) struct BuildRow {
     pub lease_until: Option<OffsetDateTime>,
     pub requeued: Option<String>,
     pub result: Option<ResultEvent>,
+    /// When it came: at first, or out of the dead letters since then. Its place in line.
+    pub arrived_at: OffsetDateTime,
+    /// When it was last heard of that it waits.
+    pub in_line_at: Option<OffsetDateTime>,
 }
+
+/// For how long a build that waits is believed in without a word of it: six times as long as it is deferred
+/// for. Its event may have been lost, or lie in the dead letters.
+pub(in crate::web) const PATIENCE: Duration = Duration::from_secs(60);
 
 impl BuildRow {
     /// Whether an attempt holds a lease.
@@ -35,20 +45,28 @@ impl BuildRow {
         self.lease_until.is_some_and(|until| until > now)
     }
 
-    /// The build as it is shown: one whose lease is over is never running.
+    /// The build as it is shown: one whose lease is over is never running, and has ended if that was asked
+    /// for. That it waits is said while it is heard of.
     pub(in crate::web) fn shown(self, base: &str, now: OffsetDateTime) -> Build {
         let interrupted = self.build.state.is_running() && !self.is_leased(now);
+        let waits = self.in_line_at.is_some_and(|at| at + PATIENCE > now);
         let mut build = self.build;
-        if interrupted {
+        if interrupted && build.cancel_requested_at.is_some() {
+            build.state = BuildState::Cancelled;
+            build.finished_at = self.lease_until;
+        } else if interrupted {
             build.state = BuildState::Interrupted;
         }
+        build.waiting = build.waiting.filter(|_| waits && !build.state.is_final());
+        build.retry_at = build.retry_at.filter(|_| build.waiting.is_none());
         build.url = format!("{base}/builds/{}", build.id);
         build
     }
 }
 
 /// Everything of a build, and of the attempt that counts.
-const SELECT: &str = "SELECT b.*, a.number AS attempt_number, a.worker AS attempt_worker
+const SELECT: &str =
+    "SELECT b.*, a.number AS attempt_number, a.worker AS attempt_worker, a.ended_at AS attempt_ended_at
     FROM builds b LEFT JOIN attempts a ON a.id = b.attempt";
 
 fn read(row: &SqliteRow) -> sqlx::Result<BuildRow> {
@@ -70,6 +88,13 @@ fn read(row: &SqliteRow) -> sqlx::Result<BuildRow> {
         _ => None,
     };
     let number: Option<i64> = row.try_get("attempt_number")?;
+    let number = number.and_then(|number| u32::try_from(number).ok());
+    let state: BuildState = parsed(row, "state").map_err(|_| damaged("state", "it is not known"))?;
+    let retry_at = match (state, number, at("attempt_ended_at")?) {
+        (BuildState::Retrying, Some(number), Some(ended)) => Some(ended + retry_after(number)),
+        _ => None,
+    };
+    let created_at = at("created_at")?.unwrap_or(OffsetDateTime::UNIX_EPOCH);
     // What is known of how it went, even where another attempt follows.
     let told = result.as_ref();
     let build = Build {
@@ -83,22 +108,27 @@ fn read(row: &SqliteRow) -> sqlx::Result<BuildRow> {
         deploy_id: row.try_get("deploy_id")?,
         requested_by: row.try_get("requested_by")?,
         fake: row.try_get::<i64, _>("fake")? != 0,
-        state: parsed(row, "state").map_err(|_| damaged("state", "it is not known"))?,
+        state,
         kind: told.and_then(|result| result.kind),
         reused: told.is_some_and(|result| result.reused),
         image: told.and_then(|result| result.image.clone()),
         digest: told.and_then(|result| result.digest),
         size: told.and_then(|result| result.size),
-        reason: told.and_then(|result| result.reason.clone()),
+        reason: match told {
+            Some(result) => result.reason.clone(),
+            None => row.try_get("ended_because")?,
+        },
         step: told.and_then(|result| result.step.clone()),
         excerpt: told.map(|result| result.excerpt.clone()).unwrap_or_default(),
         commit_info,
         attempt: optional(row, "attempt")?,
-        number: number.and_then(|number| u32::try_from(number).ok()),
+        number,
         worker: row.try_get("attempt_worker")?,
         heard_at: at("heard_at")?,
         cancel_requested_at: at("cancel_requested_at")?,
-        created_at: at("created_at")?.unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        waiting: row.try_get("waiting")?,
+        retry_at,
+        created_at,
         started_at: at("started_at")?,
         finished_at: at("finished_at")?,
         url: String::new(),
@@ -109,6 +139,8 @@ fn read(row: &SqliteRow) -> sqlx::Result<BuildRow> {
         lease_until: at("lease_until")?,
         requeued: row.try_get("requeued")?,
         result,
+        arrived_at: at("arrived_at")?.unwrap_or(created_at),
+        in_line_at: at("in_line_at")?,
         build,
     })
 }
@@ -123,16 +155,16 @@ pub(in crate::web) async fn get(
     query.build().fetch_optional(connection).await?.as_ref().map(read).transpose()
 }
 
-/// Takes a build down as queued, unless it is there.
+/// Takes a build down as queued, unless it is there; says whether it is new.
 pub(in crate::web) async fn insert(
     connection: &mut SqliteConnection,
     event: &DeployEvent,
     text: &str,
     now: OffsetDateTime,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<bool> {
     let build = "INSERT INTO builds (id, namespace, app, event, deploy_id, services, repository, commit_id,
-            git_ref, requested_by, fake, state, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (id) DO NOTHING";
+            git_ref, requested_by, fake, state, created_at, in_line_at, rebuild)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, $14) ON CONFLICT (id) DO NOTHING";
     let inserted = sqlx::query(build)
         .bind(event.id.as_str())
         .bind(event.namespace.as_str())
@@ -147,10 +179,11 @@ pub(in crate::web) async fn insert(
         .bind(i64::from(matches!(event.work, Work::Fake(_))))
         .bind(BuildState::Queued.as_str())
         .bind(millis(now))
+        .bind(i64::from(event.options.rebuild))
         .execute(&mut *connection)
         .await?;
     if inserted.rows_affected() == 0 {
-        return Ok(());
+        return Ok(false);
     }
     let app = "INSERT INTO apps (namespace, app) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     sqlx::query(app)
@@ -170,7 +203,7 @@ pub(in crate::web) async fn insert(
             .execute(&mut *connection)
             .await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What of a build changes after it was taken down.
@@ -181,8 +214,30 @@ pub(in crate::web) struct Change<'a> {
     pub heard_at: Option<OffsetDateTime>,
     pub requeued: Option<&'a str>,
     pub result: Option<&'a ResultEvent>,
+    /// Why the service has ended it, where no result says so.
+    pub ended_because: Option<&'a str>,
+    /// Where it waits for its turn; it is not said for what.
+    pub in_line_at: Option<OffsetDateTime>,
     pub started_at: Option<OffsetDateTime>,
     pub finished_at: Option<OffsetDateTime>,
+}
+
+impl<'a> Change<'a> {
+    /// Nothing but that no attempt holds a lease, and that no result says how it stands.
+    pub(in crate::web) fn unleased(row: &'a BuildRow) -> Self {
+        Self {
+            state: row.build.state,
+            attempt: row.build.attempt,
+            lease_until: None,
+            heard_at: row.build.heard_at,
+            requeued: row.requeued.as_deref(),
+            result: None,
+            ended_because: None,
+            in_line_at: None,
+            started_at: row.build.started_at,
+            finished_at: None,
+        }
+    }
 }
 
 /// Keeps a build's new state.
@@ -192,7 +247,8 @@ pub(in crate::web) async fn change(
     change: Change<'_>,
 ) -> sqlx::Result<()> {
     let update = "UPDATE builds SET state = $2, attempt = $3, lease_until = $4, heard_at = $5, requeued = $6,
-            result = $7, reused = $8, started_at = $9, finished_at = $10
+            result = $7, reused = $8, started_at = $9, finished_at = $10, ended_because = $11, in_line_at = $12,
+            waiting = NULL
         WHERE id = $1";
     let json = change.result.map(row::json).transpose()?;
     sqlx::query(update)
@@ -206,6 +262,8 @@ pub(in crate::web) async fn change(
         .bind(i64::from(change.result.is_some_and(|result| result.reused)))
         .bind(change.started_at.map(millis))
         .bind(change.finished_at.map(millis))
+        .bind(change.ended_because)
+        .bind(change.in_line_at.map(millis))
         .execute(connection)
         .await
         .map(drop)
@@ -218,7 +276,8 @@ pub(in crate::web) async fn renew(
     now: OffsetDateTime,
     lease: Duration,
 ) -> sqlx::Result<()> {
-    let update = "UPDATE builds SET heard_at = $2, lease_until = $3 WHERE id = $1";
+    let update = "UPDATE builds SET heard_at = $2, lease_until = $3, in_line_at = NULL, waiting = NULL
+        WHERE id = $1";
     sqlx::query(update)
         .bind(id.as_str())
         .bind(millis(now))
@@ -255,13 +314,16 @@ pub(in crate::web) async fn ask_for_cancel(
     sqlx::query(update).bind(id.as_str()).bind(millis(now)).execute(connection).await.map(drop)
 }
 
-/// Forgets that somebody asked for the build's end.
-pub(in crate::web) async fn forget_cancel(
+/// A build that has ended comes again: with a place in line of its own, and whatever was asked for before is
+/// forgotten.
+pub(in crate::web) async fn comes_again(
     connection: &mut SqliteConnection,
     id: &BuildId,
+    now: OffsetDateTime,
 ) -> sqlx::Result<()> {
-    let update = "UPDATE builds SET cancel_requested_at = NULL WHERE id = $1";
-    sqlx::query(update).bind(id.as_str()).execute(connection).await.map(drop)
+    let update =
+        "UPDATE builds SET cancel_requested_at = NULL, ended_because = NULL, arrived_at = $2 WHERE id = $1";
+    sqlx::query(update).bind(id.as_str()).bind(millis(now)).execute(connection).await.map(drop)
 }
 
 /// Which builds a list shows, newest first.
@@ -302,6 +364,12 @@ impl Selection {
             Some(BuildState::Interrupted) => {
                 query.push(" AND b.state IN ('claimed', 'fetching', 'building', 'publishing')");
                 query.push(" AND coalesce(b.lease_until, 0) <= ").push_bind(millis(now));
+                query.push(" AND b.cancel_requested_at IS NULL");
+            }
+            Some(BuildState::Cancelled) => {
+                query.push(" AND (b.state = 'cancelled' OR (b.cancel_requested_at IS NOT NULL");
+                query.push(" AND b.state IN ('claimed', 'fetching', 'building', 'publishing')");
+                query.push(" AND coalesce(b.lease_until, 0) <= ").push_bind(millis(now)).push("))");
             }
             Some(state) => {
                 query.push(" AND b.state = ").push_bind(state.as_str());
@@ -346,6 +414,20 @@ fn only(query: &mut QueryBuilder<Sqlite>, column: &str, namespaces: Option<&[Str
 }
 
 impl Database {
+    /// Renews the leases that nobody could renew while the service was away: those that held when it last
+    /// heard of any build.
+    pub(in crate::web) async fn renew_all(&self, now: OffsetDateTime) -> Result<(), WriteError> {
+        let update = "UPDATE builds SET lease_until = $1
+            WHERE lease_until < $1 AND lease_until >= (SELECT coalesce(max(heard_at), 0) FROM builds)";
+        let renew: Job<(), WriteError> = Box::new(move |connection| {
+            Box::pin(async move {
+                sqlx::query(update).bind(millis(now + LEASE)).execute(connection).await?;
+                Ok(())
+            })
+        });
+        self.write(renew).await
+    }
+
     pub(in crate::web) async fn build(&self, id: &BuildId) -> sqlx::Result<Option<BuildRow>> {
         let mut reader = self.readers.acquire().await?;
         get(&mut reader, id).await

@@ -8,8 +8,10 @@ use sqlx::{Row, SqliteConnection};
 use super::open::OpenError;
 
 /// The schema, step by step. A step that has been released is never changed: a new one is appended.
-const STEPS: &[(i64, &str, &str)] =
-    &[(1, "builds and logs", include_str!("migrations/0001_builds_and_logs.sql"))];
+const STEPS: &[(i64, &str, &str)] = &[
+    (1, "builds and logs", include_str!("migrations/0001_builds_and_logs.sql")),
+    (2, "turns", include_str!("migrations/0002_turns.sql")),
+];
 
 /// Applies what is missing. Before it changes a database that is in use, it makes a copy of the file beside it.
 pub(super) async fn migrate(connection: &mut SqliteConnection, file: &Path) -> Result<(), OpenError> {

@@ -59,6 +59,8 @@ pub(super) fn published() -> Build {
         worker: Some("worker-1".to_owned()),
         heard_at: Some(NOW - Duration::minutes(14)),
         cancel_requested_at: None,
+        waiting: None,
+        retry_at: None,
         created_at: NOW - Duration::seconds(960),
         started_at: Some(NOW - Duration::seconds(950)),
         finished_at: Some(NOW - Duration::seconds(842)),

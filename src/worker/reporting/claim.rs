@@ -25,8 +25,8 @@ pub enum Permission {
     Wait(String),
     /// It has ended; this was its result.
     Done(Box<ResultEvent>),
-    /// It is not to be built any more.
-    Cancelled,
+    /// It is not to be built any more, for this reason, if it is not that somebody asked for its end.
+    Cancelled(Option<String>),
     /// The id belongs to another event.
     Conflict,
 }
@@ -85,7 +85,7 @@ impl Reporting {
             }
             Ok(ClaimAnswer::Wait { reason }) => Permission::Wait(reason),
             Ok(ClaimAnswer::Done { result }) => Permission::Done(result),
-            Ok(ClaimAnswer::Cancelled) => Permission::Cancelled,
+            Ok(ClaimAnswer::Cancelled { reason }) => Permission::Cancelled(reason),
             Ok(ClaimAnswer::Conflict) => Permission::Conflict,
             Err(error) => {
                 if !error.is_transient() {

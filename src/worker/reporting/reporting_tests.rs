@@ -377,8 +377,8 @@ async fn answers_to_a_claim_are_obeyed() {
     assert!(matches!(fixture.claim(1).await, Permission::Wait(reason) if reason == "another worker"));
     answer(ClaimAnswer::Done { result: Box::new(fixture.result(State::Published, 1)) });
     assert!(matches!(fixture.claim(1).await, Permission::Done(result) if result.state == State::Published));
-    answer(ClaimAnswer::Cancelled);
-    assert!(matches!(fixture.claim(1).await, Permission::Cancelled));
+    answer(ClaimAnswer::Cancelled { reason: Some("replaced".to_owned()) });
+    assert!(matches!(fixture.claim(1).await, Permission::Cancelled(Some(reason)) if reason == "replaced"));
     answer(ClaimAnswer::Conflict);
     assert!(matches!(fixture.claim(1).await, Permission::Conflict));
 }

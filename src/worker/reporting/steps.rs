@@ -43,7 +43,7 @@ impl Reporter {
             }
             ClaimAnswer::Wait { reason } => return Err(Trouble::Later(reason)),
             ClaimAnswer::Done { .. } => "the build has ended with another attempt",
-            ClaimAnswer::Cancelled => {
+            ClaimAnswer::Cancelled { .. } => {
                 self.interrupt(Cause::Cancelled);
                 "the build was cancelled before the service heard of the attempt"
             }

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use buildgrid::config::Config;
 use buildgrid::queue::QueueConfig;
 use buildgrid::timeline::TimelineConfig;
 use buildgrid::timeline::client::TimelineClient;
 use buildgrid::timeline::protocol::BuildDetail;
 use buildgrid::web::access::{Namespaces, Principal, Role, Secret};
 use buildgrid::web::db::Database;
+use buildgrid::web::policy::PolicyConfig;
 use buildgrid::web::{Enqueuer, Timeline, serve};
 use reqwest::{Method, RequestBuilder, Response};
 use tempfile::TempDir;
@@ -34,6 +36,7 @@ pub struct TestTimeline {
     pub address: SocketAddr,
     folder: TempDir,
     queue: QueueConfig,
+    policy: PolicyConfig,
     tokens: Vec<(Principal, Secret)>,
     running: Option<Running>,
 }
@@ -52,6 +55,14 @@ impl TestTimeline {
         timeline
     }
 
+    /// As [`start`](Self::start), keeping a policy: the section `policy` of a configuration, as text.
+    pub async fn keeping(policy: &str, queue: &QueueConfig) -> Self {
+        let config = Config::parse("policy", &format!("[policy]\n{policy}\n"), []).unwrap();
+        let mut timeline = Self { policy: config.policy, ..Self::away(queue) };
+        timeline.start_again().await;
+        timeline
+    }
+
     /// With an address, at which nobody answers yet.
     pub fn away(queue: &QueueConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -65,7 +76,7 @@ impl TestTimeline {
         }
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = port.local_addr().unwrap();
-        Self { address, folder, queue: queue.clone(), tokens, running: None }
+        Self { address, folder, queue: queue.clone(), policy: PolicyConfig::default(), tokens, running: None }
     }
 
     /// Starts it where it was, with the data that it had.
@@ -78,7 +89,8 @@ impl TestTimeline {
             database.add_token(principal.clone(), secret, OffsetDateTime::now_utc()).await.unwrap();
         }
         let (stop, queue) = (CancellationToken::new(), Enqueuer::on_demand(self.queue.clone()));
-        let timeline = Timeline::new(&config, database.clone(), queue, stop.clone()).await.unwrap();
+        let timeline = Timeline::new(&config, self.policy.clone(), database.clone(), queue, stop.clone());
+        let timeline = timeline.await.unwrap();
         let service = tokio::spawn(serve(listener, Arc::new(timeline)));
         self.running = Some(Running { stop, service, database });
     }

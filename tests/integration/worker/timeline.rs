@@ -151,7 +151,7 @@ async fn what_has_ended_elsewhere_is_not_built() {
     };
     result.log_url = Some("http://elsewhere/builds/b-1".to_owned());
     timeline.answer(ClaimAnswer::Done { result: Box::new(result.clone()) });
-    timeline.answer(ClaimAnswer::Cancelled);
+    timeline.answer(ClaimAnswer::Cancelled { reason: Some("a later event replaced it".to_owned()) });
     timeline.answer(ClaimAnswer::Conflict);
     grid.publish(fake_event("b-1", &quick(1))).await;
     assert_eq!(grid.result("b-1", State::Published).await, result, "it is sent again as it was");
@@ -159,6 +159,7 @@ async fn what_has_ended_elsewhere_is_not_built() {
     grid.publish(fake_event("b-2", &quick(2))).await;
     let cancelled = grid.result("b-2", State::Cancelled).await;
     assert!(cancelled.finished_at.is_some());
+    assert_eq!(cancelled.reason.as_deref(), Some("a later event replaced it"));
     grid.publish(fake_event("b-2", &quick(2))).await;
     assert_eq!(grid.nth_result("b-2", State::Cancelled, 2).await, cancelled, "and is known from then on");
     assert_eq!(timeline.0.lock().unwrap().claims.len(), 2);
@@ -183,7 +184,7 @@ async fn a_cancel_ends_the_build_and_a_fence_gives_it_back() {
     *timeline.0.lock().unwrap() = Words::default();
     grid.publish(fake_event("b-2", r#"{"log_lines":1,"outcome":"hang"}"#)).await;
     grid.log_line("b-2", "attempt 1").await;
-    timeline.answer(ClaimAnswer::Cancelled);
+    timeline.answer(ClaimAnswer::Cancelled { reason: None });
     timeline.0.lock().unwrap().fenced = true;
     // It comes again at once, and is claimed again.
     grid.result("b-2", State::Cancelled).await;
@@ -204,7 +205,7 @@ async fn an_aborted_build_is_told_as_released() {
     let earlier = timeline.0.lock().unwrap().claims[0].attempt;
     // The next process says whose place it takes.
     *timeline.0.lock().unwrap() = Words::default();
-    timeline.answer(ClaimAnswer::Cancelled);
+    timeline.answer(ClaimAnswer::Cancelled { reason: None });
     grid.start_worker().await;
     grid.result("b-1", State::Cancelled).await;
     assert_eq!(timeline.0.lock().unwrap().claims[0].replaces, Some(earlier));
