@@ -159,6 +159,13 @@ fn row(build: &Build, now: OffsetDateTime) -> [String; 8] {
     };
     let last = match (build.state, &build.image, &build.reason) {
         (BuildState::Published, Some(image), _) => printable(image),
+        _ if build.waiting.is_some() => {
+            shortened(&format!("waiting: {}", build.waiting.as_deref().unwrap_or_default()), REASON)
+        }
+        (BuildState::Retrying, _, Some(reason)) if build.retry_at.is_some_and(|due| due > now) => {
+            let due = build.retry_at.map_or_else(String::new, |due| since(now, due));
+            shortened(&format!("again in {due}: {reason}"), REASON)
+        }
         (_, _, Some(reason)) => shortened(reason, REASON),
         _ => "-".to_owned(),
     };
@@ -274,5 +281,26 @@ mod tests {
         assert!(lines[2].contains("failed     9fceb02d0a  -     "), "{table}");
         assert!(lines[2].contains("RUN make\\u{1b}[2J") && lines[2].ends_with("xxx…"), "{table}");
         assert_eq!(super::table(&[], now), "no builds\n");
+    }
+
+    #[test]
+    fn the_table_says_what_a_build_waits_for() {
+        let now = datetime!(2026-11-23 12:05 UTC);
+        let waiting = Build {
+            waiting: Some("build b-0 of the same app is running (policy serial)".to_owned()),
+            ..build(BuildState::Queued)
+        };
+        let retrying = Build {
+            reason: Some("the engine is away".to_owned()),
+            retry_at: Some(now + std::time::Duration::from_secs(42)),
+            ..build(BuildState::Retrying)
+        };
+        let table = table(&[waiting, retrying], now);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(
+            lines[1].ends_with("  waiting: build b-0 of the same app is running (policy serial)"),
+            "{table}"
+        );
+        assert!(lines[2].ends_with("  again in 42 s: the engine is away"), "{table}");
     }
 }

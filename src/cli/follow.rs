@@ -111,7 +111,7 @@ pub async fn states(
     ids: impl IntoIterator<Item = BuildId>,
     mut changed: impl FnMut(&Build) -> std::io::Result<()>,
 ) -> Result<Exit, Failure> {
-    let mut open: BTreeMap<BuildId, Option<(BuildState, Option<u32>)>> =
+    let mut open: BTreeMap<BuildId, Option<(BuildState, Option<u32>, Option<String>)>> =
         ids.into_iter().map(|id| (id, None)).collect();
     let mut worst = Exit::Done;
     let mut heard = Instant::now();
@@ -131,7 +131,8 @@ pub async fn states(
             };
             heard = Instant::now();
             let Some(last) = open.get_mut(&build.id) else { continue };
-            if last.replace((build.state, build.number)) != Some((build.state, build.number)) {
+            let stands = Some((build.state, build.number, build.waiting.clone()));
+            if std::mem::replace(last, stands.clone()) != stands {
                 changed(&build)?;
             }
             if build.state.is_final() {
@@ -169,7 +170,9 @@ pub fn words(build: &Build) -> String {
         }
         _ => {}
     }
-    if let Some(reason) = build.reason.as_deref().filter(|_| build.state != BuildState::Published) {
+    if let Some(reason) = &build.waiting {
+        let _ = write!(text, ", waiting: {}", printable(reason));
+    } else if let Some(reason) = build.reason.as_deref().filter(|_| build.state != BuildState::Published) {
         let _ = write!(text, ": {}", printable(reason));
     }
     text.push('\n');

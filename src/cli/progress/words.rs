@@ -41,6 +41,10 @@ pub(super) fn of_state(build: &Build, before: Option<&Build>, now: OffsetDateTim
     if !changed {
         words.clear();
     }
+    let waits = build.waiting.as_deref();
+    if let Some(reason) = waits.filter(|_| before.is_none_or(|before| before.waiting.as_deref() != waits)) {
+        words = format!("waiting: {}", printable(reason));
+    }
     let asked = |build: &Build| build.cancel_requested_at.is_some() && !build.state.is_final();
     if asked(build) && !before.is_some_and(asked) {
         if !words.is_empty() {
@@ -54,6 +58,9 @@ pub(super) fn of_state(build: &Build, before: Option<&Build>, now: OffsetDateTim
 /// What a build that says nothing is waiting for, with the time that it takes already.
 pub(super) fn waiting(build: &Build, now: OffsetDateTime) -> Option<String> {
     match (build.state, build.heard_at) {
+        (state, _) if build.waiting.is_some() && !state.is_final() => {
+            Some(format!("waiting  {}", since(build.created_at, now)))
+        }
         (BuildState::Queued, _) => Some(format!("queued  {}", since(build.created_at, now))),
         (BuildState::Interrupted, Some(heard)) => Some(format!("interrupted  {}", since(heard, now))),
         (BuildState::Retrying, Some(heard)) => Some(format!("retrying  {}", since(heard, now))),

@@ -81,7 +81,7 @@ struct Band {
     tone: &'static str,
     step: Option<String>,
     what: String,
-    follows: &'static str,
+    follows: String,
     excerpt: Vec<Vec<Piece>>,
     /// The line at which the step failed, if it is on the page.
     line: Option<u64>,
@@ -172,17 +172,27 @@ impl Band {
                 tone: look.tone.class(),
                 step: None,
                 what: state::no_word(build, now),
-                follows: "Its lease is over: another worker may take the build.",
+                follows: "Its lease is over: another worker may take the build.".to_owned(),
                 excerpt: Vec::new(),
                 line: None,
             });
         }
         let Failure { step, reason, .. } = facts::failure(build)?;
-        let follows = match build.state {
-            BuildState::Retrying => "Another attempt follows.",
-            state if state.is_final() => "No image was published.",
+        let follows = match (build.state, build.retry_at) {
+            _ if build.waiting.is_some() => "It asks again every ten seconds.".to_owned(),
+            (BuildState::Retrying, Some(due)) => {
+                format!("Another attempt is due at {}.", Moment::new(due, now).clock)
+            }
+            (BuildState::Retrying, None) => "Another attempt follows.".to_owned(),
+            (state, _) if state.is_final() => "No image was published.".to_owned(),
             // The reason is an earlier attempt's; a band about it would say that all is over.
             _ => return None,
+        };
+        let what = match build.state {
+            _ if build.waiting.is_some() => format!("Waiting: {reason}"),
+            BuildState::Cancelled if reason == "cancelled" => "Cancelled".to_owned(),
+            BuildState::Cancelled => format!("Cancelled: {reason}"),
+            _ => reason,
         };
         let quoted = build.excerpt.len().saturating_sub(QUOTED);
         let line =
@@ -193,7 +203,7 @@ impl Band {
             icon: look.icon,
             tone: look.tone.class(),
             step,
-            what: reason,
+            what,
             follows,
             excerpt: build.excerpt[quoted..].iter().map(|line| ansi::pieces(line)).collect(),
             line: line.map(|line| line.number),

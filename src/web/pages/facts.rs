@@ -2,6 +2,7 @@
 
 use time::OffsetDateTime;
 
+use super::state::Tone;
 use super::words;
 use crate::event::result::Kind;
 use crate::telemetry::printable::printable;
@@ -43,18 +44,21 @@ pub(super) fn took(build: &Build, now: OffsetDateTime) -> Option<Took> {
     }
 }
 
-/// Why a build is not published.
+/// Why a build is not published, or not built yet.
 pub(super) struct Failure {
     /// The step, where the reason names it or is its.
     pub(super) step: Option<String>,
     /// The rest of the reason, a sentence without its end.
     pub(super) reason: String,
-    pub(super) warn: bool,
+    pub(super) tone: Tone,
 }
 
 pub(super) fn failure(build: &Build) -> Option<Failure> {
     if build.state == BuildState::Published {
         return None;
+    }
+    if let Some(waiting) = &build.waiting {
+        return Some(Failure { step: None, reason: printable(waiting), tone: Tone::Quiet });
     }
     let given = build.reason.as_deref()?;
     let step = build.step.as_deref();
@@ -65,7 +69,10 @@ pub(super) fn failure(build: &Build) -> Option<Failure> {
     Some(Failure {
         step: step.map(printable),
         reason: if infrastructure { format!("Not the build’s fault: {reason}") } else { reason },
-        warn: infrastructure || build.state == BuildState::Cancelled,
+        tone: match infrastructure || build.state == BuildState::Cancelled {
+            true => Tone::Warn,
+            false => Tone::Bad,
+        },
     })
 }
 
@@ -94,7 +101,12 @@ mod tests {
         build.reason = Some("the store was unreachable.".to_owned());
         let failure = super::failure(&build).unwrap();
         assert_eq!(failure.reason, "Not the build’s fault: the store was unreachable");
-        assert!(failure.warn);
+        assert_eq!(failure.tone, Tone::Warn);
+        build.state = BuildState::Retrying;
+        build.waiting = Some("build b-1 of the same app is running".to_owned());
+        let failure = super::failure(&build).unwrap();
+        assert_eq!(failure.reason, "build b-1 of the same app is running", "that is what holds it up now");
+        assert_eq!(failure.tone, Tone::Quiet);
     }
 
     #[test]

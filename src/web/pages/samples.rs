@@ -136,12 +136,21 @@ pub(super) fn all_looks() -> Vec<Build> {
             (build.attempt, build.number, build.worker, build.started_at) = (None, None, None, None);
             build.commit_info = None;
         }),
+        with("b-waiting", BuildState::Queued, |build| {
+            (build.attempt, build.number, build.worker, build.started_at) = (None, None, None, None);
+            build.commit_info = None;
+            build.waiting =
+                Some("build b-building of the same app is running (policy latest-only)".to_owned());
+        }),
         with("b-claimed", BuildState::Claimed, |build| build.commit_info = None),
         with("b-fetching", BuildState::Fetching, |build| build.commit_info = None),
         building(),
         with("b-publishing", BuildState::Publishing, |_| ()),
         with("b-interrupted", BuildState::Interrupted, |build| build.worker = Some("worker-2".to_owned())),
-        with("b-retrying", BuildState::Retrying, infrastructure),
+        with("b-retrying", BuildState::Retrying, |build| {
+            infrastructure(build);
+            build.retry_at = Some(NOW + Duration::seconds(52));
+        }),
         published(),
         Build { id: "b-reused".parse().unwrap(), reused: true, fake: true, ..published() },
         failed(),
@@ -150,7 +159,10 @@ pub(super) fn all_looks() -> Vec<Build> {
             build.kind = Some(Kind::Event);
             build.reason = Some("build.secrets names npm-token; this worker cannot hand it over".to_owned());
         }),
-        with("b-cancelled", BuildState::Cancelled, |_| ()),
+        with("b-cancelled", BuildState::Cancelled, |build| {
+            let reason = "a later event of refs/heads/main replaced it: build b-waiting (policy latest-only)";
+            build.reason = Some(reason.to_owned());
+        }),
     ]
 }
 
@@ -267,8 +279,8 @@ pub(super) fn page_of(build: Build, entries: &[LogEntry], attempts: Vec<Attempt>
 fn pages() -> Vec<(String, Document)> {
     let viewer = viewer();
     let names = [
-        "shop", "billing", "search", "mail", "atlas", "reports", "canary", "docs", "api", "proxy", "a", "b",
-        "c",
+        "shop", "till", "billing", "search", "mail", "atlas", "reports", "canary", "docs", "api", "proxy",
+        "a", "b", "c",
     ];
     let apps = names.iter().zip(all_looks()).map(|(name, last)| app_of(name, last)).collect();
     let first = App { current: None, usual_s: None, ..app_of("shop", building()) };

@@ -39,6 +39,9 @@ pub(super) struct Look {
 impl Look {
     pub(super) fn of(build: &Build, now: OffsetDateTime) -> Self {
         let (icon, word, tone) = match build.state {
+            BuildState::Queued | BuildState::Retrying if build.waiting.is_some() => {
+                (Icon::Queued, "Waiting", Tone::Quiet)
+            }
             BuildState::Queued => (Icon::Queued, "Queued", Tone::Quiet),
             BuildState::Claimed => (Icon::Live, "Starting", Tone::Live),
             BuildState::Fetching => (Icon::Live, "Fetching", Tone::Live),
