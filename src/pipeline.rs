@@ -105,7 +105,8 @@ impl Pipeline {
     async fn try_run(&self, event: &DeployEvent, run: Run<'_>) -> Result<Published, Outcome> {
         self.permit(event)?;
         let name = event.image();
-        let definition = event.definition(&self.platform(event).await?);
+        let platform = run.cancel.run_until_cancelled(Box::pin(self.platform(event))).await;
+        let definition = event.definition(&platform.unwrap_or(Err(Outcome::Cancelled))?);
         let put = if event.options.rebuild {
             TagPut::Replace { expected: self.publisher.current(&name).await? }
         } else {
@@ -230,7 +231,8 @@ impl Pipeline {
         let engine = self.engine()?;
         let options = &event.options;
         let limit = self.limit(event, run.log).await;
-        let context = commit.context(&options.root, &options.dockerfile).await?;
+        let context = commit.context(&options.root, &options.dockerfile);
+        let context = run.cancel.run_until_cancelled(context).await.ok_or(Outcome::Cancelled)??;
         let dockerfile = context.dockerfile.clone();
         let (stream, sent) = context.split();
         let request = BuildRequest {

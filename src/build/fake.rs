@@ -32,13 +32,15 @@ pub async fn build(
     log: &LogSink,
     cancel: &CancellationToken,
 ) -> Result<BuiltImage, BuildError> {
-    cancel.run_until_cancelled(run(spec, labels, log)).await.unwrap_or(Err(BuildError::Cancelled))
+    let run = run(spec, labels, log, cancel);
+    cancel.run_until_cancelled(run).await.unwrap_or(Err(BuildError::Cancelled))
 }
 
 async fn run(
     spec: &FakeBuild,
     labels: BTreeMap<String, String>,
     log: &LogSink,
+    cancel: &CancellationToken,
 ) -> Result<BuiltImage, BuildError> {
     let half = spec.log_lines / 2;
     let mut excerpt = VecDeque::with_capacity(EXCERPT_LINES);
@@ -59,7 +61,7 @@ async fn run(
         }
     }
     match spec.outcome {
-        FakeOutcome::Published => image(spec.clone(), labels).await,
+        FakeOutcome::Published => image(spec.clone(), labels, cancel.clone()).await,
         FakeOutcome::BuildFailed => Err(BuildError::Failed(BuildFailure {
             reason: format!("step {step}: exit code 1"),
             step: Some(step.to_string()),
@@ -72,12 +74,18 @@ async fn run(
     }
 }
 
-async fn image(spec: FakeBuild, labels: BTreeMap<String, String>) -> Result<BuiltImage, BuildError> {
+async fn image(
+    spec: FakeBuild,
+    labels: BTreeMap<String, String>,
+    cancel: CancellationToken,
+) -> Result<BuiltImage, BuildError> {
     let layers = FakeLayers { seed: spec.seed, count: spec.layers as usize, bytes: spec.layer_bytes };
     let made = tokio::task::spawn_blocking(move || -> anyhow::Result<BuiltImage> {
         let diff_ids = (0..layers.count)
             .map(|index| {
-                let mut layer = Digesting::new(layers.open(index)?);
+                // Up to a terabyte: nobody reads on for a build that was cancelled.
+                let layer = UntilCancelled { layer: layers.open(index)?, cancel: cancel.clone() };
+                let mut layer = Digesting::new(layer);
                 io::copy(&mut layer, &mut io::sink())?;
                 Ok(layer.finish().0)
             })
@@ -140,6 +148,21 @@ impl Layers for FakeLayers {
         let end = io::repeat(0).take(padding + 2 * BLOCK as u64);
         let content = Noise::new(self.seed, index as u64).take(self.bytes);
         Ok(Box::new(Cursor::new(*header.as_bytes()).chain(content).chain(end)))
+    }
+}
+
+/// A layer that cannot be read any more once the build is cancelled.
+struct UntilCancelled<R> {
+    layer: R,
+    cancel: CancellationToken,
+}
+
+impl<R: Read> Read for UntilCancelled<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.cancel.is_cancelled() {
+            true => Err(io::Error::other("the build is cancelled")),
+            false => self.layer.read(buffer),
+        }
     }
 }
 

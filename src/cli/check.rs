@@ -171,6 +171,10 @@ async fn timeline(report: &mut Report, config: &Config) {
     let client = match service::find(config).await {
         Ok(Some(client)) => client,
         Ok(None) => {
+            if config.policy.is_set() {
+                let words = "[policy] is set, and nobody keeps it: timeline.url is empty";
+                report.note("policy", words);
+            }
             return report
                 .note("timeline", "none: timeline.url is empty; workers arbitrate and keep logs alone");
         }

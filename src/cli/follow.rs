@@ -105,14 +105,16 @@ fn outcome(build: &Build, progress: &mut Progress, out: &mut (dyn Write + Send))
     Ok(())
 }
 
+/// How a build stands, as far as a change is told: its state, its attempt, and what it waits for.
+type Stands = (BuildState, Option<u32>, Option<String>);
+
 /// Waits until all builds have ended; `changed` gets each at first, and whenever its state has changed.
 pub async fn states(
     client: &TimelineClient,
     ids: impl IntoIterator<Item = BuildId>,
     mut changed: impl FnMut(&Build) -> std::io::Result<()>,
 ) -> Result<Exit, Failure> {
-    let mut open: BTreeMap<BuildId, Option<(BuildState, Option<u32>, Option<String>)>> =
-        ids.into_iter().map(|id| (id, None)).collect();
+    let mut open: BTreeMap<BuildId, Option<Stands>> = ids.into_iter().map(|id| (id, None)).collect();
     let mut worst = Exit::Done;
     let mut heard = Instant::now();
     loop {

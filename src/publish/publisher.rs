@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use oci_spec::image::MediaType;
@@ -19,6 +20,9 @@ use crate::build::engine::BuiltImage;
 use crate::store::digest::Digest;
 use crate::store::{Layer, Store, StoreError, TagOutcome, TagPut};
 use crate::timeline::sink::LogSink;
+
+/// How long a cancelled publish waits for the layer that is being stored.
+const LEAVE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -159,7 +163,9 @@ impl Publisher {
     ) -> Result<Part, PublishError> {
         let diff_id = image.diff_ids[index];
         let place = format!("layer {} of {}", index + 1, image.diff_ids.len());
-        if let Some(known) = self.store.find_layer(diff_id).await? {
+        // It is read whole, which takes its time for a large one.
+        let known = cancel.run_until_cancelled(self.store.find_layer(diff_id)).await;
+        if let Some(known) = known.ok_or(PublishError::Cancelled)?? {
             traffic.known += known.size;
             log.status(format!(
                 "{place}: already stored ({})",
@@ -188,7 +194,7 @@ impl Publisher {
         index: usize,
         cancel: CancellationToken,
     ) -> Result<Part, PublishError> {
-        let (store, level) = (self.store.clone(), self.gzip_level);
+        let (store, level, cancelled) = (self.store.clone(), self.gzip_level, cancel.clone());
         let span = tracing::Span::current();
         let pass = move || -> Result<Part, PublishError> {
             let _entered = span.enter();
@@ -213,6 +219,13 @@ impl Publisher {
             let (digest, size) = writer.commit()?;
             Ok(Part { digest, size })
         };
-        tokio::task::spawn_blocking(pass).await.context("compress a layer").map_err(PublishError::Image)?
+        let stored = tokio::select! {
+            stored = tokio::task::spawn_blocking(pass) => stored,
+            // A slow disk may still have to take what was written. A blob that nothing names harms nobody.
+            () = async { cancelled.cancelled().await; tokio::time::sleep(LEAVE).await } => {
+                return Err(PublishError::Cancelled);
+            }
+        };
+        stored.context("compress a layer").map_err(PublishError::Image)?
     }
 }

@@ -33,6 +33,7 @@ pub struct Delivery {
     /// Whether it may have been delivered before. Not to be trusted as a count.
     pub redelivered: bool,
     pub(super) requeue: Option<String>,
+    pub(super) reason: Option<String>,
     pub(super) published: Option<SystemTime>,
     pub(super) receipt: Receipt,
 }
@@ -74,6 +75,11 @@ impl Delivery {
     /// Names the operator's wish that the event be tried again, where it comes out of the dead letters.
     pub fn requeue(&self) -> Option<&str> {
         self.requeue.as_deref()
+    }
+
+    /// Why it was put off the last time, if it was.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
     }
 
     /// How long ago it was published, where its publisher says when.

@@ -42,7 +42,12 @@ impl Handler {
             Permission::Wait(reason) => {
                 let copied = self.queue.publish_retry(delivery, delivery.attempt, &reason, &self.give_up);
                 let delay = copied.await.map_err(|error| gave_up(&error))?;
-                tracing::info!(reason, delay_s = delay.as_secs(), "not to be built now; asking again later");
+                let delay_s = delay.as_secs();
+                // Said once: a thousand that wait would fill the log.
+                match delivery.reason() {
+                    None => tracing::info!(reason, delay_s, "not to be built now; asking again and again"),
+                    Some(_) => tracing::debug!(reason, delay_s, "still not to be built; asking again later"),
+                }
             }
             Permission::Done(result) => {
                 tracing::info!(state = %result.state, "built already, says the timeline service; the result is sent again");

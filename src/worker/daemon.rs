@@ -89,6 +89,11 @@ pub async fn run(
     let metrics = recorder()?;
     let (pipeline, data) = assemble(config, &config.worker.data_dir)?;
     let worker = config.worker.resolved_name();
+    if config.policy.is_set() && config.timeline.base().is_none() {
+        tracing::warn!(
+            "[policy] is set, and nobody keeps it: timeline.url is empty, and workers do not know of each other's builds"
+        );
+    }
     let left = data.recover()?;
     let reporting = Reporting::new(&config.timeline)?;
     if left.unfinished > 0 {

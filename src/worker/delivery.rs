@@ -197,8 +197,13 @@ impl Handler {
             telling,
         };
         let build = async {
-            let outcome = attempt.run(&self.pipeline).await;
-            if outcome == Outcome::Cancelled && telling.and_then(Telling::cause) != Some(Cause::Cancelled) {
+            let mut outcome = attempt.run(&self.pipeline).await;
+            let cancelled = telling.and_then(Telling::cause) == Some(Cause::Cancelled);
+            if cancelled && matches!(outcome, Outcome::Infrastructure(_)) {
+                // Nobody wants it tried again.
+                outcome = Outcome::Cancelled;
+            }
+            if outcome == Outcome::Cancelled && !cancelled {
                 tracing::warn!("build stopped and given back to the queue");
                 return Err(GaveUp);
             }

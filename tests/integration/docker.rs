@@ -240,6 +240,45 @@ async fn what_a_crash_has_left_of_a_build_is_ended_by_its_id() {
 }
 
 #[tokio::test]
+async fn a_step_that_ignores_its_end_is_ended_all_the_same() {
+    let sleep = long_sleep();
+    let cancel = CancellationToken::new();
+    let dockerfile = format!("FROM {BASE}\nRUN trap '' TERM INT HUP; sleep {sleep}; sleep {sleep}\n");
+    let engine = engine();
+    let build = build_until(&engine, request(&dockerfile), &cancel);
+    let end = async {
+        until("the step runs", || runs(&sleep)).await;
+        cancel.cancel();
+        Instant::now()
+    };
+    let (built, cancelled) = tokio::join!(build, end);
+    assert!(matches!(built.result, Err(BuildError::Cancelled)));
+    until("the step's process is gone", || !runs(&sleep)).await;
+    assert!(cancelled.elapsed() < Duration::from_secs(5), "{:?}", cancelled.elapsed());
+}
+
+#[tokio::test]
+async fn an_engine_that_is_silent_delays_no_cancel() {
+    base_image();
+    // At its first question, in the build, while it gives out the image.
+    for (place, words) in [("ping", "/_ping"), ("build", "/build?"), ("export", "/get HTTP")] {
+        let between = Between::silent_at(words);
+        let cancel = CancellationToken::new();
+        let request = request(&format!("FROM {BASE}\nRUN echo {}\n", unique()));
+        let engine = engine_at(between.socket());
+        let build = build_until(&engine, request, &cancel);
+        let end = async {
+            until(place, || between.is_silent()).await;
+            cancel.cancel();
+            Instant::now()
+        };
+        let (built, cancelled) = tokio::join!(build, end);
+        assert!(matches!(built.result, Err(BuildError::Cancelled)), "{place}");
+        assert!(cancelled.elapsed() < Duration::from_secs(5), "{place}: {:?}", cancelled.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn a_build_whose_future_is_dropped_ends_on_the_engine() {
     let sleep = long_sleep();
     let engine = engine();

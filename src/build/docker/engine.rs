@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use bollard::Docker;
 use bollard::errors::Error;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::config::EngineConfig;
 use super::export;
@@ -54,7 +55,7 @@ impl DockerEngine {
         if cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
-        self.answers().await?;
+        cancel.run_until_cancelled(Box::pin(self.answers())).await.unwrap_or(Err(BuildError::Cancelled))?;
         let tag = request.id.private_tag();
         let spool = request.spool.clone();
         // Severed at the end of this function, also when its future is dropped.
@@ -65,10 +66,19 @@ impl DockerEngine {
             Ok(()) => export::export(self, &transport, &tag, &spool, log, cancel).await,
             Err(error) => Err(error),
         };
+        let removal = tokio::spawn(self.clone().clean_up(tag).in_current_span());
+        // Whoever has cancelled a build does not wait for an engine that is slow with it.
+        let _ = tokio::select! {
+            removed = removal => removed,
+            () = async { cancel.cancelled().await; tokio::time::sleep(CLEAN_UP).await } => Ok(()),
+        };
+        image
+    }
+
+    async fn clean_up(self, tag: String) {
         if let Err(error) = self.remove(&tag).await {
             tracing::warn!(%tag, %error, "a build's tag was left on the docker engine; a later sweep removes it");
         }
-        image
     }
 
     /// Ends what a crashed worker has left of a build: the build itself, should it still run, and its image.
@@ -171,5 +181,7 @@ impl DockerEngine {
 
 /// How long the engine may take to remove an image.
 const REMOVE_LIMIT: Duration = Duration::from_secs(120);
+/// How long a cancelled build waits for that; the removal goes on without it.
+const CLEAN_UP: Duration = Duration::from_secs(2);
 /// How long it may take to hear of a cancellation.
 const CANCEL_LIMIT: Duration = Duration::from_secs(3);

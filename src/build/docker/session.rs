@@ -16,8 +16,9 @@ use super::transport::Transport;
 use crate::build::engine::BuildError;
 use crate::timeline::sink::LogSink;
 
-/// How long a cancelled build may take to stop before its connections are cut.
-const CANCEL_GRACE: Duration = Duration::from_secs(8);
+/// How long a cancelled build may take to stop before its connections are cut. Its worker may have heard of
+/// the cancel five seconds late, and ten seconds after it was asked for no process of it is to be left.
+const CANCEL_GRACE: Duration = Duration::from_secs(4);
 
 /// Builds `request` over connections that end when `transport` is severed.
 pub(super) async fn solve(
@@ -52,8 +53,8 @@ pub(super) async fn solve(
     }
     // Told by its id, the engine stops the step's processes before it ends the stream; only when it
     // does not are the connections cut, which it takes for a cancellation, too.
-    engine.cancel_build(id).await;
-    if tokio::time::timeout(CANCEL_GRACE, run).await.is_err() {
+    let stopped = async { tokio::join!(Box::pin(engine.cancel_build(id)), run) };
+    if tokio::time::timeout(CANCEL_GRACE, stopped).await.is_err() {
         tracing::warn!(engine_build = %id, "the docker engine did not stop a cancelled build in time; leaving it");
     }
     Err(BuildError::Cancelled)

@@ -65,6 +65,7 @@ impl Subscription {
             Ok(delivery) => Some(Delivery {
                 attempt: message::attempt(&delivery.properties),
                 requeue: message::text(&delivery.properties, message::REQUEUE),
+                reason: message::text(&delivery.properties, message::REASON),
                 published: published(&delivery.properties),
                 body: delivery.data,
                 redelivered: delivery.redelivered,

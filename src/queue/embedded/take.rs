@@ -63,6 +63,7 @@ struct Row {
     attempt: u32,
     deliveries: i64,
     requeue: Option<String>,
+    reason: Option<String>,
     published_at: i64,
 }
 
@@ -81,7 +82,7 @@ impl Core {
             }
             let held = Held::new(Arc::clone(self), id);
             let count = "UPDATE events SET deliveries = deliveries + 1, unsettled = unsettled + 1 \
-                         WHERE id = $1 RETURNING body, attempt, deliveries, requeue, published_at";
+                         WHERE id = $1 RETURNING body, attempt, deliveries, requeue, reason, published_at";
             // All rows, not one: a statement that is not run to its end does not tell whether it was kept.
             let counted = sqlx::query_as(count).bind(id).fetch_all(self.file.pool()).await;
             if let Some(row) = self.file.noted(counted)?.pop() {
@@ -110,6 +111,7 @@ impl Picked {
             attempt: row.attempt,
             redelivered: row.deliveries > 1,
             requeue: row.requeue,
+            reason: row.reason,
             published: UNIX_EPOCH.checked_add(Duration::from_millis(published)),
             receipt: Receipt::Embedded(Lease::new(held, slot)),
         }

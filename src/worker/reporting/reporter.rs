@@ -24,9 +24,10 @@ use crate::timeline::protocol::{ProblemCode, RENEW};
 
 /// How long the first unsent line waits for others.
 const COLLECT: Duration = Duration::from_millis(100);
-/// The pauses after calls in vain: from the first to the longest.
+/// The pauses after calls in vain: from the first to the longest, each up to twice as long by jitter. A cancel
+/// is heard of within seconds of the service's return.
 const AGAIN: Duration = Duration::from_millis(100);
-const AGAIN_AT_MOST: Duration = Duration::from_secs(10);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(3);
 /// The longest pause that the service may ask for: half a lease.
 const ASKED_AT_MOST: Duration = Duration::from_secs(15);
 

@@ -41,7 +41,7 @@ async fn an_event_is_delivered_and_acknowledged_once(world: World) {
     deploy(&queue, "{}").await;
     let delivery = next(&mut subscription).await;
     assert_eq!((delivery.body.as_slice(), delivery.attempt, delivery.redelivered), (&b"{}"[..], 1, false));
-    assert_eq!(delivery.requeue(), None);
+    assert_eq!((delivery.requeue(), delivery.reason()), (None, None));
     assert!(delivery.waited().unwrap() < Duration::from_secs(60));
     assert_eq!(delivery.ack().await, Ack::Done);
     assert_eq!(delivery.ack().await, Ack::Lost, "it is ours no longer");
@@ -162,6 +162,7 @@ async fn a_retry_and_a_deferral_come_back_after_their_delay(world: World) {
         assert!(since.elapsed() >= Duration::from_secs(9), "it came back after {:?}", since.elapsed());
         assert_eq!((delivery.body.as_slice(), delivery.attempt), (body.as_bytes(), attempt));
         assert_eq!(delivery.requeue(), requeue, "{body}");
+        assert!(delivery.reason().is_some(), "{body}");
         delivery.ack().await;
     }
 }

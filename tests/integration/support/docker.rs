@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use buildgrid::build::docker::{BuildRequest, Context, DockerEngine, EngineBuildId, EngineConfig};
@@ -14,6 +15,7 @@ use buildgrid::event::deploy::BuildId;
 use buildgrid::store::digest::Digest;
 use buildgrid::timeline::entry::Stream;
 use buildgrid::timeline::sink::LogSink;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -205,24 +207,46 @@ pub struct Between {
     pub directory: tempfile::TempDir,
     open: std::sync::Arc<Mutex<JoinSet<()>>>,
     accepting: tokio::task::JoinHandle<()>,
+    silent: std::sync::Arc<AtomicBool>,
 }
 
 impl Between {
     pub fn new() -> Self {
+        Self::silent_at("nothing of it")
+    }
+
+    /// One that leaves the requests whose head contains `text` without an answer.
+    pub fn silent_at(text: &'static str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(directory.path().join("docker.sock")).expect("listen");
         let open = std::sync::Arc::new(Mutex::new(JoinSet::new()));
-        let connections = open.clone();
+        let silent = std::sync::Arc::new(AtomicBool::new(false));
+        let (connections, is_silent) = (open.clone(), silent.clone());
         let accepting = tokio::spawn(async move {
             while let Ok((mut here, _)) = listener.accept().await {
+                let is_silent = is_silent.clone();
                 connections.lock().expect("no panic").spawn(async move {
                     let mut there = UnixStream::connect(SOCKET).await.expect("connect to the engine");
+                    let mut head = vec![0; 4096];
+                    let Ok(length) = here.read(&mut head).await else { return };
+                    if String::from_utf8_lossy(&head[..length]).contains(text) {
+                        is_silent.store(true, Ordering::Relaxed);
+                        // Until the client has gone.
+                        let _ = tokio::io::copy(&mut here, &mut tokio::io::sink()).await;
+                        return;
+                    }
+                    there.write_all(&head[..length]).await.expect("write to the engine");
                     // A connection that was cut is an error here, and expected.
                     let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
                 });
             }
         });
-        Self { directory, open, accepting }
+        Self { directory, open, accepting, silent }
+    }
+
+    /// Whether there was such a request.
+    pub fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     pub fn socket(&self) -> std::path::PathBuf {

@@ -167,6 +167,17 @@ impl TestGrid {
         results.iter().filter(|result| result.id.as_str() == id).cloned().collect()
     }
 
+    /// The results of `id` with `state`, when nothing more comes for a while.
+    pub async fn last_results(&self, id: &str, state: State) -> Vec<ResultEvent> {
+        let mut events = self.events.lock().await;
+        while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(500), events.next()).await {
+            let delivery = delivery.unwrap();
+            delivery.ack(BasicAckOptions::default()).await.unwrap();
+            self.results.lock().unwrap().push(serde_json::from_slice(&delivery.data).unwrap());
+        }
+        self.results(id).into_iter().filter(|result| result.state == state).collect()
+    }
+
     pub fn build_directory(&self, id: &str) -> PathBuf {
         self.config.worker.data_dir.join("builds").join(id)
     }
