@@ -190,12 +190,6 @@ async fn stages_in_parallel_and_progress_bars_stay_readable() {
     assert!(names.contains_key("a") && names.contains_key("b"));
 }
 
-/// A number of seconds to sleep that no other process on the machine sleeps.
-fn long_sleep() -> String {
-    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_nanos();
-    format!("{}", 1_000_000 + nanos % 1_000_000_000)
-}
-
 #[tokio::test]
 async fn a_cancelled_build_leaves_no_process() {
     let sleep = long_sleep();

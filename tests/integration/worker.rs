@@ -1,6 +1,8 @@
 //! Events through the whole worker: real RabbitMQ, real store, builds that are fake.
 
+mod cancel;
 mod outages;
+mod policy;
 mod service;
 mod timeline;
 

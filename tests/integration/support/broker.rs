@@ -136,6 +136,27 @@ impl TestBroker {
         self.until_left(|messages, _| messages == 0).await;
     }
 
+    /// Waits until an event waits in the retry queue of this delay.
+    pub async fn until_waiting(&self, delay: &str) {
+        let config = self.config();
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(config.url.expose(), properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let name = format!("{}.retry.{delay}", config.builds);
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        in_time("an event waits", async {
+            let count = async || {
+                let queue = channel.queue_declare(name.as_str().into(), passive, FieldTable::default());
+                queue.await.unwrap().message_count()
+            };
+            while count().await == 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        connection.close(200, "done".into()).await.unwrap();
+    }
+
     /// Waits until each queue is left with messages and consumers as wanted.
     async fn until_left(&self, wanted: impl Fn(u32, u32) -> bool) {
         let config = self.config();

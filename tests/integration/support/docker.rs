@@ -193,6 +193,12 @@ pub fn files(image: &BuiltImage) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
+/// A number of seconds to sleep that no other process on the machine sleeps.
+pub fn long_sleep() -> String {
+    let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_nanos();
+    format!("{}", 1_000_000 + nanos % 1_000_000_000)
+}
+
 /// Whether a process with this argument runs on the machine.
 pub fn runs(argument: &str) -> bool {
     let processes = std::fs::read_dir("/proc").expect("list the processes");
