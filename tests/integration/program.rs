@@ -1,5 +1,6 @@
 //! The program itself: exit codes, signals, crashes, the journal.
 
+mod cancel;
 mod timeline;
 mod up;
 

@@ -43,10 +43,15 @@ impl Machine {
         self.folder.path().join("data")
     }
 
-    fn command(&self) -> Command {
+    /// A command on this machine.
+    fn command_of(&self, name: &str) -> Command {
         let mut command = buildgrid(&self.folder.path().join("worker-config.toml"));
-        command.arg("up");
-        command.env("BUILDGRID_UP__DATA_DIR", self.data_dir());
+        command.arg(name).env("BUILDGRID_UP__DATA_DIR", self.data_dir());
+        command
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.command_of("up");
         command.env("BUILDGRID_ENGINE__HOST", "none");
         command.env("BUILDGRID_REGISTRY__HOST", &self.registry);
         command.env("BUILDGRID_REGISTRY__LISTEN", &self.registry);
@@ -212,6 +217,27 @@ async fn neither_a_crash_nor_an_end_loses_a_build() {
     let mut up = machine.start().await;
     let build = up.published("b-2").await;
     assert!(build.attempts.len() == 1 && build.attempts[0].complete, "it was drained: {build:#?}");
+    assert_eq!(up.end("-TERM").await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_of_a_serial_app_wait_for_each_other_here_too() {
+    let machine = Machine::new();
+    let config = machine.folder.path().join("worker-config.toml");
+    std::fs::write(&config, "[policy]\nbuilds = { \"smoke/web\" = \"serial\" }\n").unwrap();
+    let mut up = machine.start().await;
+    up.enqueue(fake_event("b-1", r#"{"log_lines":1,"outcome":"hang"}"#)).await;
+    up.until("b-1", |build| build.build.state == BuildState::Building).await;
+    up.enqueue(fake_event("b-2", r#"{"log_lines":1,"layers":1,"layer_bytes":10}"#)).await;
+    let waits = up.until("b-2", |build| build.build.waiting.is_some()).await.build;
+    let reason = "build b-1 of the same app is running (policy serial)";
+    assert_eq!((waits.state, waits.waiting.as_deref()), (BuildState::Queued, Some(reason)));
+    let listed = machine.command_of("builds").output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains(&format!("waiting: {reason}")), "{listed}");
+    let cancelled = machine.command_of("cancel").args(["b-1", "--wait"]).output().unwrap();
+    assert_eq!(cancelled.status.code(), Some(0), "{cancelled:?}");
+    up.published("b-2").await;
     assert_eq!(up.end("-TERM").await, Some(0));
 }
 
