@@ -195,7 +195,7 @@ fn shortened(text: &str, most: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use clap::Parser;
     use time::macros::datetime;
@@ -223,7 +223,7 @@ mod tests {
         }
     }
 
-    fn build(state: BuildState) -> Build {
+    pub(in crate::cli) fn build(state: BuildState) -> Build {
         Build {
             id: "b-1".parse().unwrap(),
             namespace: "acme".parse().unwrap(),

@@ -14,8 +14,9 @@ use crate::timeline::protocol::{Build, BuildState};
 
 /// End a build
 ///
-/// A build that no worker has ends at once; a worker is told within seconds. One that has ended in another
-/// way cannot be cancelled: exit code 2. With --wait, 0 means that it is cancelled.
+/// A build that no worker has ends at once; a worker is told within seconds. One that is cancelled already is a
+/// success; one that has ended in another way cannot be cancelled: exit code 2. With --wait, 0 means that it is
+/// cancelled.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

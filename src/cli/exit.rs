@@ -79,7 +79,7 @@ pub const HELP: &str = "\
 Exit codes:
    0  done
    1  a failure inside BuildGrid
-   2  the command line is wrong
+   2  the command line is wrong, or a build that has ended otherwise cannot be cancelled
   10  the build failed: its own fault      (build; enqueue --wait; enqueue, logs, rebuild --follow)
   11  the event was rejected               (the same, and every enqueue)
   12  the build was cancelled              (the same as 10)

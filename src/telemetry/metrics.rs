@@ -39,6 +39,7 @@ pub fn recorder() -> anyhow::Result<PrometheusHandle> {
 
 fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_counter!("buildgrid_claims_total", "Claims that the timeline service has answered, by answer");
     describe_counter!("buildgrid_builds_total", "Attempts that were settled, by outcome and kind of failure");
     describe_histogram!("buildgrid_stage_seconds", Unit::Seconds, "Time in each stage of a build");
     describe_histogram!("buildgrid_queue_wait_seconds", Unit::Seconds, "Time an event waited for a slot");

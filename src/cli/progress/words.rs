@@ -83,3 +83,30 @@ pub fn short_duration(duration: Duration) -> String {
         _ => format!("{} d", seconds / 86_400),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::builds::tests::build;
+    use time::macros::datetime;
+
+    #[test]
+    fn what_a_build_waits_for_is_said_once() {
+        let now = datetime!(2026-11-23 10:00:41 UTC);
+        let queued = build(BuildState::Queued);
+        let waits =
+            Build { waiting: Some("build b-0 of the same app is running".to_owned()), ..queued.clone() };
+        let other =
+            Build { waiting: Some("build b-2 of the same app is running".to_owned()), ..queued.clone() };
+        let words = "waiting: build b-0 of the same app is running";
+        assert_eq!(of_state(&waits, Some(&queued), now).as_deref(), Some(words));
+        assert_eq!(of_state(&waits, Some(&waits), now), None);
+        assert_eq!(
+            of_state(&other, Some(&waits), now).as_deref(),
+            Some(words.replace("b-0", "b-2").as_str())
+        );
+        assert_eq!(waiting(&waits, now).as_deref(), Some("waiting  41 s"));
+        let building = build(BuildState::Building);
+        assert_eq!(of_state(&building, Some(&waits), now), None, "its log says that");
+    }
+}

@@ -76,6 +76,24 @@ mod tests {
     use sqlx::sqlite::SqliteConnectOptions;
 
     #[tokio::test]
+    async fn builds_of_the_first_schema_are_there_after_every_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("timeline.db");
+        let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+        let mut connection = options.connect().await.unwrap();
+        apply(&mut connection, &file, &STEPS[..1]).await.unwrap();
+        let old =
+            "INSERT INTO builds (id, namespace, app, event, services, repository, commit_id, fake, state,
+            created_at) VALUES ('b-1', 'acme', 'web', '{}', '[]', 'r', 'c', 0, 'queued', 7)";
+        sqlx::query(old).execute(&mut connection).await.unwrap();
+        migrate(&mut connection, &file).await.unwrap();
+        let read = "SELECT coalesce(arrived_at, created_at), rebuild, in_line_at, waiting, ended_because FROM builds";
+        let row: (i64, i64, Option<i64>, Option<String>, Option<String>) =
+            sqlx::query_as(read).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(row, (7, 0, None, None, None));
+    }
+
+    #[tokio::test]
     async fn a_copy_is_made_before_a_change_and_a_newer_schema_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("timeline.db");
