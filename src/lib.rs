@@ -20,6 +20,7 @@ pub mod build;
 pub mod cli;
 pub mod config;
 pub mod event;
+pub mod lock;
 pub mod pipeline;
 pub mod publish;
 pub mod queue;

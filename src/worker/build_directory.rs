@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <data_dir>/                 0700
-//!   lock                      held by the one process that uses the directory
+//!   lock                      held by the one process that uses the directory; its number stands in it
 //!   builds/<id>/
 //!     event.json              the event, byte for byte
 //!     state.json              the last attempt, how far it came, and what the engine knows it by
@@ -33,8 +33,10 @@ use serde::{Deserialize, Serialize};
 use crate::build::docker::EngineBuildId;
 use crate::event::deploy::BuildId;
 use crate::event::result::{Kind, ResultEvent};
+use crate::lock::{self, NotTaken};
 use crate::store::digest::Digest;
 
+const LOCK: &str = "lock";
 /// How the name of a file ends that is being written; it begins with a dot.
 const UNFINISHED: &str = ".new";
 
@@ -51,21 +53,19 @@ impl DataDirectory {
         let directory = || format!("worker.data_dir {}", root.display());
         private_directory(&root.join("builds")).with_context(directory)?;
         private_directory(&root.join("mirrors")).with_context(directory)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(root.join("lock"))
-            .with_context(directory)?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => anyhow::anyhow!(
-                "{} is in use by another BuildGrid process; give each worker a data_dir of its own, or use `buildgrid enqueue` where a worker runs",
+        let lock = lock::take(&root.join(LOCK)).map_err(|error| match error {
+            NotTaken::Held(holder) => anyhow::anyhow!(
+                "{} is in use by {holder}; give each worker a data_dir of its own, or use `buildgrid enqueue` where a worker runs",
                 root.display()
             ),
-            fs::TryLockError::Error(error) => anyhow::Error::from(error).context(directory()),
+            NotTaken::Failed(error) => anyhow::Error::from(error).context(directory()),
         })?;
         Ok(Self { root: root.to_owned(), _lock: lock })
+    }
+
+    /// The process that uses the directory at `root`, if one does.
+    pub fn user(root: &Path) -> Option<u32> {
+        lock::holder(&root.join(LOCK))
     }
 
     pub fn mirrors(&self) -> PathBuf {

@@ -291,6 +291,8 @@ async fn two_workers_do_not_share_a_data_directory() {
     let (code, errors) = ended(buildgrid(&path).arg("worker").output().unwrap());
     assert_eq!(code, 1, "{errors}");
     assert!(errors.contains("in use") && errors.contains("data_dir"), "{errors}");
+    // The other worker is in this process.
+    assert!(errors.contains(&format!("(pid {})", std::process::id())), "{errors}");
     grid.finish().await;
 }
 

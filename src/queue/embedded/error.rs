@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::lock::Holder;
+
 /// SQLite's primary result codes (<https://www.sqlite.org/rescode.html>); extended codes end in them.
 const BUSY: i32 = 5;
 const FULL: i32 = 13;
@@ -16,10 +18,10 @@ pub enum FileError {
     #[error("there is no queue {} yet; `buildgrid up` makes it when it starts", .0.display())]
     Missing(PathBuf),
     #[error(
-        "the queue {} is in use by another BuildGrid process, and only one can take its events; end that one, or give this one a directory of its own",
-        .0.display()
+        "the queue {} is in use by {holder}, and only one can take its events; end that one, or give this one a directory of its own",
+        path.display()
     )]
-    Locked(PathBuf),
+    Locked { path: PathBuf, holder: Holder },
     #[error(
         "the queue {} was written by a newer BuildGrid: its schema has version {found}, this BuildGrid knows {known}; upgrade this one, or empty the queue with the newer one and move the file away",
         path.display()

@@ -1,7 +1,7 @@
 //! The file: made, locked, checked, and watched over for faults.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use tokio::sync::watch;
 
 use super::error::{BUSY_TIMEOUT, FileError};
+use crate::lock::{self, NotTaken};
 use crate::queue::QueueError;
 
 /// The version of [`SCHEMA`], in the file's `user_version`.
@@ -186,18 +187,9 @@ fn path(directory: &Path) -> PathBuf {
 /// Makes the directory if it is missing and takes its lock.
 fn lock(directory: &Path, path: &Path) -> Result<File, FileError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    let opened = made.and_then(|()| {
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(directory.join("queue.lock"))
-    });
-    let lock = opened.map_err(|error| FileError::io(path, &error))?;
-    lock.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => FileError::Locked(path.to_owned()),
-        fs::TryLockError::Error(error) => FileError::io(path, &error),
-    })?;
-    Ok(lock)
+    made.map_err(|error| FileError::io(path, &error))?;
+    lock::take(&directory.join("queue.lock")).map_err(|error| match error {
+        NotTaken::Held(holder) => FileError::Locked { path: path.to_owned(), holder },
+        NotTaken::Failed(error) => FileError::io(path, &error),
+    })
 }

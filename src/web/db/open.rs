@@ -1,6 +1,6 @@
 //! Opening the database file: its directory, its lock, its settings.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use sqlx::sqlite::{
 
 use super::migrate::migrate;
 use super::writer::Writer;
+use crate::lock::{self, Holder, NotTaken};
 use crate::telemetry::status::{self, Readiness};
 
 /// Readers at a time. Each has a page cache of its own; more would not read faster on few cores.
@@ -27,10 +28,10 @@ pub enum OpenError {
     #[error("{}: {reason}", path.display())]
     Directory { path: PathBuf, reason: String },
     #[error(
-        "{} is in use by another timeline service; stop that one, or give this one a timeline.data_dir of its own",
-        .0.display()
+        "{} is in use by {holder}; stop that timeline service, or give this one a timeline.data_dir of its own",
+        path.display()
     )]
-    InUse(PathBuf),
+    InUse { path: PathBuf, holder: Holder },
     #[error(
         "there is no timeline database in {}; start `buildgrid timeline` or `buildgrid up` once, or name the directory as timeline.data_dir or up.data_dir",
         .0.display()
@@ -70,14 +71,10 @@ impl Database {
             reason: error.to_string(),
         };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(named)?;
-        let mut options = OpenOptions::new();
-        let lock = options.create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"));
-        let lock = lock.map_err(named)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(directory.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(named(error)),
-        }
+        let lock = lock::take(&directory.join("lock")).map_err(|error| match error {
+            NotTaken::Held(holder) => OpenError::InUse { path: directory.to_owned(), holder },
+            NotTaken::Failed(error) => named(error),
+        })?;
         // SQLite would make it readable for others.
         let mut private = OpenOptions::new();
         private.create(true).truncate(false).write(true).mode(0o600);
