@@ -23,6 +23,10 @@ use crate::up::UpConfig;
 use crate::web::policy::PolicyConfig;
 use crate::worker::config::{FakeConfig, WorkerConfig};
 
+mod live;
+
+pub use live::Live;
+
 /// Names the file, before the places in which it is looked for.
 pub const FILE_VARIABLE: &str = "BUILDGRID_CONFIG";
 /// What the variables that override a key begin with: `BUILDGRID_<SECTION>__<KEY>`.

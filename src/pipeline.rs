@@ -70,6 +70,7 @@ pub struct Rules {
 }
 
 /// The stages, ready to run any number of builds at once.
+#[derive(Clone)]
 pub struct Pipeline {
     pub sources: Sources,
     /// `None` on a worker for fake builds only.
@@ -177,6 +178,17 @@ impl Pipeline {
         self.engine.as_ref().ok_or_else(|| {
             Outcome::Infrastructure("this worker has no Docker engine: engine.host is \"none\"".to_owned())
         })
+    }
+
+    /// The longest that a stage of this event may take, with all that it may have to wait for.
+    pub fn longest(&self, stage: Stage, event: &DeployEvent) -> Duration {
+        match stage {
+            Stage::Building => {
+                self.rules.max_build_timeout.min(event.options.timeout.unwrap_or(self.rules.build_timeout))
+            }
+            // Fetches of one repository stand in line, and how long a publish takes is a matter of size.
+            Stage::Fetching | Stage::Publishing => self.rules.max_build_timeout,
+        }
     }
 
     async fn limit(&self, event: &DeployEvent, log: &LogSink) -> Duration {

@@ -74,6 +74,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         place: &place,
         cancel: &cancel,
         telling: None,
+        on_board: None,
     };
     let outcome = attempt.run(&pipeline).await;
     ticking.abort();

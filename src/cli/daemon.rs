@@ -13,19 +13,13 @@ use super::exit::{Exit, Failure};
 use super::shutdown::on_signals;
 use crate::telemetry::metrics::recorder;
 use crate::telemetry::status::{self, Readiness};
+use crate::telemetry::watchdog::{self, Check, Vitals, tell};
 
 /// How long the status pages may take to end when all else has: somebody may have sent half a request.
 const STATUS_END: Duration = Duration::from_secs(2);
 
 pub(super) async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listen on {key} {address}"))
-}
-
-/// Tells systemd, where it listens: a daemon that was not started by it has nobody to notify.
-pub(super) fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "cannot notify systemd");
-    }
 }
 
 /// The two signals that end a server.
@@ -46,19 +40,24 @@ impl Stop {
         tokio::spawn(async move {
             stopping.cancelled().await;
             tracing::info!("{words}");
-            notify(NotifyState::Stopping);
+            tell(&[NotifyState::Stopping]);
         });
         Ok(stop)
     }
 }
 
-/// Runs `work` to its end, beside status pages that outlive it, or until the second signal.
+/// Runs `work` to its end, beside status pages that outlive it, or until the second signal. systemd is told how
+/// it is; `checks` are what has to move in it.
 pub(super) async fn beside_status_pages(
     listener: TcpListener,
     readiness: Readiness,
+    checks: Vec<Check>,
     stop: &Stop,
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> Result<Exit, Failure> {
+    let asked = readiness.clone();
+    let status = Box::new(move || status::faults(&asked));
+    let _watching = watchdog::watch(Vitals { checks, status, ending: stop.first.clone() })?;
     let ended = CancellationToken::new();
     let mut status = tokio::spawn(status::serve(listener, readiness, recorder()?, ended.clone()));
     tokio::select! {

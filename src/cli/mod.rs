@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use self::exit::{Exit, Failure};
-use crate::config::Config;
+use self::reload::File;
 
 mod build;
 pub mod builds;
@@ -20,10 +20,12 @@ pub mod exit;
 mod follow;
 pub mod logs;
 mod output;
+mod pause;
 mod people;
 pub mod progress;
 pub mod rebuild;
 mod registry;
+mod reload;
 pub mod service;
 mod shutdown;
 mod timeline;
@@ -67,26 +69,25 @@ enum Command {
 
 /// Runs a command.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
-    let file = Config::find(cli.config);
-    let loaded = Config::load(file.as_deref());
+    let file = File(cli.config);
+    let (path, loaded) = file.load();
     if let Command::Check(args) = cli.command {
-        return check::run(args, file.as_deref(), loaded).await;
+        return check::run(args, path.as_deref(), loaded).await;
     }
     let config = loaded.map_err(|error| Failure::new(Exit::Configuration, error))?;
-    crate::telemetry::logging::init(
-        &config.logging,
-        matches!(
-            cli.command,
-            Command::Up(_) | Command::Worker(_) | Command::Registry(_) | Command::Timeline(_)
-        ),
-    )
-    .map_err(|error| Failure::new(Exit::Configuration, error))?;
+    let daemon = match &cli.command {
+        Command::Up(_) | Command::Registry(_) | Command::Timeline(_) => true,
+        Command::Worker(args) => args.is_daemon(),
+        _ => false,
+    };
+    crate::telemetry::logging::init(&config.logging, daemon)
+        .map_err(|error| Failure::new(Exit::Configuration, error))?;
     match cli.command {
         // Boxed: the whole way of a build is a large future.
-        Command::Up(args) => Box::pin(up::run(args, &config)).await,
-        Command::Worker(args) => worker::run(args, &config).await,
-        Command::Registry(args) => registry::run(args, &config).await,
-        Command::Timeline(args) => timeline::run(args, &config).await,
+        Command::Up(args) => Box::pin(up::run(args, &config, file)).await,
+        Command::Worker(args) => worker::run(args, &config, file).await,
+        Command::Registry(args) => registry::run(args, &config, file).await,
+        Command::Timeline(args) => timeline::run(args, &config, file).await,
         Command::Enqueue(args) => enqueue::run(args, &config).await,
         // Boxed: the whole way of a build is a large future.
         Command::Build(args) => Box::pin(build::run(args, &config)).await,

@@ -2,28 +2,33 @@
 
 use sd_notify::NotifyState;
 
-use super::daemon::{Stop, beside_status_pages, bind, notify};
+use super::daemon::{Stop, beside_status_pages, bind};
 use super::exit::{Exit, Failure};
+use super::reload::{self, File};
 use crate::config::Config;
 use crate::registry::{self, Registry};
 use crate::store::Store;
+use crate::telemetry::watchdog::tell;
 
 /// Serve the images of the store to docker and its like, read-only
 #[derive(clap::Args)]
 #[command(after_help = "\
+SIGHUP reads the configuration again; what of it can change meanwhile stands in the README.
+
 Example:
   buildgrid --config /etc/buildgrid/worker-config.toml registry")]
 pub struct Args {}
 
-pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
+pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> {
     let listener = bind("registry.listen", config.registry.listen).await?;
     let status = bind("registry.status_listen", config.registry.status_listen).await?;
     let store = Store::open_read_only(&config.store)?;
     let stop = Stop::at_signals("stopping: running pulls go on to their end; a second signal cuts them")?;
+    reload::at_sighup(file, config, &["store", "registry", "logging"], &stop)?;
     tracing::info!(listen = %config.registry.listen, store = %config.store.path.display(), "registry started");
-    notify(NotifyState::Ready);
+    tell(&[NotifyState::Ready]);
     let readiness = store.readiness();
     let registry = Registry::new(config.registry.clone(), store);
     let served = registry::serve(listener, registry, stop.first.clone());
-    beside_status_pages(status, readiness, &stop, served).await
+    beside_status_pages(status, readiness, Vec::new(), &stop, served).await
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use sd_notify::NotifyState;
 
-use super::daemon::{Stop, beside_status_pages, bind, notify};
+use super::daemon::{Stop, beside_status_pages, bind};
 use super::exit::{Exit, Failure};
+use super::reload::{self, File};
 use crate::config::Config;
+use crate::telemetry::watchdog::tell;
 use crate::web::db::{Database, OpenError};
 use crate::web::{self, Enqueuer, Timeline};
 
@@ -15,12 +17,13 @@ use crate::web::{self, Enqueuer, Timeline};
 #[command(after_help = "\
 Its pages are for people (`buildgrid user add`), /api/v1 is for workers, Maestro and commands
 (`buildgrid token add`).
+SIGHUP reads the configuration again; what of it can change meanwhile stands in the README.
 
 Example:
   buildgrid --config /etc/buildgrid/worker-config.toml timeline")]
 pub struct Args {}
 
-pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
+pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> {
     let listener = bind("timeline.listen", config.timeline.listen).await?;
     let status = bind("timeline.status_listen", config.timeline.status_listen).await?;
     let database = Database::open(&config.timeline.data_dir).await;
@@ -30,11 +33,13 @@ pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
         error => Failure::new(Exit::Configuration, error),
     })?;
     let stop = Stop::at_signals("stopping: running requests go on to their end; a second signal cuts them")?;
+    reload::at_sighup(file, config, &["timeline", "queue", "logging"], &stop)?;
     let queue = Enqueuer::on_demand(config.queue.clone());
     let readiness = database.readiness();
     let timeline =
-        Timeline::new(&config.timeline, config.policy.clone(), database, queue, stop.first.clone());
+        Timeline::new(&config.timeline, config.policy.clone(), database.clone(), queue, stop.first.clone());
     let timeline = timeline.await?;
-    notify(NotifyState::Ready);
-    beside_status_pages(status, readiness, &stop, web::serve(listener, Arc::new(timeline))).await
+    let writes = vec![database.writes()];
+    tell(&[NotifyState::Ready]);
+    beside_status_pages(status, readiness, writes, &stop, web::serve(listener, Arc::new(timeline))).await
 }

@@ -6,9 +6,11 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 
-use super::daemon::{Stop, bind, notify};
+use super::daemon::{Stop, bind};
 use super::exit::{Exit, Failure};
+use super::reload::{self, File};
 use crate::config::Config;
+use crate::telemetry::watchdog::tell;
 use crate::up::{self, ADMIN, Greeting, Listeners};
 use crate::worker::daemon::Shutdown;
 
@@ -18,27 +20,29 @@ use crate::worker::daemon::Shutdown;
 #[derive(clap::Args)]
 #[command(after_help = "\
 The first start makes a login for the pages, and shows its password once. Ends at Ctrl-C or SIGTERM once
-its running builds have ended; a second one gives them back to its queue, for the next start.
+its running builds have ended; a second one gives them back to its queue, for the next start. SIGHUP
+reads the configuration again; what of it can change meanwhile stands in the README.
 
 Examples:
   buildgrid up
   BUILDGRID_UP__DATA_DIR=/srv/buildgrid BUILDGRID_REGISTRY__HOST=registry.example.com buildgrid up")]
 pub struct Args {}
 
-pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
+pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> {
     let listeners = listeners(config).await.context(
         "another `buildgrid up`, or a worker, registry or timeline of an installation, may be running here",
     )?;
     let stop = Stop::at_signals(
         "stopping: running builds go on to their end; a second signal gives them back to the queue",
     )?;
+    let live = reload::at_sighup(file, config, reload::ALL, &stop)?;
     let shutdown = Shutdown { drain: stop.first, abort: stop.second };
     let ready = |greeting: Greeting| {
         // Whoever has started it may have closed the terminal.
         let _ = std::io::stdout().write_all(words(&greeting).as_bytes());
-        notify(NotifyState::Ready);
+        tell(&[NotifyState::Ready]);
     };
-    up::run(config, listeners, shutdown, ready).await?;
+    up::run(live, listeners, shutdown, ready).await?;
     Ok(Exit::Done)
 }
 

@@ -4,23 +4,55 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 
-use super::daemon::{Stop, notify};
+use super::daemon::Stop;
 use super::exit::{Exit, Failure};
+use super::pause::{self, PauseArgs, ResumeArgs};
+use super::reload::{self, File};
 use crate::config::Config;
 use crate::queue::{DeclareError, Queue};
+use crate::telemetry::watchdog::tell;
 use crate::worker::daemon::{self, Shutdown};
 
-/// Take deploy events from AMQP and build them
+/// The sections whose changes are of interest to a worker.
+const OWN: &[&str] =
+    &["worker", "queue", "source", "engine", "publish", "store", "registry", "timeline", "fake", "logging"];
+
+/// Take deploy events from AMQP and build them; or pause the worker of this machine, and let it go on
 #[derive(clap::Args)]
 #[command(after_help = "\
-Ends at SIGTERM once its running builds have ended (worker.drain_timeout); a second SIGTERM gives them
-back to the queue.
+Without a command it is the daemon. It ends at SIGTERM once its running builds have ended
+(worker.drain_timeout); a second SIGTERM gives them back to the queue. SIGHUP reads the configuration
+again; what of it can change meanwhile stands in the README.
 
-Example:
-  buildgrid --config /etc/buildgrid/worker-config.toml worker")]
-pub struct Args {}
+Examples:
+  buildgrid --config /etc/buildgrid/worker-config.toml worker
+  buildgrid worker pause --reason \"disk swap at 14:00\"")]
+pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
 
-pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
+#[derive(clap::Subcommand)]
+enum Action {
+    Pause(PauseArgs),
+    Resume(ResumeArgs),
+}
+
+impl Args {
+    pub fn is_daemon(&self) -> bool {
+        self.action.is_none()
+    }
+}
+
+pub async fn run(args: Args, config: &Config, file: File) -> Result<Exit, Failure> {
+    match args.action {
+        None => daemon(config, file).await,
+        Some(Action::Pause(args)) => pause::pause(args, config).await,
+        Some(Action::Resume(args)) => pause::resume(args, config).await,
+    }
+}
+
+async fn daemon(config: &Config, file: File) -> Result<Exit, Failure> {
     config.queue.resolved_url().map_err(|fault| Failure::new(Exit::Configuration, anyhow::anyhow!(fault)))?;
     let listen = config.worker.status_listen;
     let listener = TcpListener::bind(listen)
@@ -29,10 +61,11 @@ pub async fn run(_: Args, config: &Config) -> Result<Exit, Failure> {
     let stop = Stop::at_signals(
         "stopping: running builds go on to their end; a second signal gives them back to the queue",
     )?;
+    let live = reload::at_sighup(file, config, OWN, &stop)?;
     let shutdown = Shutdown { drain: stop.first, abort: stop.second };
-    let ready = || notify(NotifyState::Ready);
+    let ready = || tell(&[NotifyState::Ready]);
     let queue = Queue::amqp(&config.queue, &config.worker.resolved_name());
-    let ended = daemon::run(config, queue.clone(), listener, shutdown, ready).await;
+    let ended = daemon::run(live, queue.clone(), listener, shutdown, ready).await;
     queue.close().await;
     match ended {
         Ok(()) => Ok(Exit::Done),

@@ -89,6 +89,11 @@ impl Publisher {
         Self { store, gzip_level: config.gzip_level }
     }
 
+    /// The same store under another configuration.
+    pub fn configured(&self, config: &PublishConfig) -> Self {
+        Self::new(config, self.store.clone())
+    }
+
     /// What stands at `name` already. An image of another definition is a conflict.
     pub async fn existing(&self, name: &ImageName, definition: Digest) -> Result<Existing, PublishError> {
         let Some(digest) = self.store.tag(name).await? else { return Ok(Existing::Nothing) };

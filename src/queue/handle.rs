@@ -4,7 +4,7 @@
 //! an event that was published is delivered until it is acknowledged, at least once; a copy is safe
 //! before its original is acknowledged; what nobody acknowledged goes to another slot.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,15 @@ impl Queue {
         match self {
             Self::Amqp(broker) => broker.status(),
             Self::Embedded(queue) => queue.status(),
+        }
+    }
+
+    /// How long nobody has looked after the queue, and how long that may be. While it is away, to try to reach it
+    /// again is to look after it.
+    pub fn untended(&self, now: Instant) -> (Duration, Duration) {
+        match self {
+            Self::Amqp(broker) => broker.untended(now),
+            Self::Embedded(queue) => queue.untended(now),
         }
     }
 

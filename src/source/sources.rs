@@ -22,24 +22,30 @@ use super::url::RepositoryUrl;
 use crate::store::digest::Digest;
 use crate::timeline::sink::LogSink;
 
-/// The repositories that builds are fetched from, and their mirrors on this machine.
+/// The repositories that builds are fetched from, and their mirrors on this machine. Clones share the mirrors.
+#[derive(Clone)]
 pub struct Sources {
     config: Arc<SourceConfig>,
     allowed: Arc<[AllowedAddress]>,
     mirrors: PathBuf,
     /// By the digest of the repository's URL. One entry for each repository this process has seen:
     /// fewer than there are mirrors on the disk.
-    slots: Mutex<HashMap<String, Arc<AsyncMutex<Slot>>>>,
+    slots: Arc<Mutex<HashMap<String, Arc<AsyncMutex<Slot>>>>>,
 }
 
 impl Sources {
     /// Sources with their mirrors under `mirrors`, which no other process may use at the same time.
     pub fn new(config: SourceConfig, mirrors: PathBuf) -> anyhow::Result<Self> {
         libgit2::prepare()?;
-        let allowed = config.allow_private_addresses.iter().map(|entry| entry.parse());
-        let allowed = allowed.collect::<Result<_, _>>().context("read source.allow_private_addresses")?;
         std::fs::create_dir_all(&mirrors).with_context(|| format!("create {}", mirrors.display()))?;
-        Ok(Self { config: Arc::new(config), allowed, mirrors, slots: Mutex::default() })
+        let allowed = allowed(&config)?;
+        Ok(Self { config: Arc::new(config), allowed, mirrors, slots: Arc::default() })
+    }
+
+    /// The same mirrors under another configuration, for fetches that begin from now on.
+    pub fn configured(&self, config: SourceConfig) -> anyhow::Result<Self> {
+        let allowed = allowed(&config)?;
+        Ok(Self { config: Arc::new(config), allowed, ..self.clone() })
     }
 
     /// Fetches one commit. `git_ref` is the ref on which the commit was seen, to be asked for where the
@@ -91,4 +97,9 @@ impl Sources {
         });
         Arc::clone(slot)
     }
+}
+
+fn allowed(config: &SourceConfig) -> anyhow::Result<Arc<[AllowedAddress]>> {
+    let allowed = config.allow_private_addresses.iter().map(|entry| entry.parse());
+    allowed.collect::<Result<_, _>>().context("read source.allow_private_addresses")
 }

@@ -3,12 +3,15 @@
 use std::fs;
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::config::{Format, LoggingConfig};
@@ -62,7 +65,21 @@ pub fn init(config: &LoggingConfig, daemon: bool) -> anyhow::Result<()> {
             .and_then(BuildNames)
             .boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().context("start the log")
+    let (filter, handle) = reload::Layer::new(filter);
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().context("start the log")?;
+    // The only one: a second start of the log has failed.
+    let _ = FILTER.set(handle);
+    Ok(())
+}
+
+/// What the running log shows.
+static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Changes `logging.level` of the log that runs.
+pub fn set_level(level: &str) -> anyhow::Result<()> {
+    let filter = filter(level).with_context(|| format!("logging.level {level:?}"))?;
+    let handle = FILTER.get().context("the log has not been started")?;
+    handle.reload(filter).context("change logging.level")
 }
 
 /// Whether standard error is connected to the journal: systemd says so in `$JOURNAL_STREAM` with the

@@ -1,4 +1,5 @@
-//! What operators see: the log (terminal, JSON or journald), metrics, and the status pages.
+//! What operators see: the log (terminal, JSON or journald), metrics, the status pages, and what
+//! systemd is told.
 
 pub mod config;
 pub mod logging;
@@ -6,3 +7,4 @@ pub mod metrics;
 pub mod printable;
 pub mod status;
 mod text;
+pub mod watchdog;

@@ -72,6 +72,13 @@ pub fn all(parts: Vec<Readiness>) -> Readiness {
     Arc::new(move || parts.iter().flat_map(|part| part()).collect())
 }
 
+/// Why it is not ready, in one line; `ready` where nothing is wrong.
+pub fn faults(readiness: &Readiness) -> String {
+    let fault = |condition: Condition| condition.fault.map(|fault| format!("{}: {fault}", condition.name));
+    let faults: Vec<_> = readiness().into_iter().filter_map(fault).collect();
+    if faults.is_empty() { "ready".to_owned() } else { faults.join("; ") }
+}
+
 #[derive(Clone)]
 struct Pages {
     readiness: Readiness,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::announcement::Announcement;
 use super::first_start;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::queue::embedded::EmbeddedQueue;
 use crate::registry::{self, Registry};
 use crate::store::Store;
@@ -66,12 +66,13 @@ pub fn adopted(config: &Config) -> Option<Config> {
 
 /// Runs until `shutdown`: the worker drains first, while pages and registry are there; then these end.
 pub async fn run(
-    config: &Config,
+    config: impl Into<Live>,
     listeners: Listeners,
     shutdown: Shutdown,
     ready: impl FnOnce(Greeting),
 ) -> anyhow::Result<()> {
-    let mut config = config.clone();
+    let live = config.into();
+    let mut config = live.now();
     let is_usual = config.up.data_dir.as_os_str().is_empty();
     config.up.data_dir = first_start::directory(&config.up.resolved_data_dir())?;
     let mut config = adopt(&config);
@@ -119,7 +120,7 @@ pub async fn run(
 
     let pages =
         StatusPages { listener: listeners.status, also: vec![store.readiness(), database.readiness()] };
-    let worker = daemon::run(&config, queue.clone().into(), pages, shutdown, || ready(greeting));
+    let worker = daemon::run(live.on(config), queue.clone().into(), pages, shutdown, || ready(greeting));
     let mut worker = std::pin::pin!(worker);
     let mut ended = tokio::select! {
         worker = &mut worker => worker,

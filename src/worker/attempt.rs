@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::board::OnBoard;
 use super::build_directory::{BuildDirectory, BuildState};
 use super::build_log::BuildLog;
 pub use super::build_log::Mirror;
@@ -38,6 +39,8 @@ pub struct Attempt<'a> {
     pub cancel: &'a CancellationToken,
     /// Where it is told to the timeline service, if there is one.
     pub telling: Option<&'a Telling>,
+    /// Where it is watched over, if it is.
+    pub on_board: Option<&'a OnBoard>,
 }
 
 impl Attempt<'_> {
@@ -65,6 +68,9 @@ impl Attempt<'_> {
         let engine_build = EngineBuildId::generate();
         let entered = |stage: Stage| -> BoxFuture<'static, ()> {
             tracing::info!(stage = stage.name(), "stage entered");
+            if let Some(on_board) = self.on_board {
+                on_board.enters(stage, pipeline.longest(stage, self.event));
+            }
             let directory = self.directory.clone();
             let state = BuildState {
                 engine_build: (stage != Stage::Fetching).then_some(engine_build),

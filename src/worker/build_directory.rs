@@ -3,6 +3,7 @@
 //! ```text
 //! <data_dir>/                 0700
 //!   lock                      held by the one process that uses the directory; its number stands in it
+//!   paused                    while it is there, no event is taken (pause.rs)
 //!   builds/<id>/
 //!     event.json              the event, byte for byte
 //!     state.json              the last attempt, how far it came, and what the engine knows it by

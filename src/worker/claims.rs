@@ -52,7 +52,8 @@ enum Taken {
 
 type Builds = Arc<Mutex<HashMap<BuildId, Entry>>>;
 
-/// The builds running in this process, and what the data directory knows of the others.
+/// The builds running in this process, and what the data directory knows of the others. Clones share them.
+#[derive(Clone)]
 pub struct Claims {
     data: Arc<DataDirectory>,
     running: Builds,

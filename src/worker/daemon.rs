@@ -6,18 +6,22 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Place, to_program_log};
+use super::board::Board;
 use super::build_directory::DataDirectory;
 use super::claims::Claims;
 use super::delivery::Handler;
 use super::intake::{self, Intake};
+use super::pause;
 use super::reporting::Reporting;
 use super::upkeep;
 use crate::build::docker::DockerEngine;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::pipeline::{Pipeline, Rules};
 use crate::publish::publisher::Publisher;
 use crate::queue::{DeclareError, Queue};
@@ -25,6 +29,7 @@ use crate::source::Sources;
 use crate::store::Store;
 use crate::telemetry::metrics::recorder;
 use crate::telemetry::status::{self, Readiness};
+use crate::telemetry::watchdog;
 
 /// How long the start waits for the broker before it says that it is up all the same.
 const WAIT_FOR_BROKER: Duration = Duration::from_secs(5);
@@ -50,18 +55,65 @@ pub fn assemble(config: &Config, data_dir: &Path) -> anyhow::Result<(Pipeline, A
     let store = Store::open(&config.store)?;
     let pipeline = Pipeline {
         sources: Sources::new(config.source.clone(), data.mirrors())?,
-        engine: match config.engine.is_none() {
-            true => None,
-            false => Some(DockerEngine::connect(&config.engine, config.worker.max_build_timeout)?),
-        },
+        engine: engine(config)?,
         publisher: Publisher::new(&config.publish, store),
-        rules: Rules {
-            fake_namespaces: config.fake.namespaces.clone(),
-            build_timeout: config.worker.build_timeout,
-            max_build_timeout: config.worker.max_build_timeout,
-        },
+        rules: rules(config),
     };
     Ok((pipeline, data))
+}
+
+fn engine(config: &Config) -> anyhow::Result<Option<DockerEngine>> {
+    match config.engine.is_none() {
+        true => Ok(None),
+        false => DockerEngine::connect(&config.engine, config.worker.max_build_timeout).map(Some),
+    }
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules {
+        fake_namespaces: config.fake.namespaces.clone(),
+        build_timeout: config.worker.build_timeout,
+        max_build_timeout: config.worker.max_build_timeout,
+    }
+}
+
+fn place(config: &Config) -> Place {
+    Place {
+        worker: config.worker.resolved_name(),
+        registry_host: config.registry.host.clone(),
+        timeline: config.timeline.base().map(ToOwned::to_owned),
+        mirror: match config.logging.build_output {
+            true => to_program_log(),
+            false => Arc::new(|_| ()),
+        },
+    }
+}
+
+impl Handler {
+    /// The same under another configuration.
+    fn configured(&self, config: &Config) -> anyhow::Result<Self> {
+        let pipeline = Pipeline {
+            sources: self.pipeline.sources.configured(config.source.clone())?,
+            engine: engine(config)?,
+            publisher: self.pipeline.publisher.configured(&config.publish),
+            rules: rules(config),
+        };
+        Ok(Self { place: place(config), max_attempts: config.queue.max_attempts, pipeline, ..self.clone() })
+    }
+}
+
+/// After each reload, lets another handler take the deliveries that come from then on. What runs keeps its own.
+async fn reconfigure(handler: watch::Sender<Arc<Handler>>, mut live: Live, drain: CancellationToken) {
+    while drain.run_until_cancelled(live.changed()).await.is_some() {
+        let configured = handler.borrow().configured(&live.now());
+        match configured {
+            Ok(configured) => drop(handler.send_replace(Arc::new(configured))),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "the new configuration cannot be used; builds go on with the old one");
+            }
+        }
+    }
 }
 
 /// Where a worker's status pages are served, and what they say beside it.
@@ -80,15 +132,16 @@ impl From<TcpListener> for StatusPages {
 /// Runs a worker on `queue`, which is the caller's to close, until `shutdown`. `ready` is called once
 /// it is up. An error is a start that was refused or a part that ended although it must not.
 pub async fn run(
-    config: &Config,
+    config: impl Into<Live>,
     queue: Queue,
     pages: impl Into<StatusPages>,
     shutdown: Shutdown,
     ready: impl FnOnce(),
 ) -> anyhow::Result<()> {
+    let live = config.into();
+    let config = live.now();
     let metrics = recorder()?;
-    let (pipeline, data) = assemble(config, &config.worker.data_dir)?;
-    let worker = config.worker.resolved_name();
+    let (pipeline, data) = assemble(&config, &config.worker.data_dir)?;
     if config.policy.is_set() && config.timeline.base().is_none() {
         tracing::warn!(
             "[policy] is set, and nobody keeps it: timeline.url is empty, and workers do not know of each other's builds"
@@ -106,23 +159,17 @@ pub async fn run(
     if let Some(engine) = &pipeline.engine {
         tokio::spawn(upkeep::abandon(engine.clone(), left.on_engine, shutdown.drain.clone()));
     }
+    let pause = pause::watch(&config.worker.data_dir, &mut tasks, &shutdown.drain);
     let engine = intake::watch_engine(pipeline.engine.clone(), &mut tasks, &shutdown.drain);
     let handler = Arc::new(Handler {
-        place: Place {
-            worker: worker.clone(),
-            registry_host: config.registry.host.clone(),
-            timeline: config.timeline.base().map(ToOwned::to_owned),
-            mirror: match config.logging.build_output {
-                true => to_program_log(),
-                false => Arc::new(|_| ()),
-            },
-        },
+        place: place(&config),
         max_attempts: config.queue.max_attempts,
         queue: queue.clone(),
         claims: Claims::new(data.clone()),
         reporting: reporting.clone(),
         data: data.clone(),
         pipeline,
+        board: Board::default(),
         abort: shutdown.abort.clone(),
         give_up: shutdown.abort.child_token(),
     });
@@ -130,15 +177,17 @@ pub async fn run(
     if let Some(reporting) = &reporting {
         reporting.resume_all(&data).await?;
     }
-    let intake = Intake::new(handler.clone(), vec![engine], shutdown.drain.clone());
+    let (renewed, handlers) = watch::channel(handler.clone());
+    let intake = Intake::new(handlers, vec![pause, engine], shutdown.drain.clone());
     // Served through the drain: operators watch it.
     let closed = CancellationToken::new();
     let StatusPages { listener, mut also } = pages.into();
     also.insert(0, upkeep::readiness(&intake));
-    let mut pages = tokio::spawn(status::serve(listener, status::all(also), metrics, closed.clone()));
+    let readiness = status::all(also);
+    let mut pages = tokio::spawn(status::serve(listener, readiness.clone(), metrics, closed.clone()));
+    let _watching =
+        watchdog::watch(upkeep::vitals(&intake, readiness, live.clone(), shutdown.drain.clone()))?;
 
-    let slots = config.worker.slots;
-    metrics::gauge!("buildgrid_slots_total").set(slots as f64);
     let mut starting = Box::pin(declare(&queue, &shutdown.drain));
     let declared = tokio::time::timeout(WAIT_FOR_BROKER, &mut starting).await;
     if declared.is_err() {
@@ -149,17 +198,16 @@ pub async fn run(
         Ok(declared) => declared?,
         Err(_) => starting.await?,
     }
-    tracing::info!(worker, slots, "worker started");
-    for _ in 0..slots {
-        tasks.spawn(intake.clone().slot());
-    }
+    tracing::info!(worker = handler.place.worker, slots = config.worker.slots, "worker started");
+    tasks.spawn(intake.slots(live.clone()));
+    tasks.spawn(reconfigure(renewed, live.clone(), shutdown.drain.clone()));
     tasks.spawn(upkeep::watch_broker(queue.clone(), shutdown.drain.clone()));
-    tasks.spawn(upkeep::sweep(handler.clone(), config.worker.keep_builds, shutdown.drain.clone()));
+    tasks.spawn(upkeep::sweep(handler.clone(), live.clone(), shutdown.drain.clone()));
 
     let (stop_watching, watching) = (shutdown.drain.clone(), queue.clone());
     let give_up = handler.give_up.clone();
     let patience = tokio::spawn(async move { give_up_without(watching, stop_watching, give_up).await });
-    let ended = drained(&mut tasks, &mut pages, config.worker.drain_timeout, &shutdown).await;
+    let ended = drained(&mut tasks, &mut pages, live, &shutdown).await;
     patience.abort();
     if let Some(reporting) = &reporting {
         reporting.close().await;
@@ -200,19 +248,31 @@ async fn give_up_without(queue: Queue, drain: CancellationToken, give_up: Cancel
     }
 }
 
+/// Resolves when a drain has lasted for as long as `worker.drain_timeout` says, also where that was changed
+/// meanwhile; answers how long that was.
+async fn overdue(mut live: Live, drain: &CancellationToken) -> Duration {
+    drain.cancelled().await;
+    let began = Instant::now();
+    loop {
+        let grace = live.now().worker.drain_timeout;
+        let left = grace.saturating_sub(began.elapsed());
+        tokio::select! {
+            () = tokio::time::sleep(left) => return grace,
+            () = live.changed() => {}
+        }
+    }
+}
+
 /// Waits for every task to end, which they do after a drain. One that ends before is an error, and
-/// after `grace` the rest is given back to the queue.
+/// after `worker.drain_timeout` the rest is given back to the queue.
 async fn drained(
     tasks: &mut JoinSet<()>,
     pages: &mut JoinHandle<anyhow::Result<()>>,
-    grace: Duration,
+    live: Live,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let mut result = Ok(());
-    let mut overdue = std::pin::pin!(async {
-        shutdown.drain.cancelled().await;
-        tokio::time::sleep(grace).await;
-    });
+    let mut overdue = std::pin::pin!(overdue(live, &shutdown.drain));
     loop {
         let unexpected = tokio::select! {
             ended = tasks.join_next() => match ended {
@@ -224,7 +284,7 @@ async fn drained(
             ended = &mut *pages, if result.is_ok() => {
                 format!("the status pages ended: {ended:?}")
             }
-            () = &mut overdue, if !shutdown.abort.is_cancelled() => {
+            grace = &mut overdue, if !shutdown.abort.is_cancelled() => {
                 tracing::warn!(
                     grace_s = grace.as_secs(),
                     "builds still run after worker.drain_timeout; giving them back"

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::attempt::{Attempt, Place};
+use super::board::Board;
 use super::build_directory::{BuildState, DataDirectory};
 use super::claims::{Claim, Claims, Running, Settled, attached};
 use super::report::Report;
@@ -27,7 +28,9 @@ const NAMED_FIELDS: usize = 20;
 /// The pause before an outcome that could not be kept (a full disk) is written again.
 const KEEP_AGAIN: Duration = Duration::from_secs(5);
 
-/// What handles deliveries; shared by all slots.
+/// What handles deliveries; shared by all slots. After a reload there is a new one, for the deliveries that
+/// come from then on.
+#[derive(Clone)]
 pub struct Handler {
     pub place: Place,
     pub max_attempts: u32,
@@ -37,6 +40,7 @@ pub struct Handler {
     /// The line to the timeline service, if there is one.
     pub reporting: Option<Arc<Reporting>>,
     pub pipeline: Pipeline,
+    pub board: Board,
     /// Cancelled when running builds are to be given back to the queue.
     pub abort: CancellationToken,
     /// Cancelled when nothing more is to be told to a broker that is away; after `abort` at the latest.
@@ -187,6 +191,7 @@ impl Handler {
             metrics::histogram!("buildgrid_queue_wait_seconds").record(waited);
         }
         tracing::info!(attempt = number, "build started");
+        let on_board = self.board.attempt(&event.id);
         let attempt = Attempt {
             event,
             body: &delivery.body,
@@ -195,9 +200,11 @@ impl Handler {
             place: &self.place,
             cancel,
             telling,
+            on_board: Some(&on_board),
         };
         let build = async {
             let mut outcome = attempt.run(&self.pipeline).await;
+            on_board.settles();
             let cancelled = telling.and_then(Telling::cause) == Some(Cause::Cancelled);
             if cancelled && matches!(outcome, Outcome::Infrastructure(_)) {
                 // Nobody wants it tried again.

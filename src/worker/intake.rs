@@ -1,15 +1,17 @@
 //! Intake: slots that take deliveries, one each at a time, while every gate is open.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::board::{Board, OnSlot, Slot};
 use super::delivery::Handler;
 use super::gate::{Gate, Keeper, all_open, any_closed};
 use crate::build::docker::DockerEngine;
+use crate::config::Live;
 use crate::queue::{Queue, Subscription};
 
 /// How often the engine is asked whether it is there.
@@ -53,20 +55,27 @@ async fn probe_for_ever(engine: DockerEngine, keeper: Keeper) {
 /// What the slots share.
 #[derive(Clone)]
 pub struct Intake {
-    handler: Arc<Handler>,
+    /// The handler of the deliveries that come from now on.
+    handler: watch::Receiver<Arc<Handler>>,
     gates: Vec<Gate>,
     drain: CancellationToken,
-    /// Slots that are subscribed, building or waiting.
-    subscribed: Arc<AtomicUsize>,
 }
 
 impl Intake {
-    pub fn new(handler: Arc<Handler>, gates: Vec<Gate>, drain: CancellationToken) -> Self {
-        Self { handler, gates, drain, subscribed: Arc::default() }
+    pub fn new(handler: watch::Receiver<Arc<Handler>>, gates: Vec<Gate>, drain: CancellationToken) -> Self {
+        Self { handler, gates, drain }
     }
 
-    pub fn queue(&self) -> &Queue {
-        &self.handler.queue
+    fn handler(&self) -> Arc<Handler> {
+        self.handler.borrow().clone()
+    }
+
+    pub fn queue(&self) -> Queue {
+        self.handler().queue.clone()
+    }
+
+    pub fn board(&self) -> Board {
+        self.handler().board.clone()
     }
 
     /// What can stop it.
@@ -79,33 +88,66 @@ impl Intake {
         if self.drain.is_cancelled() {
             return Some("draining: running builds go on, no event is taken".to_owned());
         }
-        match self.subscribed.load(Ordering::Relaxed) {
+        match self.board().count(&[Slot::Waiting, Slot::Building]) {
             0 => Some("no slot is subscribed; the log says why".to_owned()),
             _ => None,
         }
     }
 
+    /// As many slots as are configured, now and after a reload, until the drain: one that is too many ends once
+    /// its build has.
+    pub async fn slots(self, mut live: Live) {
+        let (mut tasks, mut running, mut fault) = (JoinSet::new(), Vec::new(), None);
+        loop {
+            let slots = live.now().worker.slots;
+            metrics::gauge!("buildgrid_slots_total").set(slots as f64);
+            while running.len() < slots {
+                let drain = self.drain.child_token();
+                tasks.spawn(Self { drain: drain.clone(), ..self.clone() }.slot());
+                running.push(drain);
+            }
+            running.drain(slots..).for_each(|surplus| surplus.cancel());
+            tokio::select! {
+                () = live.changed() => {}
+                ended = tasks.join_next() => match ended {
+                    None => break,
+                    Some(Ok(())) => {}
+                    // The others are to end well.
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "a slot ended although it must not; stopping");
+                        self.drain.cancel();
+                        fault = Some(error);
+                    }
+                },
+            }
+        }
+        if let Some(panicked) = fault.and_then(|error| error.try_into_panic().ok()) {
+            std::panic::resume_unwind(panicked);
+        }
+    }
+
     /// One slot: a channel of its own, one delivery at a time, until the drain.
-    pub async fn slot(mut self) {
-        let drain = self.drain.clone();
+    async fn slot(mut self) {
+        let (drain, at) = (self.drain.clone(), self.board().slot());
         let mut pause = RESUBSCRIBE;
         while !drain.is_cancelled() {
             let subscription = async {
+                at.is(Slot::Held);
                 all_open(&mut self.gates).await;
-                self.handler.queue.subscribe().await
+                at.is(Slot::Subscribing);
+                self.queue().subscribe().await
             };
             match drain.run_until_cancelled(subscription).await {
                 None => return,
                 Some(Ok(subscription)) => {
                     pause = RESUBSCRIBE;
-                    self.subscribed.fetch_add(1, Ordering::Relaxed);
-                    self.consume(subscription).await;
-                    self.subscribed.fetch_sub(1, Ordering::Relaxed);
+                    self.consume(subscription, &at).await;
                 }
                 Some(Err(error)) => {
                     tracing::warn!(%error, retry_s = pause.as_secs(), "cannot subscribe; trying again");
                 }
             }
+            at.is(Slot::Held);
             drain.run_until_cancelled(tokio::time::sleep(pause)).await;
             pause = RESUBSCRIBE_AT_MOST.min(pause * 2);
         }
@@ -113,8 +155,9 @@ impl Intake {
 
     /// Takes deliveries until the subscription ends, a gate closes, or the worker drains. Whatever
     /// was delivered and not begun goes back to the queue when the subscription is dropped.
-    async fn consume(&mut self, mut subscription: Subscription) {
+    async fn consume(&mut self, mut subscription: Subscription, at: &OnSlot) {
         loop {
+            at.is(Slot::Waiting);
             let delivery = tokio::select! {
                 biased;
                 () = self.drain.cancelled() => return,
@@ -125,8 +168,9 @@ impl Intake {
                 tracing::warn!("the broker ended the subscription; subscribing again");
                 return;
             };
+            at.is(Slot::Building);
             metrics::gauge!("buildgrid_slots_busy").increment(1);
-            self.handler.handle(delivery).await;
+            self.handler().handle(delivery).await;
             metrics::gauge!("buildgrid_slots_busy").decrement(1);
         }
     }

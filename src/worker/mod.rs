@@ -2,10 +2,11 @@
 //!
 //! Read [`daemon`] for start and drain, [`intake`] for the slots, [`delivery`] for what happens to a
 //! delivery, [`attempt`] for one run of the pipeline, [`build_directory`] for what survives a crash,
-//! [`reporting`] for what the timeline service is asked and told.
+//! [`reporting`] for what the timeline service is asked and told, [`board`] for how it is known that slots move.
 
 mod arbitration;
 pub mod attempt;
+mod board;
 pub mod build_directory;
 mod build_log;
 pub mod claims;
@@ -14,6 +15,7 @@ pub mod daemon;
 mod delivery;
 mod gate;
 mod intake;
+pub mod pause;
 mod report;
 mod reporting;
 mod upkeep;

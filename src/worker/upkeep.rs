@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::board::Slot;
 use super::delivery::Handler;
 use super::intake::Intake;
 use super::reporting::is_unconfirmed;
 use crate::build::docker::{DockerEngine, EngineBuildId};
+use crate::config::Live;
 use crate::queue::{Queue, QueueStatus};
-use crate::telemetry::status::{Condition, Readiness};
+use crate::telemetry::status::{Condition, Readiness, faults};
+use crate::telemetry::watchdog::{Check, Vitals};
 
 /// How often build directories and the engine are looked through for what is old.
 const SWEEP: Duration = Duration::from_secs(3600);
@@ -38,6 +41,28 @@ fn queue_fault(status: &QueueStatus) -> Option<String> {
         QueueStatus { error: Some(error), .. } => Some(error.clone()),
         _ => Some("not connected yet".to_owned()),
     }
+}
+
+/// What systemd is told of the worker: it moves while the queue is looked after, the slots move, and no attempt
+/// outlasts its time limit. A broker that is away stops nothing.
+pub fn vitals(intake: &Intake, readiness: Readiness, live: Live, ending: CancellationToken) -> Vitals {
+    let (queue, board) = (intake.queue(), intake.board());
+    let untended = queue.clone();
+    let checks: Vec<Check> = vec![
+        Box::new(move |now| {
+            let (silent, allowed) = untended.untended(now);
+            let words =
+                || format!("the queue's connections are not looked after, for {} s", silent.as_secs());
+            (silent > allowed).then(words)
+        }),
+        Box::new(move |now| board.stuck(now, queue.status().can_consume)),
+    ];
+    let board = intake.board();
+    let status = move || {
+        let (busy, slots) = (board.count(&[Slot::Building]), live.now().worker.slots);
+        format!("{busy} of {slots} slots building; {}", faults(&readiness))
+    };
+    Vitals { checks, status: Box::new(status), ending }
 }
 
 /// Keeps `buildgrid_broker_connected` true to the connection.
@@ -72,12 +97,12 @@ pub async fn abandon(engine: DockerEngine, left: Vec<EngineBuildId>, drain: Canc
     }
 }
 
-/// Removes the directories of builds that ended longer than `keep` ago and of which the timeline service
+/// Removes the directories of builds that ended longer than `worker.keep_builds` ago and of which the timeline service
 /// has everything, and what killed workers have left on the engine.
-pub async fn sweep(handler: Arc<Handler>, keep: Duration, drain: CancellationToken) {
+pub async fn sweep(handler: Arc<Handler>, live: Live, drain: CancellationToken) {
     let mut interval = tokio::time::interval(SWEEP);
     while drain.run_until_cancelled(interval.tick()).await.is_some() {
-        let directories = handler.clone();
+        let (directories, keep) = (handler.clone(), live.now().worker.keep_builds);
         let swept = tokio::task::spawn_blocking(move || {
             let (claims, has_timeline) = (&directories.claims, directories.reporting.is_some());
             directories.data.sweep(keep, |directory| {

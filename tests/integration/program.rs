@@ -1,6 +1,7 @@
 //! The program itself: exit codes, signals, crashes, the journal.
 
 mod cancel;
+mod conduct;
 mod timeline;
 mod up;
 

@@ -1,6 +1,7 @@
 //! The broker as the rest of the program sees it: one handle, cheap to clone.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -73,6 +74,12 @@ impl Broker {
             }
         }
         status
+    }
+
+    /// How long one of the connections has not been looked after, and how long that may be.
+    pub fn untended(&self, now: Instant) -> (Duration, Duration) {
+        let silent = self.0.consuming.silent(now).max(self.0.publishing.silent(now));
+        (silent, self.0.config.connect_timeout + Link::PATIENCE)
     }
 
     /// A view of the status that can be waited on.

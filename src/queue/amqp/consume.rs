@@ -16,6 +16,9 @@ use super::topology::topology;
 use crate::queue::Declare;
 use crate::queue::delivery::{self, Ack, Delivery};
 
+/// How long the broker may take to answer a subscription, and what is declared before it.
+const ANSWER: Duration = Duration::from_secs(60);
+
 /// One slot's subscription to the builds queue: a channel of its own with prefetch 1, so that an
 /// acknowledgement timeout costs this slot only. Dropping it stops deliveries; one that is still
 /// being worked on can be acknowledged nevertheless.
@@ -36,15 +39,22 @@ impl Broker {
     /// has not been done on this connection. Safe to drop.
     pub async fn subscribe(&self) -> Result<Subscription, BrokerError> {
         let up = self.consuming().up().await?;
-        self.declare_once(&up).await?;
-        match self.consume(&up).await {
-            // Deleted since it was declared.
-            Err(BrokerError::Missing(_)) if self.config().declare == Declare::Auto => {
-                self.declare().await.map_err(topology)?;
-                self.consume(&up).await
+        let subscribe = async {
+            self.declare_once(&up).await?;
+            match self.consume(&up).await {
+                // Deleted since it was declared.
+                Err(BrokerError::Missing(_)) if self.config().declare == Declare::Auto => {
+                    self.declare().await.map_err(topology)?;
+                    self.consume(&up).await
+                }
+                other => other,
             }
-            other => other,
-        }
+        };
+        // A queue without a leader, for instance, is not answered for while the connection is well.
+        let answered = tokio::time::timeout(ANSWER, subscribe).await;
+        answered.unwrap_or_else(|_| {
+            Err(BrokerError::Lost(format!("it did not come within {} s", ANSWER.as_secs())))
+        })
     }
 
     async fn consume(&self, up: &Up) -> Result<Subscription, BrokerError> {

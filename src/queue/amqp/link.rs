@@ -13,6 +13,7 @@ use super::dial;
 use super::error::BrokerError;
 use crate::queue::QueueConfig;
 use crate::queue::retry::backoff;
+use crate::telemetry::watchdog::Pulse;
 
 /// A connection that lasted this long was a good one: the next attempt follows at once.
 const GOOD: Duration = Duration::from_secs(30);
@@ -41,9 +42,13 @@ pub(super) struct Up {
 #[derive(Clone)]
 pub(super) struct Link {
     state: watch::Receiver<LinkState>,
+    pulse: Pulse,
 }
 
 impl Link {
+    /// The longest that its supervisor may be silent, beside the time that a connect may take.
+    pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
     /// Starts the task that keeps a connection until `stop`. `role` is what log lines call it.
     pub(super) fn start(
         config: Arc<QueueConfig>,
@@ -54,8 +59,17 @@ impl Link {
     ) -> Self {
         let (sender, state) = watch::channel(LinkState::Starting);
         let name = format!("buildgrid {worker} {role}");
-        tasks.spawn(Supervisor { config, name, role, state: sender, stop }.run());
-        Self { state }
+        let pulse = Pulse::default();
+        tasks.spawn(Supervisor { config, name, role, state: sender, pulse: pulse.clone(), stop }.run());
+        Self { state, pulse }
+    }
+
+    /// How long its supervisor has neither looked at the connection nor tried to make one.
+    pub(super) fn silent(&self, now: Instant) -> Duration {
+        match &*self.state.borrow() {
+            LinkState::Closed => Duration::ZERO,
+            _ => self.pulse.silent(now),
+        }
     }
 
     pub(super) fn state(&self) -> LinkState {
@@ -109,6 +123,7 @@ struct Supervisor {
     name: String,
     role: &'static str,
     state: watch::Sender<LinkState>,
+    pulse: Pulse,
     stop: CancellationToken,
 }
 
@@ -117,6 +132,7 @@ impl Supervisor {
         let mut waits = backoff();
         let mut generation = 0;
         while !self.stop.is_cancelled() {
+            self.pulse.beat();
             let attempt = dial::connect(&self.config, &self.name);
             let lost = match self.stop.run_until_cancelled(attempt).await {
                 None => break,
@@ -134,6 +150,7 @@ impl Supervisor {
                     }
                 }
             };
+            self.pulse.beat();
             let wait = waits.next().unwrap_or(GOOD);
             tracing::warn!(connection = self.role, error = %lost, retry_ms = wait.as_millis(), "not connected to the broker");
             self.state.send_replace(LinkState::Down(lost));
@@ -159,7 +176,10 @@ impl Supervisor {
                 }
                 event = events.next() => event,
                 _ = looks.tick() => match connection.status().connected() {
-                    true => continue,
+                    true => {
+                        self.pulse.beat();
+                        continue;
+                    }
                     false => return Some(BrokerError::Lost("the connection has ended".to_owned())),
                 },
             };

@@ -10,6 +10,8 @@ use crate::queue::retry::RETRIES;
 
 /// How often it looks, at the least: so late an event of another process may be seen.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a look may take: each of its statements may have to wait for another process's.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// The longest that an event can have to wait.
 const LONGEST: Duration = RETRIES[RETRIES.len() - 1].1;
 
@@ -17,6 +19,7 @@ const LONGEST: Duration = RETRIES[RETRIES.len() - 1].1;
 pub(super) async fn run(core: Arc<Core>) {
     let mut written = None;
     loop {
+        core.pulse.beat();
         // A failure is the queue's fault by now, and looked at again after a while.
         let next = core.stop.run_until_cancelled(core.look(&mut written)).await;
         let Some(next) = next else { return };

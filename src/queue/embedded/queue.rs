@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -14,6 +14,7 @@ use super::file::QueueFile;
 use super::keeper;
 use crate::event::result::ResultEvent;
 use crate::queue::{QueueConfig, QueueError, QueueStatus};
+use crate::telemetry::watchdog::Pulse;
 
 /// Results that a listener may be behind; beyond, it misses some, and is told.
 const RESULTS: usize = 4096;
@@ -43,6 +44,8 @@ pub(super) struct Core {
     /// Wakes the keeper: something is to be looked after earlier than it knew.
     pub keeper: Notify,
     pub results: broadcast::Sender<Arc<ResultEvent>>,
+    /// Of the keeper.
+    pub pulse: Pulse,
     pub stop: CancellationToken,
 }
 
@@ -87,6 +90,7 @@ impl EmbeddedQueue {
             ready: Notify::new(),
             keeper: Notify::new(),
             results: broadcast::channel(RESULTS).0,
+            pulse: Pulse::default(),
             stop: stop.clone(),
         };
         let ends = Ends { tasks: TaskTracker::new(), _guard: stop.drop_guard() };
@@ -106,6 +110,14 @@ impl EmbeddedQueue {
             can_publish: works,
             blocked: None,
             error: fault.map(|fault| fault.to_string()),
+        }
+    }
+
+    /// How long the keeper has not looked after the file, and how long that may be.
+    pub fn untended(&self, now: Instant) -> (Duration, Duration) {
+        match self.core.takes && !self.core.stop.is_cancelled() {
+            true => (self.core.pulse.silent(now), keeper::PATIENCE),
+            false => (Duration::ZERO, keeper::PATIENCE),
         }
     }
 

@@ -14,14 +14,20 @@ use sqlx::sqlite::{
 };
 
 use super::migrate::migrate;
-use super::writer::Writer;
+use super::writer::{Job, WriteError, Writer};
 use crate::lock::{self, Holder, NotTaken};
 use crate::telemetry::status::{self, Readiness};
+use crate::telemetry::watchdog::{self, Check, Pulse};
 
 /// Readers at a time. Each has a page cache of its own; more would not read faster on few cores.
 const READERS: u32 = 4;
 /// How long a connection waits for another process's write: `buildgrid user` and `token` write beside the service.
 const BUSY: Duration = Duration::from_secs(10);
+
+/// How often the writer is asked whether it still writes.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long a write may take: behind others, behind another process's, on a disk that is slow.
+const WRITES_WITHIN: Duration = Duration::from_secs(90);
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -114,6 +120,24 @@ impl Database {
     pub async fn close(&self) {
         self.writer.close().await;
         self.readers.close().await;
+    }
+
+    /// Whether the writer still does what it is given, for the watchdog. Needs a tokio runtime.
+    pub fn writes(&self) -> Check {
+        let (pulse, database) = (Pulse::default(), self.clone());
+        let beats = pulse.clone();
+        tokio::spawn(async move {
+            loop {
+                let nothing: Job<(), WriteError> = Box::new(|_| Box::pin(async { Ok(()) }));
+                // One that fails has been answered, too: the writer is there, and says in the log what is wrong.
+                if let Err(WriteError::Stopping) = database.write(nothing).await {
+                    return;
+                }
+                beats.beat();
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        watchdog::silence("the database's writer does nothing", pulse, WRITES_WITHIN)
     }
 
     /// Whether the file can be read, for `/readyz`.

@@ -11,4 +11,5 @@ pub mod played;
 pub mod process;
 pub mod proxy;
 pub mod registry;
+pub mod systemd;
 pub mod timeline;
