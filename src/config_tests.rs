@@ -78,3 +78,30 @@ fn variables_override_the_file() {
     assert_eq!(config.worker.build_timeout.as_secs(), 90);
     assert_eq!(config.fake.namespaces.len(), 2);
 }
+
+#[test]
+fn systemd_waits_longer_than_a_drain_takes_and_can_reload() {
+    let setting = |unit: &str, key: &str| {
+        let value = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        value.unwrap_or_else(|| panic!("{key} is not in the unit")).to_owned()
+    };
+    let config = Config::default();
+    let timeline_drain = crate::web::DRAIN;
+    for (unit, drain, spare) in [
+        (include_str!("../systemd/buildgrid-worker.service"), config.worker.drain_timeout, 300),
+        (include_str!("../systemd/buildgrid-registry.service"), config.registry.drain_timeout, 15),
+        (include_str!("../systemd/buildgrid-timeline.service"), timeline_drain, 15),
+    ] {
+        let time = |key| humantime_serde::re::humantime::parse_duration(&setting(unit, key)).unwrap();
+        // Beside running builds, results are told, logs sent and connections closed.
+        assert!(time("TimeoutStopSec") >= drain + std::time::Duration::from_secs(spare), "{unit}");
+        // After the watchdog has struck, nobody drains.
+        assert!(time("TimeoutAbortSec") <= time("WatchdogSec"), "{unit}");
+        assert_eq!(setting(unit, "Type"), "notify");
+        assert_eq!(setting(unit, "ExecReload"), "/bin/kill -HUP $MAINPID");
+        assert_eq!(setting(unit, "Restart"), "on-failure", "the watchdog's end among them");
+        assert!(!unit.contains("SendSIGKILL=no"), "what does not end by itself must end");
+    }
+    let worker = include_str!("../systemd/buildgrid-worker.service");
+    assert_eq!(setting(worker, "KillMode"), "mixed", "only the worker is told to drain");
+}

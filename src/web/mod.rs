@@ -22,4 +22,4 @@ mod site;
 mod turn;
 
 pub use queue::Enqueuer;
-pub use service::{Timeline, serve};
+pub use service::{DRAIN, Timeline, serve};

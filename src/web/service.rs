@@ -21,7 +21,7 @@ use crate::timeline::TimelineConfig;
 /// A client that for this long sends no complete request head, or takes no byte, is disconnected.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long running requests may go on when the service is told to stop. Who follows a log is told at once.
-const DRAIN: Duration = Duration::from_secs(10);
+pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// What the handlers share.
 pub struct Timeline {
