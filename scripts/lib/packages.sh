@@ -22,6 +22,9 @@ has_static_busybox() {
     busybox=$(command -v busybox) && ! ldd "$busybox"
 }
 
+# A library lies in a folder that is called after the machine.
+has_libfaketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'; }
+
 # A C compiler with the headers of the C library; the Rust build compiles AWS-LC, libgit2, zlib and zstd.
 has_c_compiler() {
     command -v cc && echo '#include <stdlib.h>' | cc -E -

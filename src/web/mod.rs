@@ -8,6 +8,7 @@
 pub mod access;
 mod api;
 mod claims;
+mod clock;
 pub mod db;
 mod follow;
 mod live;

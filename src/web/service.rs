@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Passwords;
+use super::clock;
 use super::db::Database;
 use super::live::Live;
 use super::policy::PolicyConfig;
@@ -89,6 +90,9 @@ pub async fn serve(listener: TcpListener, timeline: Arc<Timeline>) -> anyhow::Re
         drain_timeout: DRAIN,
     };
     let (stop, database) = (timeline.stop.clone(), timeline.database.clone());
+    let ended = CancellationToken::new();
+    let _ended = ended.clone().drop_guard();
+    tokio::spawn(clock::watch(database.clone(), ended));
     serving::serve(listener, router(timeline), limits, stop).await?;
     database.close().await;
     tracing::info!(%address, "the timeline has stopped");

@@ -287,6 +287,20 @@ pub(in crate::web) async fn renew(
         .map(drop)
 }
 
+/// After the clock was set forwards (or, with a negative `by`, back) to `now`: the leases that were live before,
+/// and those that lie further ahead than a new one, begin anew. Answers how many.
+pub(in crate::web) async fn begin_leases_anew(
+    connection: &mut SqliteConnection,
+    now: OffsetDateTime,
+    by: time::Duration,
+    lease: Duration,
+) -> sqlx::Result<u64> {
+    let (fresh, live) = (millis(now + lease), millis(now - by.max(time::Duration::ZERO)));
+    let update = "UPDATE builds SET lease_until = $1 WHERE lease_until > $1 OR ($3 AND lease_until > $2)";
+    let update = sqlx::query(update).bind(fresh).bind(live).bind(by.is_positive());
+    Ok(update.execute(connection).await?.rows_affected())
+}
+
 /// Keeps what the commit says of itself.
 pub(in crate::web) async fn describe(
     connection: &mut SqliteConnection,

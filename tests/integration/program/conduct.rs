@@ -9,6 +9,7 @@ use std::time::Duration;
 use buildgrid::event::result::State;
 
 use super::{Worker, buildgrid, ended, written};
+use crate::support::clock::Clock;
 use crate::support::grid::{TestGrid, fake_event};
 use crate::support::patience::{in_time, until};
 use crate::support::process::output;
@@ -29,10 +30,15 @@ struct Daemon {
 
 impl Daemon {
     async fn start(config: PathBuf, name: &str) -> Self {
+        Self::start_with(config, name, |_| ()).await
+    }
+
+    async fn start_with(config: PathBuf, name: &str, prepare: impl FnOnce(&mut Command)) -> Self {
         let systemd = Systemd::listen();
         let log = config.with_file_name(format!("{name}.log"));
         let mut command = buildgrid(&config);
         systemd.starts(&mut command, WATCHDOG);
+        prepare(&mut command);
         let child = command.arg(name).stderr(File::options().create(true).append(true).open(&log).unwrap());
         let process = Worker(child.spawn().unwrap());
         let daemon = Self { process, systemd, config, log };
@@ -284,6 +290,29 @@ async fn a_drain_takes_as_long_as_the_newest_configuration_says() {
     let worker = Daemon::start(worker.config.clone(), "worker").await;
     grid.result("b-1", State::Rejected).await;
     grid.dead_letter().await;
+    worker.ends().await;
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_touches_no_build() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let clock = Clock::right();
+    let config = written(&grid, |table| set(table, "queue", "heartbeat", "1s"));
+    let worker = Daemon::start_with(config, "worker", |command| clock.rules(command)).await;
+    let event = fake_event("b-1", SLOW).replace("\"fake\"", "\"build\":{\"timeout_s\":600},\"fake\"");
+    grid.publish(event).await;
+    grid.log_line("b-1", "fake line 2 ").await;
+    clock.set("+1h");
+    grid.log_line("b-1", "fake line 12 ").await;
+    clock.set("-1h");
+    let published = grid.result("b-1", State::Published).await;
+    assert!(published.finished_at < published.started_at, "its clock was set: {published:?}");
+    assert_eq!(grid.results("b-1").len(), 2, "there was one attempt");
+    // The connection has outlived it, and so has the watchdog.
+    assert!(!worker.log().contains("not connected"), "{}", worker.log());
+    worker.systemd.hears("WATCHDOG=1", 2).await;
+    assert!(!worker.log().contains("does not move"), "{}", worker.log());
     worker.ends().await;
     grid.finish().await;
 }

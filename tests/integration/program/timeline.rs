@@ -1,12 +1,22 @@
-//! A worker process that is killed, and the timeline service that it told.
+//! A worker process that is killed, and the timeline service that it told; that service's own clock.
 
+use std::fs::File;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use buildgrid::event::deploy::DeployEvent;
 use buildgrid::event::result::State;
-use buildgrid::timeline::protocol::{BuildState, LEASE};
+use buildgrid::timeline::TimelineConfig;
+use buildgrid::timeline::client::TimelineClient;
+use buildgrid::timeline::protocol::{AttemptId, BuildState, Claim, ClaimAnswer, LEASE};
 
-use super::{Worker, written};
+use super::{Worker, buildgrid, written};
+use crate::support::clock::Clock;
 use crate::support::grid::{TestGrid, fake_event};
+use crate::support::patience::until;
+use crate::support::played::PlayedAttempt;
+use crate::support::process::output;
 use crate::support::timeline::TestTimeline;
 
 const SLOW: &str = r#"{"log_lines":30,"line_interval_ms":100}"#;
@@ -62,4 +72,72 @@ async fn a_crash_while_the_service_is_away_is_told_later() {
     worker.ends().await;
     grid.finish().await;
     timeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_ends_no_live_lease_and_prolongs_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (listen, status) = (free(), free());
+    let text = format!(
+        "[timeline]\nlisten = \"{listen}\"\nstatus_listen = \"{status}\"\ndata_dir = \"{}\"\n[logging]\nformat = \"text\"\n",
+        at("data").display()
+    );
+    std::fs::write(at("worker-config.toml"), text).unwrap();
+    let clock = Clock::right();
+    let mut command = buildgrid(&at("worker-config.toml"));
+    command.arg("timeline").stderr(File::create(at("log")).unwrap());
+    clock.rules(&mut command);
+    let service = Worker(command.spawn().unwrap());
+    let says = |words: &str| std::fs::read_to_string(at("log")).unwrap().contains(words);
+    until("the timeline serves", || says("the timeline is serving")).await;
+    let token = output(buildgrid(&at("worker-config.toml")).args([
+        "token",
+        "add",
+        "worker",
+        "--role",
+        "worker",
+        "--all-namespaces",
+        "--quiet",
+    ]));
+    std::fs::write(at("token"), token).unwrap();
+    let config = TimelineConfig {
+        url: format!("http://{listen}"),
+        token_file: Some(at("token")),
+        ..Default::default()
+    };
+    let client = TimelineClient::new(&config).unwrap().unwrap();
+
+    let event = fake_event("b-1", "{}");
+    let _silent = PlayedAttempt::claim(&client, &event).await;
+    let id = DeployEvent::parse(event.as_bytes()).unwrap().0.id;
+    let other = || async {
+        let claim = Claim {
+            event: event.clone(),
+            worker: "worker-2".to_owned(),
+            attempt: AttemptId::generate(),
+            number: 1,
+            requeue: None,
+            replaces: None,
+            late: false,
+        };
+        client.claim(&id, &claim).await.unwrap()
+    };
+    let waits = |answer: ClaimAnswer| assert!(matches!(answer, ClaimAnswer::Wait { .. }), "{answer:?}");
+    clock.set("+1h");
+    until("the step is seen", || says("step_s=3600")).await;
+    waits(other().await);
+    clock.set("+0");
+    until("the step back is seen", || says("step_s=-3600")).await;
+    let since = tokio::time::Instant::now();
+    waits(other().await);
+    // Its worker has died: what it held is free after a lease, and not after an hour.
+    tokio::time::sleep(LEASE - Duration::from_secs(5)).await;
+    waits(other().await);
+    while other().await != (ClaimAnswer::Go { next_seq: 0 }) {
+        assert!(since.elapsed() < LEASE + Duration::from_secs(5), "a lease lasts {LEASE:?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    service.ends().await;
 }

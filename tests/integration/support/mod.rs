@@ -1,6 +1,7 @@
 //! What the suites share: servers under test and the parts they talk to.
 
 pub mod broker;
+pub mod clock;
 pub mod docker;
 pub mod git;
 pub mod git_proxy;
