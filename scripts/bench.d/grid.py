@@ -69,6 +69,8 @@ class Grid:
         self.registry_host = f"127.0.0.1:{free_port()}"
         self.registry_status = f"127.0.0.1:{free_port()}"
         self.timeline_host = f"127.0.0.1:{free_port()}"
+        # Where workers are told that the timeline service is.
+        self.timeline_url = ""
         self.data = self.folder / "worker"
         self.up_data = self.folder / "up"
         self.config = self.folder / "worker-config.toml"
@@ -97,6 +99,7 @@ listen = "{self.registry_host}"
 status_listen = "{self.registry_status}"
 
 [timeline]
+url = "{self.timeline_url}"
 listen = "{self.timeline_host}"
 
 [up]

@@ -164,21 +164,7 @@ impl Thread {
             tell(&[NotifyState::Status(&status)]);
             self.said = status;
         }
-        let stopped = match excused {
-            true => None,
-            false => self.checks.iter_mut().find_map(|check| check(now)),
-        };
-        match (&stopped, self.stopped) {
-            (Some(what), false) => tracing::error!(
-                stopped = what,
-                "the program does not move: {what}; systemd's watchdog gets no more words, and starts it again"
-            ),
-            (None, true) => tracing::warn!("the program moves again"),
-            _ => {}
-        }
-        self.stopped = stopped.is_some();
-        let due = |every: Duration| self.fed.is_none_or(|fed| now.duration_since(fed) >= every);
-        if self.stopped || !due(self.feed.unwrap_or(LOOK)) {
+        if !self.moves(now, excused) || !self.is_due(now) {
             return;
         }
         let mut words = Vec::new();
@@ -186,14 +172,41 @@ impl Thread {
             words.push(NotifyState::Watchdog);
         }
         if self.ending.is_cancelled() {
-            words.push(NotifyState::ExtendTimeoutUsec(
-                u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX),
-            ));
+            let extension = u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX);
+            words.push(NotifyState::ExtendTimeoutUsec(extension));
         }
         if !words.is_empty() {
             tell(&words);
         }
-        self.fed = Some(now);
+    }
+
+    /// Whether everything moves; says in the log, once, what has stopped.
+    fn moves(&mut self, now: Instant, excused: bool) -> bool {
+        let stopped = match excused && !self.stopped {
+            true => None,
+            false => self.checks.iter_mut().find_map(|check| check(now)),
+        };
+        match (&stopped, self.stopped) {
+            (Some(what), false) => {
+                tracing::error!(
+                    "the program does not move: {what}; systemd hears nothing more of it, and is to start it again"
+                );
+            }
+            (None, true) => tracing::warn!("the program moves again"),
+            _ => {}
+        }
+        self.stopped = stopped.is_some();
+        !self.stopped
+    }
+
+    /// Whether it is time for another word, which is then said.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let every = self.feed.unwrap_or(LOOK);
+        let is_due = self.fed.is_none_or(|fed| now.duration_since(fed) >= every);
+        if is_due {
+            self.fed = Some(now);
+        }
+        is_due
     }
 }
 
@@ -217,6 +230,30 @@ mod tests {
         assert!(check(later).unwrap().starts_with("nothing moves, for 6"));
         pulse.beat();
         assert_eq!(check(Instant::now()), None);
+    }
+
+    #[test]
+    fn a_word_is_due_from_time_to_time_and_only_while_all_moves() {
+        let pulse = Pulse::default();
+        let every = Duration::from_secs(10);
+        let mut thread = Thread {
+            feed: Some(every),
+            look: LOOK,
+            checks: vec![silence("nothing moves", pulse.clone(), PATIENCE)],
+            status: Box::new(String::new),
+            ending: CancellationToken::new(),
+            fed: None,
+            said: String::new(),
+            stopped: false,
+        };
+        let start = Instant::now();
+        assert!(thread.is_due(start) && !thread.is_due(start + every / 2) && thread.is_due(start + every));
+        assert!(thread.moves(start + PATIENCE / 2, false));
+        let late = start + PATIENCE * 2;
+        assert!(thread.moves(late, true), "the whole process stood still");
+        assert!(!thread.moves(late, false) && !thread.moves(late, false));
+        pulse.beat();
+        assert!(thread.moves(Instant::now(), false));
     }
 
     #[tokio::test(flavor = "multi_thread")]

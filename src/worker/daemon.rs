@@ -147,7 +147,8 @@ pub async fn run(
             "[policy] is set, and nobody keeps it: timeline.url is empty, and workers do not know of each other's builds"
         );
     }
-    let left = data.recover()?;
+    let recovered = data.clone();
+    let left = tokio::task::spawn_blocking(move || recovered.recover()).await??;
     let reporting = Reporting::new(&config.timeline)?;
     if left.unfinished > 0 {
         tracing::info!(
