@@ -33,11 +33,10 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
         error => Failure::new(Exit::Configuration, error),
     })?;
     let stop = Stop::at_signals("stopping: running requests go on to their end; a second signal cuts them")?;
-    reload::at_sighup(file, config, &["timeline", "queue", "logging"], &stop)?;
+    let live = reload::at_sighup(file, config, &["timeline", "policy", "queue", "logging"], &stop)?;
     let queue = Enqueuer::on_demand(config.queue.clone());
     let readiness = database.readiness();
-    let timeline =
-        Timeline::new(&config.timeline, config.policy.clone(), database.clone(), queue, stop.first.clone());
+    let timeline = Timeline::new(live, database.clone(), queue, stop.first.clone());
     let timeline = timeline.await?;
     let writes = vec![database.writes()];
     tell(&[NotifyState::Ready]);

@@ -63,6 +63,7 @@ impl Config {
         config.publish = newer.publish.clone();
         config.registry.host.clone_from(&newer.registry.host);
         config.fake = newer.fake.clone();
+        config.policy = newer.policy.clone();
         config.logging.level.clone_from(&newer.logging.level);
         config.logging.build_output = newer.logging.build_output;
         config
@@ -107,13 +108,18 @@ mod tests {
         newer.worker.data_dir = "/elsewhere".into();
         newer.queue.url = "amqp://me:other@127.0.0.1:5672/%2f".parse().unwrap();
         newer.fake.namespaces.clear();
+        newer.policy = Config::parse("", "[policy]\nmax_running = 3\n", []).unwrap().policy;
         let changed = newer.differences(&started);
-        assert_eq!(changed, ["fake.namespaces", "worker.data_dir", "worker.slots", "queue.url"]);
+        assert_eq!(
+            changed,
+            ["fake.namespaces", "policy.max_running", "worker.data_dir", "worker.slots", "queue.url"]
+        );
 
         sender.send_replace(Arc::new(newer.clone()));
         live.changed().await;
         let now = live.now();
         assert_eq!((now.worker.slots, now.fake.namespaces.len()), (7, 0));
+        assert!(now.policy.is_set(), "the arbiter's, too");
         assert_eq!(now.worker.data_dir, std::path::Path::new("/of/its/own"));
         assert_eq!(newer.differences(&started.reloaded(&newer)), ["worker.data_dir", "queue.url"]);
     }

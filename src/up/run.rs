@@ -110,8 +110,7 @@ pub async fn run(
     let store = tokio::task::spawn_blocking(move || Store::open(&opened)).await??;
     let stop = CancellationToken::new();
     let enqueuer = Enqueuer::Into(queue.clone().into());
-    let timeline =
-        Timeline::new(&config.timeline, config.policy.clone(), database.clone(), enqueuer, stop.clone());
+    let timeline = Timeline::new(live.on(config.clone()), database.clone(), enqueuer, stop.clone());
     let timeline = timeline.await?;
     let mut timeline = tokio::spawn(web::serve(listeners.timeline, Arc::new(timeline)));
     let registry = Registry::new(config.registry.clone(), store.clone());

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::config::Config;
 use crate::event::deploy::DeployEvent;
 use crate::event::result::{ResultEvent, State};
 use crate::queue::QueueConfig;
@@ -37,8 +38,8 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(folder.path()).await.unwrap();
         let queue = Enqueuer::on_demand(QueueConfig::default());
-        let timeline =
-            Timeline::new(&config, PolicyConfig::default(), database, queue, CancellationToken::new());
+        let config = Config { timeline: config, ..Config::default() };
+        let timeline = Timeline::new(&config, database, queue, CancellationToken::new());
         let timeline = timeline.await.unwrap();
         let (event, _) = DeployEvent::parse(EVENT.as_bytes()).unwrap();
         let (id, attempt) = (event.id.clone(), AttemptId::generate());

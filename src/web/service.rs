@@ -16,8 +16,8 @@ use super::live::Live;
 use super::policy::PolicyConfig;
 use super::queue::Enqueuer;
 use super::router::router;
+use crate::config;
 use crate::serving::{self, Limits};
-use crate::timeline::TimelineConfig;
 
 /// A client that for this long sends no complete request head, or takes no byte, is disconnected.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,7 +30,8 @@ pub struct Timeline {
     pub(super) live: Live,
     pub(super) passwords: Passwords,
     pub(super) queue: Enqueuer,
-    policy: Arc<PolicyConfig>,
+    /// As it may be reloaded.
+    config: config::Live,
     /// Who may follow a log: three of four connections. The others are left to workers, whose leases would
     /// run out behind idle readers, and to all other calls.
     pub(super) followers: Arc<Semaphore>,
@@ -44,24 +45,25 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// A service on this database, which keeps `policy` and enqueues into `queue`. The leases that held when
+    /// A service on this database, which enqueues into `queue`. The leases that held when
     /// the database was last used hold on: their workers could not renew them meanwhile.
     pub async fn new(
-        config: &TimelineConfig,
-        policy: PolicyConfig,
+        config: impl Into<config::Live>,
         database: Database,
         queue: Enqueuer,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let passwords = tokio::task::spawn_blocking(Passwords::new).await.context("prepare logins")?;
         database.renew_all(OffsetDateTime::now_utc()).await.context("renew the leases")?;
+        let live = config.into();
+        let config = live.now().timeline;
         let base = config.base().map_or_else(|| format!("http://{}", config.listen), str::to_owned);
         Ok(Self {
             database,
             live: Live::default(),
             passwords: passwords.context("prepare logins")?,
             queue,
-            policy: Arc::new(policy),
+            config: live,
             followers: Arc::new(Semaphore::new((config.max_connections * 3 / 4).max(1))),
             secure: base.starts_with("https://"),
             base,
@@ -74,9 +76,9 @@ impl Timeline {
         &self.database
     }
 
-    /// What the arbiter goes by.
-    pub(super) fn policy(&self) -> Arc<PolicyConfig> {
-        Arc::clone(&self.policy)
+    /// What the arbiter goes by now.
+    pub(super) fn policy(&self) -> PolicyConfig {
+        self.config.now().policy
     }
 }
 

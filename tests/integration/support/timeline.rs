@@ -82,14 +82,15 @@ impl TestTimeline {
     /// Starts it where it was, with the data that it had.
     pub async fn start_again(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
-        let config = TimelineConfig { url: self.url(), ..TimelineConfig::default() };
+        let timeline = TimelineConfig { url: self.url(), ..TimelineConfig::default() };
+        let config = Config { timeline, policy: self.policy.clone(), ..Config::default() };
         let database = Database::open(&self.data()).await.unwrap();
         let known = database.tokens().await.unwrap();
         for (principal, secret) in self.tokens.iter().filter(|_| known.is_empty()) {
             database.add_token(principal.clone(), secret, OffsetDateTime::now_utc()).await.unwrap();
         }
         let (stop, queue) = (CancellationToken::new(), Enqueuer::on_demand(self.queue.clone()));
-        let timeline = Timeline::new(&config, self.policy.clone(), database.clone(), queue, stop.clone());
+        let timeline = Timeline::new(&config, database.clone(), queue, stop.clone());
         let timeline = timeline.await.unwrap();
         let service = tokio::spawn(serve(listener, Arc::new(timeline)));
         self.running = Some(Running { stop, service, database });
