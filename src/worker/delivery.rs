@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -60,11 +61,33 @@ pub(super) enum Verdict {
     Bury { reason: String, result: ResultEvent },
 }
 
+/// What comes next for a delivery.
+enum Next {
+    Settle(Settled),
+    /// Wait for the end of the build that runs already.
+    Attach(watch::Receiver<Option<Settled>>),
+}
+
+/// A delivery of a build that runs in this process already: it is settled as that build's own is.
+pub struct Attached {
+    delivery: Delivery,
+    settled: watch::Receiver<Option<Settled>>,
+}
+
+impl Attached {
+    /// Waits for the build's end.
+    pub async fn settle(self) {
+        let settled = attached(self.settled).await;
+        settle(self.delivery, settled).await;
+    }
+}
+
 impl Handler {
-    /// Deals with one delivery to its end.
-    pub async fn handle(&self, delivery: Delivery) {
-        let settled = match DeployEvent::parse(&delivery.body) {
-            Err(rejected) => self.refuse(&delivery, rejected).await,
+    /// Deals with one delivery to its end, unless it is one of a build that runs already: that one's end
+    /// need not be waited for in a slot.
+    pub async fn handle(&self, delivery: Delivery) -> Option<Attached> {
+        let next = match DeployEvent::parse(&delivery.body) {
+            Err(rejected) => self.refuse(&delivery, rejected).await.map(Next::Settle),
             Ok((event, ignored)) => {
                 let span = tracing::info_span!(
                     "build",
@@ -78,15 +101,12 @@ impl Handler {
                 Box::pin(self.deal(&delivery, &event, ignored)).instrument(span).await
             }
         };
-        match settled {
-            Ok(Settled::Dealt) => match delivery.ack().await {
-                Ack::Done => {}
-                Ack::Lost => tracing::info!(
-                    "the broker took the delivery back meanwhile; it will come again and be answered with the outcome"
-                ),
-            },
-            Ok(Settled::GivenUp) | Err(GaveUp) => delivery.release().await,
+        match next {
+            Ok(Next::Attach(settled)) => return Some(Attached { delivery, settled }),
+            Ok(Next::Settle(settled)) => settle(delivery, settled).await,
+            Err(GaveUp) => settle(delivery, Settled::GivenUp).await,
         }
+        None
     }
 
     /// An event that cannot be read: kept with the reason, and told to its sender if one is named.
@@ -114,7 +134,7 @@ impl Handler {
         delivery: &Delivery,
         event: &DeployEvent,
         ignored: Vec<String>,
-    ) -> Result<Settled, GaveUp> {
+    ) -> Result<Next, GaveUp> {
         if !ignored.is_empty() {
             let (count, first) = (ignored.len(), &ignored[..ignored.len().min(NAMED_FIELDS)]);
             tracing::info!(
@@ -123,13 +143,13 @@ impl Handler {
                 "the event has fields that this version does not know; ignored"
             );
         }
-        match self.claims.claim(event, delivery.attempt, delivery.requeue()).await {
+        let settled = match self.claims.claim(event, delivery.attempt, delivery.requeue()).await {
             Ok(Claim::Go { running, attempt }) => {
                 Box::pin(self.arbitrate(delivery, event, running, attempt)).await
             }
             Ok(Claim::Attach(settled)) => {
                 tracing::info!("delivered again while it is being built; waiting for that build's end");
-                Ok(attached(settled).await)
+                return Ok(Next::Attach(settled));
             }
             Ok(Claim::Done(result)) => {
                 tracing::info!(state = %result.state, "delivered again after its end; the result is sent again");
@@ -144,7 +164,8 @@ impl Handler {
                 let verdict = self.judge(&report, &outcome);
                 self.settle(delivery, &report, verdict, None).await
             }
-        }
+        };
+        settled.map(Next::Settle)
     }
 
     /// No result event: the id is the first event's, whose results must stand.
@@ -334,6 +355,19 @@ impl Handler {
             timeline: self.place.timeline.as_deref(),
             started_at,
         }
+    }
+}
+
+/// The last step for a delivery.
+async fn settle(delivery: Delivery, settled: Settled) {
+    match settled {
+        Settled::Dealt => match delivery.ack().await {
+            Ack::Done => {}
+            Ack::Lost => tracing::info!(
+                "the broker took the delivery back meanwhile; it will come again and be answered with the outcome"
+            ),
+        },
+        Settled::GivenUp => delivery.release().await,
     }
 }
 

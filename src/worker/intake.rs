@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,8 @@ const PROBE: Duration = Duration::from_secs(5);
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
 /// The longest such pause.
 const RESUBSCRIBE_AT_MOST: Duration = Duration::from_secs(10);
+/// Deliveries that wait for a running build without keeping a slot; each has a channel. More wait in slots.
+const ATTACHED: usize = 64;
 
 /// A gate that is closed while the engine does not answer. Without one, nothing can be wrong with it.
 pub fn watch_engine(engine: Option<DockerEngine>, tasks: &mut JoinSet<()>, stop: &CancellationToken) -> Gate {
@@ -59,11 +61,21 @@ pub struct Intake {
     handler: watch::Receiver<Arc<Handler>>,
     gates: Vec<Gate>,
     drain: CancellationToken,
+    /// One for each delivery that may wait outside the slots.
+    places: Arc<Semaphore>,
+}
+
+/// Why a slot takes nothing from its subscription any more.
+enum Left {
+    /// It has ended, a gate has closed, or the worker drains.
+    Over,
+    /// Its channel is kept by a delivery that waits for a running build.
+    Attached,
 }
 
 impl Intake {
     pub fn new(handler: watch::Receiver<Arc<Handler>>, gates: Vec<Gate>, drain: CancellationToken) -> Self {
-        Self { handler, gates, drain }
+        Self { handler, gates, drain, places: Arc::new(Semaphore::new(ATTACHED)) }
     }
 
     fn handler(&self) -> Arc<Handler> {
@@ -126,8 +138,15 @@ impl Intake {
         }
     }
 
-    /// One slot: a channel of its own, one delivery at a time, until the drain.
+    /// One slot: a channel of its own, one delivery at a time, until the drain; and then until the
+    /// deliveries that it has attached to running builds are settled.
     async fn slot(mut self) {
+        let mut attached = JoinSet::new();
+        self.take(&mut attached).await;
+        while attached.join_next().await.is_some() {}
+    }
+
+    async fn take(&mut self, attached: &mut JoinSet<()>) {
         let (drain, at) = (self.drain.clone(), self.board().slot());
         let mut pause = RESUBSCRIBE;
         while !drain.is_cancelled() {
@@ -141,7 +160,11 @@ impl Intake {
                 None => return,
                 Some(Ok(subscription)) => {
                     pause = RESUBSCRIBE;
-                    self.consume(subscription, &at).await;
+                    let left = self.consume(subscription, &at, attached).await;
+                    while attached.try_join_next().is_some() {}
+                    if matches!(left, Left::Attached) {
+                        continue;
+                    }
                 }
                 Some(Err(error)) => {
                     tracing::warn!(%error, retry_s = pause.as_secs(), "cannot subscribe; trying again");
@@ -153,25 +176,44 @@ impl Intake {
         }
     }
 
-    /// Takes deliveries until the subscription ends, a gate closes, or the worker drains. Whatever
-    /// was delivered and not begun goes back to the queue when the subscription is dropped.
-    async fn consume(&mut self, mut subscription: Subscription, at: &OnSlot) {
+    /// Takes deliveries until the subscription ends, a gate closes, the worker drains, or one has attached
+    /// to a running build. Whatever was delivered and not begun goes back to the queue when the
+    /// subscription is dropped.
+    async fn consume(
+        &mut self,
+        mut subscription: Subscription,
+        at: &OnSlot,
+        attached: &mut JoinSet<()>,
+    ) -> Left {
         loop {
             at.is(Slot::Waiting);
             let delivery = tokio::select! {
                 biased;
-                () = self.drain.cancelled() => return,
-                () = any_closed(&mut self.gates) => return,
+                () = self.drain.cancelled() => return Left::Over,
+                () = any_closed(&mut self.gates) => return Left::Over,
                 delivery = subscription.next() => delivery,
             };
             let Some(delivery) = delivery else {
                 tracing::warn!("the broker ended the subscription; subscribing again");
-                return;
+                return Left::Over;
             };
             at.is(Slot::Building);
             metrics::gauge!("buildgrid_slots_busy").increment(1);
-            self.handler().handle(delivery).await;
+            let waiting = self.handler().handle(delivery).await;
             metrics::gauge!("buildgrid_slots_busy").decrement(1);
+            // A build that outlives the broker's acknowledgement timeout is delivered again each time: if the
+            // slots waited for its end, it would have them all.
+            match (waiting, self.places.clone().try_acquire_owned()) {
+                (None, _) => {}
+                (Some(waiting), Ok(place)) => {
+                    attached.spawn(async move {
+                        waiting.settle().await;
+                        drop(place);
+                    });
+                    return Left::Attached;
+                }
+                (Some(waiting), Err(_)) => waiting.settle().await,
+            }
         }
     }
 }

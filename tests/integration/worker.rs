@@ -66,16 +66,20 @@ async fn an_event_becomes_a_pullable_image() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_published_five_times_is_built_once() {
-    let grid = TestGrid::with(|config| config.worker.slots = 4).await;
+    let grid = TestGrid::with(|config| config.worker.slots = 2).await;
     let event = fake_event("b-1", r#"{"log_lines":60,"line_interval_ms":50,"layers":1,"layer_bytes":10}"#);
     for _ in 0..5 {
         grid.publish(event.clone()).await;
     }
+    // Four attach to the running build, and keep no slot from another one.
+    grid.publish(other_commit(&fake_event("b-2", &quick(1)))).await;
+    grid.result("b-2", State::Published).await;
+    assert!(!grid.build_directory("b-1").join("outcome.json").exists());
     grid.result("b-1", State::Published).await;
-    // Three attached to the running build; the fifth waited for a slot, and was answered again after its end,
-    // as is the sixth.
+    // What comes after the end is answered again.
     grid.publish(event.clone()).await;
-    grid.nth_result("b-1", State::Published, 3).await;
+    grid.nth_result("b-1", State::Published, 2).await;
+    assert_eq!(grid.ends("b-1").await.len(), 2);
     assert_eq!(grid.results("b-1").iter().filter(|r| r.state == State::Started).count(), 1);
     let directory = grid.build_directory("b-1");
     assert!(!directory.join("log.1.ndjson").exists(), "there was one attempt");

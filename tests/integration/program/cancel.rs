@@ -91,7 +91,7 @@ async fn a_build_of_a_frozen_worker_is_ended_by_another() {
         build.attempts[0].state == AttemptState::Cancelled
     };
     timeline.until("the attempt ends", "b-1", ends).await;
-    for repeat in grid.last_results("b-1", State::Cancelled).await {
+    for repeat in grid.ends("b-1").await {
         assert_eq!((repeat.attempt, repeat.state), (told.attempt, told.state));
     }
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -38,8 +38,7 @@ pub struct TestGrid {
     others: Vec<Worker>,
     registry: TestRegistry,
     results: Mutex<Vec<ResultEvent>>,
-    events: tokio::sync::Mutex<lapin::Consumer>,
-    connection: lapin::Connection,
+    listener: tokio::sync::Mutex<Listener>,
 }
 
 impl TestGrid {
@@ -57,13 +56,17 @@ impl TestGrid {
 
     /// A grid without a worker; everything else is there.
     pub async fn idle(adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::on(TestBroker::start().await, adjust).await
+    }
+
+    /// One without a worker on this broker.
+    pub async fn on(rabbit: TestBroker, adjust: impl FnOnce(&mut Config)) -> Self {
         // Shown by the test runner where a test fails.
         let _ = buildgrid::telemetry::logging::init(
             &LoggingConfig { format: Format::Text, ..LoggingConfig::default() },
             true,
         );
         let folder = tempfile::tempdir().unwrap();
-        let rabbit = TestBroker::start().await;
         let mut config = Config::default();
         config.worker.name = "worker-1".to_owned();
         config.worker.data_dir = folder.path().join("data");
@@ -77,7 +80,7 @@ impl TestGrid {
 
         let broker = Queue::amqp(&config.queue, "test");
         broker.declare().await.unwrap();
-        let (connection, events) = listen(&config.queue).await;
+        let listener = Listener::start(&config.queue).await.unwrap();
         Self {
             config,
             rabbit,
@@ -87,8 +90,7 @@ impl TestGrid {
             others: Vec::new(),
             registry,
             results: Mutex::default(),
-            events: tokio::sync::Mutex::new(events),
-            connection,
+            listener: tokio::sync::Mutex::new(listener),
         }
     }
 
@@ -142,15 +144,14 @@ impl TestGrid {
 
     /// Waits for the `n`th result of `id` with `state`. Results that were passed over are kept.
     pub async fn nth_result(&self, id: &str, state: State, n: usize) -> ResultEvent {
-        let mut events = self.events.lock().await;
+        let mut listener = self.listener.lock().await;
         let wait = async {
             loop {
                 if let Some(found) = self.results(id).into_iter().filter(|r| r.state == state).nth(n - 1) {
                     return found;
                 }
-                let delivery = events.next().await.expect("the broker is there").unwrap();
-                delivery.ack(BasicAckOptions::default()).await.unwrap();
-                self.results.lock().unwrap().push(serde_json::from_slice(&delivery.data).unwrap());
+                let heard = listener.next(&self.config.queue).await;
+                self.results.lock().unwrap().push(heard);
             }
         };
         match tokio::time::timeout(PATIENCE, wait).await {
@@ -161,21 +162,21 @@ impl TestGrid {
         }
     }
 
+    /// The final results of `id`, once all that were published have been heard.
+    pub async fn ends(&self, id: &str) -> Vec<ResultEvent> {
+        let mut listener = self.listener.lock().await;
+        let quiet = Duration::from_millis(500);
+        while let Ok(heard) = tokio::time::timeout(quiet, listener.next(&self.config.queue)).await {
+            self.results.lock().unwrap().push(heard);
+        }
+        let ends = |result: &ResultEvent| !matches!(result.state, State::Started | State::Retrying);
+        self.results(id).into_iter().filter(ends).collect()
+    }
+
     /// The results of `id` seen so far.
     pub fn results(&self, id: &str) -> Vec<ResultEvent> {
         let results = self.results.lock().unwrap();
         results.iter().filter(|result| result.id.as_str() == id).cloned().collect()
-    }
-
-    /// The results of `id` with `state`, when nothing more comes for a while.
-    pub async fn last_results(&self, id: &str, state: State) -> Vec<ResultEvent> {
-        let mut events = self.events.lock().await;
-        while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(500), events.next()).await {
-            let delivery = delivery.unwrap();
-            delivery.ack(BasicAckOptions::default()).await.unwrap();
-            self.results.lock().unwrap().push(serde_json::from_slice(&delivery.data).unwrap());
-        }
-        self.results(id).into_iter().filter(|result| result.state == state).collect()
     }
 
     pub fn build_directory(&self, id: &str) -> PathBuf {
@@ -198,7 +199,7 @@ impl TestGrid {
 
     /// Takes one event from the dead letters, with the reason that stands in its header.
     pub async fn dead_letter(&self) -> DeadLetter {
-        let channel = self.connection.create_channel().await.unwrap();
+        let channel = self.listener.lock().await.connection.create_channel().await.unwrap();
         let message = in_time("a dead letter", async {
             loop {
                 let options = BasicGetOptions { no_ack: true };
@@ -264,28 +265,43 @@ pub struct DeadLetter {
     pub body: Vec<u8>,
 }
 
-/// A consumer of all result events.
-async fn listen(config: &QueueConfig) -> (lapin::Connection, lapin::Consumer) {
-    let url = config.url.expose();
-    let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
-    channel
-        .queue_bind(
-            queue.name().clone(),
-            config.events.as_str().into(),
-            "build.#".into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .unwrap();
-    let consumer = channel
-        .basic_consume(queue.name().clone(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
-        .await
-        .unwrap();
-    (connection, consumer)
+/// A consumer of all result events; what is published while the broker or its connection is away waits in
+/// its queue.
+struct Listener {
+    connection: lapin::Connection,
+    events: lapin::Consumer,
+}
+
+impl Listener {
+    async fn start(config: &QueueConfig) -> lapin::Result<Self> {
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(config.url.expose(), properties).await?;
+        let channel = connection.create_channel().await?;
+        let name = "test.results";
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(name.into(), options, FieldTable::default()).await?;
+        let (events, bind) = (config.events.as_str().into(), QueueBindOptions::default());
+        channel.queue_bind(name.into(), events, "build.#".into(), bind, FieldTable::default()).await?;
+        let consume = BasicConsumeOptions::default();
+        let events = channel.basic_consume(name.into(), "".into(), consume, FieldTable::default()).await?;
+        Ok(Self { connection, events })
+    }
+
+    async fn next(&mut self, config: &QueueConfig) -> ResultEvent {
+        loop {
+            if let Some(Ok(delivery)) = self.events.next().await
+                && let Ok(result) = serde_json::from_slice(&delivery.data)
+            {
+                // One that is lost is heard twice.
+                let _ = delivery.ack(BasicAckOptions::default()).await;
+                return result;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if let Ok(again) = Self::start(config).await {
+                *self = again;
+            }
+        }
+    }
 }
 
 pub fn read_log(path: &Path) -> Vec<LogEntry> {

@@ -54,8 +54,7 @@ fn is_building(build: &BuildDetail) -> bool {
 /// Waits for the end of a cancelled build, which is told once.
 async fn told_once(grid: &TestGrid, id: &str) -> ResultEvent {
     let told = grid.result(id, State::Cancelled).await;
-    assert_eq!(grid.last_results(id, State::Cancelled).await, std::slice::from_ref(&told));
-    assert!(grid.results(id).iter().all(|result| !result.state.is_final() || *result == told));
+    assert_eq!(grid.ends(id).await, std::slice::from_ref(&told));
     told
 }
 

@@ -97,7 +97,7 @@ async fn only_the_latest_of_a_ref_is_built_after_the_one_that_runs() {
     for id in ["b-3", "b-4"] {
         grid.result(id, State::Published).await;
     }
-    assert_eq!(grid.last_results("b-2", State::Cancelled).await, [told]);
+    assert_eq!(grid.ends("b-2").await, [told]);
     grid.finish().await;
     timeline.stop().await;
 }
@@ -157,7 +157,7 @@ async fn a_crowd_that_waits_leaves_the_slots_to_others() {
         grid.result(&format!("b-{n}"), State::Cancelled).await;
     }
     grid.rabbit.until_empty().await;
-    grid.last_results("b-0", State::Cancelled).await;
+    grid.ends("b-0").await;
     for n in 0..=CROWD {
         let ended = grid.results(&format!("b-{n}")).into_iter().filter(|result| result.state.is_final());
         assert_eq!(ended.count(), 1, "b-{n}");
