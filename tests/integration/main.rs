@@ -6,6 +6,7 @@
 mod cli;
 mod commit;
 mod docker;
+mod faults;
 mod program;
 mod queue;
 mod registry;

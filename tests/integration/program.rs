@@ -18,7 +18,7 @@ use crate::support::patience::until;
 use crate::support::process::{as_root, output};
 
 /// The program, blind to the configuration of the machine and to the environment's.
-fn buildgrid(config: &Path) -> Command {
+pub fn buildgrid(config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_buildgrid"));
     command.arg("--config").arg(config).stdin(Stdio::null()).env_remove("JOURNAL_STREAM");
     for (name, _) in
@@ -35,7 +35,7 @@ fn ended(output: Output) -> (i32, String) {
 }
 
 /// The grid's configuration as a file, for a program of its own.
-fn written(grid: &TestGrid, adjust: impl FnOnce(&mut toml::Table)) -> PathBuf {
+pub fn written(grid: &TestGrid, adjust: impl FnOnce(&mut toml::Table)) -> PathBuf {
     let config = &grid.config;
     let mut table: toml::Table = format!(
         r#"
@@ -70,25 +70,31 @@ fn written(grid: &TestGrid, adjust: impl FnOnce(&mut toml::Table)) -> PathBuf {
 }
 
 /// A worker process; killed when the test ends.
-struct Worker(Child);
+pub struct Worker(Child);
 
 impl Worker {
-    fn start(config: &Path) -> Self {
+    pub fn start(config: &Path) -> Self {
         Self(buildgrid(config).arg("worker").stderr(Stdio::inherit()).spawn().unwrap())
     }
 
-    fn signal(&self, signal: &str) {
+    /// One whose log goes to a file.
+    pub fn saying(config: &Path, log: &Path) -> Self {
+        let log = std::fs::File::create(log).unwrap();
+        Self(buildgrid(config).arg("worker").stderr(log).spawn().unwrap())
+    }
+
+    pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
-    async fn exit_code(&mut self) -> Option<i32> {
+    pub async fn exit_code(&mut self) -> Option<i32> {
         until("the worker ends", || self.0.try_wait().unwrap().is_some()).await;
         self.0.wait().unwrap().code()
     }
 
     /// Lets it drain: what it has told, it still has to acknowledge.
-    async fn ends(mut self) {
+    pub async fn ends(mut self) {
         self.signal("-TERM");
         assert_eq!(self.exit_code().await, Some(0));
     }

@@ -196,7 +196,9 @@ impl Supervisor {
                     tracing::info!(connection = self.role, "the broker takes messages again");
                     self.blocked(None);
                 }
-                Some(Event::Error(error)) => return Some(error.into()),
+                // The error of one channel, such as an acknowledgement timeout, comes here as well: it is
+                // told where that channel is used, and the others go on.
+                Some(Event::Error(error)) if !connection.status().connected() => return Some(error.into()),
                 Some(_) => {}
                 None => return Some(BrokerError::Lost("the connection has ended".to_owned())),
             }

@@ -51,7 +51,11 @@ impl Publisher {
         let confirm =
             channel.basic_publish(exchange, key, options, message.body, message.properties.clone()).await?;
         let confirmation = confirm.await?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+        // After a refusal RabbitMQ may go on to refuse on the channel although the queue has room again (when the
+        // policy that bounded it was changed), so that the next attempt takes another one.
+        if !matches!(confirmation, Confirmation::Nack(_)) {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+        }
         match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Err(BrokerError::Unroutable {

@@ -2,7 +2,8 @@
 //! goes when the test ends.
 
 use std::io::Write as _;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use buildgrid::queue::{Delivery, Queue, QueueConfig, QueueStatus, Subscription};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 
+use super::node::BrokerNode;
 use super::patience::{PATIENCE, in_time};
 use super::process::{as_root, output};
 use super::proxy::Proxy;
@@ -24,12 +26,18 @@ fn node() -> Option<String> {
     std::env::var("RABBITMQ_NODENAME").ok()
 }
 
-/// Evaluates Erlang on the broker's node, which must come to `ok`: what rabbitmqctl does as well, but that
-/// starts a virtual machine and needs a second of processor time a call, which this need not.
-fn evaluate(expression: &str) -> Result<(), String> {
-    let mut child = as_root("env")
-        .args(["HOME=/var/lib/rabbitmq", "erl_call", "-e", "-sname"])
-        .arg(node().as_deref().unwrap_or("rabbit"))
+/// Evaluates Erlang on a node, which must come to `ok`: what rabbitmqctl does as well, but that
+/// starts a virtual machine and needs a second of processor time a call, which this need not. The node's
+/// cookie is in `home`, or where Debian's broker has it.
+pub fn evaluate_on(node: &str, home: Option<&Path>, expression: &str) -> Result<(), String> {
+    let mut command = match home {
+        Some(_) => Command::new("env"),
+        None => as_root("env"),
+    };
+    let home = home.unwrap_or(Path::new("/var/lib/rabbitmq"));
+    let mut child = command
+        .arg(format!("HOME={}", home.display()))
+        .args(["erl_call", "-e", "-sname", node])
         // The node takes one connection of one name; erl_call's own random ones are alike within a second.
         .args(["-h", &uuid::Uuid::now_v7().simple().to_string()])
         .stdin(Stdio::piped())
@@ -45,6 +53,26 @@ fn evaluate(expression: &str) -> Result<(), String> {
     }
 }
 
+/// Where a virtual host is made.
+struct Place {
+    /// `user:password@host:port`.
+    authority: String,
+    node: String,
+    /// Of a node that is a test's own.
+    home: Option<PathBuf>,
+}
+
+impl Place {
+    /// The broker that all tests share.
+    fn shared() -> Self {
+        Self { authority: authority(), node: node().unwrap_or_else(|| "rabbit".to_owned()), home: None }
+    }
+
+    fn evaluate(&self, expression: &str) -> Result<(), String> {
+        evaluate_on(&self.node, self.home.as_deref(), expression)
+    }
+}
+
 /// The expression that gives a user these rights to configure, write and read.
 fn permit(user: &str, vhost: &str, [configure, write, read]: [&str; 3]) -> String {
     format!(
@@ -54,6 +82,7 @@ fn permit(user: &str, vhost: &str, [configure, write, read]: [&str; 3]) -> Strin
 }
 
 pub struct TestBroker {
+    place: Place,
     vhost: String,
     users: Mutex<Vec<String>>,
 }
@@ -61,17 +90,25 @@ pub struct TestBroker {
 impl TestBroker {
     /// Makes the virtual host. Panics where no broker answers: a suite without its parts has failed.
     pub async fn start() -> Self {
+        Self::at(Place::shared())
+    }
+
+    /// Makes it on a node of the test's own, with which it ends.
+    pub fn on(node: &BrokerNode) -> Self {
+        let home = Some(node.home().to_owned());
+        Self::at(Place { authority: node.authority(), node: node.name().to_owned(), home })
+    }
+
+    fn at(place: Place) -> Self {
         let vhost = format!("test-{}", uuid::Uuid::now_v7());
-        let broker = Self { vhost, users: Mutex::default() };
-        let (vhost, authority) = (&broker.vhost, authority());
-        let user = authority.split(':').next().unwrap();
-        let permit = permit(user, vhost, [".*"; 3]);
-        evaluate(&format!(r#"ok = rabbit_vhost:add(<<"{vhost}">>, <<"test">>), {permit}"#)).unwrap();
-        broker
+        let user = place.authority.split(':').next().unwrap();
+        let permit = permit(user, &vhost, [".*"; 3]);
+        place.evaluate(&format!(r#"ok = rabbit_vhost:add(<<"{vhost}">>, <<"test">>), {permit}"#)).unwrap();
+        Self { place, vhost, users: Mutex::default() }
     }
 
     pub fn config(&self) -> QueueConfig {
-        self.config_at(&authority())
+        self.config_at(&self.place.authority)
     }
 
     fn config_at(&self, authority: &str) -> QueueConfig {
@@ -84,23 +121,21 @@ impl TestBroker {
         let (name, password) = (format!("user-{}", uuid::Uuid::now_v7()), "secret");
         let add =
             format!(r#"rabbit_auth_backend_internal:add_user(<<"{name}">>, <<"{password}">>, <<"test">>)"#);
-        evaluate(&add).unwrap();
+        self.place.evaluate(&add).unwrap();
         self.users.lock().unwrap().push(name.clone());
-        evaluate(&permit(&name, &self.vhost, [configure, write, read])).unwrap();
+        self.place.evaluate(&permit(&name, &self.vhost, [configure, write, read])).unwrap();
         format!("{name}:{password}")
     }
 
     /// The configuration of that user.
     pub fn config_of(&self, user: &str) -> QueueConfig {
-        let authority = authority();
-        let (_, address) = authority.rsplit_once('@').unwrap();
+        let (_, address) = self.place.authority.rsplit_once('@').unwrap();
         self.config_at(&format!("{user}@{address}"))
     }
 
     /// A proxy before the broker, and the configuration to go through it.
     pub async fn proxied(&self) -> (Proxy, QueueConfig) {
-        let authority = authority();
-        let (user, target) = authority.rsplit_once('@').unwrap();
+        let (user, target) = self.place.authority.rsplit_once('@').unwrap();
         let proxy = Proxy::start(target.to_owned()).await;
         let config = self.config_at(&format!("{user}@{}", proxy.address()));
         (proxy, config)
@@ -115,8 +150,9 @@ impl TestBroker {
         &self.vhost
     }
 
-    /// Runs rabbitmqctl; answers what it printed.
+    /// Runs rabbitmqctl against the shared broker; answers what it printed.
     pub async fn control(&self, arguments: &[&str]) -> String {
+        assert!(self.place.home.is_none(), "a node of a test's own is asked by `evaluate`");
         let mut command = as_root("rabbitmqctl");
         command.arg("--quiet").args(arguments);
         if let Some(node) = node() {
@@ -204,11 +240,15 @@ impl TestBroker {
 
 impl Drop for TestBroker {
     fn drop(&mut self) {
+        // All of it ends with its node.
+        if self.place.home.is_some() {
+            return;
+        }
         let users = std::mem::take(&mut *self.users.lock().unwrap());
         let mut left = vec![("rabbit_vhost:delete", self.vhost.clone())];
         left.extend(users.into_iter().map(|user| ("rabbit_auth_backend_internal:delete_user", user)));
         for (delete, name) in left {
-            let deleted = evaluate(&format!(r#"{delete}(<<"{name}">>, <<"test">>)"#));
+            let deleted = self.place.evaluate(&format!(r#"{delete}(<<"{name}">>, <<"test">>)"#));
             if let Err(error) = deleted
                 && !std::thread::panicking()
             {

@@ -7,6 +7,7 @@ pub mod git;
 pub mod git_proxy;
 pub mod grid;
 pub mod image;
+pub mod node;
 pub mod patience;
 pub mod played;
 pub mod process;

@@ -1,7 +1,8 @@
 //! Programs that a test runs to their end.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
 
 /// A command that runs as root: by this user where it is root, else through sudo, which keeps nothing of
 /// the environment.
@@ -61,5 +62,44 @@ impl Ran {
     pub fn failed(self) -> String {
         assert!(!self.success, "{}", self.output);
         self.output
+    }
+}
+
+/// A server that a test starts, in a session of its own. It ends with the test, however that ends: its
+/// shell, which may run as another user, is told by the end of its standard input.
+pub struct Server(Child);
+
+const SERVE: &str = r#"
+    log=$1
+    shift
+    setsid "$@" </dev/null >>"$log" 2>&1 &
+    cat >/dev/null
+    kill -s KILL -- -$!
+    wait
+"#;
+
+impl Server {
+    /// Starts a command by `sh` (which [`as_root`] may make root's). What it says is appended to `log`.
+    pub fn start(mut sh: Command, log: &std::path::Path, command: &[&str]) -> Self {
+        sh.args(["-c", SERVE, "sh"]).arg(log).args(command);
+        // A test that is ended from outside is ended with its process group, of which this must not be.
+        sh.process_group(0);
+        Self(sh.stdin(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Ends it and all its children at once, as a crash of the machine does.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -1,5 +1,5 @@
-//! A TCP proxy that breaks: it stands before a service and cuts, freezes or delays every connection through
-//! it, or swallows answers.
+//! A TCP proxy that breaks: it stands before a service and cuts, freezes, delays or throttles every connection
+//! through it, or swallows what is said.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,7 +20,16 @@ pub enum Mode {
     Swallow(u8),
     /// Answers come so much later.
     Delayed(Duration),
+    /// So many bytes a second pass, each way.
+    Throttled(u32),
+    /// What is said by clients that had this word in their first kilobytes is lost, and they hear on.
+    Mute(&'static str),
 }
+
+/// How much of a client's words is looked through.
+const FIRST: usize = 8 * 1024;
+/// Pieces in which a throttled second passes.
+const PIECES: u32 = 20;
 
 /// It ends, and what goes through it, when it is dropped.
 pub struct Proxy {
@@ -80,24 +89,40 @@ enum Way {
 /// Passes bytes on until one side ends or the proxy cuts.
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>, way: Way) {
     let mut buffer = vec![0; 64 * 1024];
+    let mut first = Vec::new();
     loop {
         let now = *mode.borrow_and_update();
+        let most = match now {
+            Mode::Throttled(rate) => (rate / PIECES).max(1) as usize,
+            _ => buffer.len(),
+        };
         let read = tokio::select! {
             changed = mode.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
             },
-            read = from.read(&mut buffer), if !matches!(now, Mode::Cut | Mode::Frozen) => read,
+            read = from.read(&mut buffer[..most]), if !matches!(now, Mode::Cut | Mode::Frozen) => read,
             () = std::future::ready(()), if now == Mode::Cut => return,
         };
         match now {
             Mode::Swallow(percent) if way == Way::Back && rand::random_range(0..100) < percent => return,
             Mode::Delayed(delay) if way == Way::Back => tokio::time::sleep(delay).await,
+            Mode::Throttled(_) => tokio::time::sleep(Duration::from_secs(1) / PIECES).await,
             _ => {}
         }
-        match read {
-            Ok(length) if length > 0 && to.write_all(&buffer[..length]).await.is_ok() => {}
+        let Ok(length @ 1..) = read else { return };
+        let said = &buffer[..length];
+        if way == Way::There && first.len() < FIRST {
+            first.extend_from_slice(said);
+        }
+        match now {
+            Mode::Mute(word) if has(&first, word) => {}
+            _ if to.write_all(said).await.is_ok() => {}
             _ => return,
         }
     }
+}
+
+fn has(bytes: &[u8], word: &str) -> bool {
+    bytes.windows(word.len()).any(|part| part == word.as_bytes())
 }
