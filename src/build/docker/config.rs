@@ -14,7 +14,8 @@ pub struct EngineConfig {
     /// Where the engine listens: `unix:///path` or `tcp://host:port` (without TLS: only on a trusted network), or
     /// `none` for a worker that does fake builds only.
     pub host: String,
-    /// How long the engine may take to answer a short call, and to a ping while it builds in silence.
+    /// How long the engine may take to answer a short call, and a ping while it builds in silence: after three
+    /// in a row without an answer it is given up, and the build is tried again.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
 }

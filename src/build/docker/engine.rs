@@ -104,6 +104,8 @@ impl DockerEngine {
     }
 
     async fn remove(&self, tag: &str) -> Result<(), BuildError> {
+        // One that hangs is not waited for as long.
+        self.answers().await?;
         // Deleting the layers of a large image takes the engine longer than an answer does.
         let docker = self.docker(self.transport(), REMOVE_LIMIT);
         match tokio::time::timeout(REMOVE_LIMIT, tags::remove(&docker, tag)).await {
@@ -165,7 +167,11 @@ impl DockerEngine {
     }
 
     pub(super) fn pulse(&self) -> Pulse {
-        Pulse { docker: self.short(), timeout: self.config.timeout, silence: SILENCE }
+        Pulse {
+            docker: self.short(),
+            timeout: self.config.timeout,
+            silence: SILENCE.min(self.config.timeout),
+        }
     }
 
     /// What an error of the client means for the build.

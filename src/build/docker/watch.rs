@@ -5,7 +5,8 @@ use std::time::Duration;
 use bollard::Docker;
 use futures::{Stream, StreamExt};
 
-/// How long the engine may be silent before it is asked whether it is there.
+/// How long the engine may be silent before it is asked whether it is there; no longer than it may take to
+/// answer.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
 /// How many questions in a row it may leave without an answer.
 const MISSES: u32 = 3;

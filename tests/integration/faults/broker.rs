@@ -4,22 +4,16 @@ use std::time::{Duration, Instant};
 
 use buildgrid::event::result::State;
 
-use super::{lasting, nth_event};
+use super::{lasting, nth_event, readiness};
 use crate::support::broker::TestBroker;
 use crate::support::grid::TestGrid;
 use crate::support::node::BrokerNode;
 use crate::support::patience::{in_time, until};
 use crate::support::timeline::TestTimeline;
 
-/// What a worker says of its readiness.
-async fn readiness(grid: &TestGrid) -> String {
-    let page = format!("http://{}/readyz", grid.config.worker.status_listen);
-    reqwest::get(page).await.unwrap().text().await.unwrap()
-}
-
 async fn until_ready(grid: &TestGrid) {
     in_time("the worker is ready", async {
-        while !readiness(grid).await.contains("queue: ok") {
+        while !readiness(grid).await.1.contains("queue: ok") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -34,7 +28,7 @@ async fn a_restarted_broker_is_consumed_from_within_ten_seconds() {
     until_ready(&grid).await;
     node.kill();
     until("the worker has noticed", || !grid.broker.status().can_publish).await;
-    assert!(!readiness(&grid).await.contains("queue: ok"));
+    assert!(!readiness(&grid).await.1.contains("queue: ok"));
     node.start_again().await;
     let back = Instant::now();
     let (namespace, app) = ("smoke".parse().unwrap(), "web".parse().unwrap());
@@ -89,7 +83,7 @@ async fn an_alarm_of_the_broker_holds_back_results_and_nothing_else() {
         until("it is built during the alarm", || outcome.exists()).await;
     }
     in_time("the worker says why results wait", async {
-        while !readiness(&grid).await.contains("memory") {
+        while !readiness(&grid).await.1.contains("memory") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })

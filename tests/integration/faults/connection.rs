@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use buildgrid::event::result::State;
 use buildgrid::queue::QueueConfig;
 
-use super::{lasting, nth_event};
+use super::{lasting, nth_event, readiness};
 use crate::program::{Worker, buildgrid, written};
 use crate::support::grid::TestGrid;
 use crate::support::patience::until;
@@ -25,16 +25,10 @@ async fn proxied() -> (TestGrid, Proxy) {
     (grid, proxy)
 }
 
-async fn ready(grid: &TestGrid) -> (bool, String) {
-    let page = format!("http://{}/readyz", grid.config.worker.status_listen);
-    let answer = reqwest::get(page).await.unwrap();
-    (answer.status().is_success(), answer.text().await.unwrap())
-}
-
 async fn until_ready(grid: &TestGrid, wanted: bool) {
     let start = Instant::now();
-    while ready(grid).await.0 != wanted {
-        assert!(start.elapsed() < Duration::from_secs(40), "{}", ready(grid).await.1);
+    while readiness(grid).await.0 != wanted {
+        assert!(start.elapsed() < Duration::from_secs(40), "{}", readiness(grid).await.1);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

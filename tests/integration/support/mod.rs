@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod clock;
 pub mod docker;
+pub mod engine;
 pub mod git;
 pub mod git_proxy;
 pub mod grid;

@@ -1,0 +1,117 @@
+//! A Docker engine of a test's own: it can be killed, frozen and started again, which the engine that all
+//! tests share cannot.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::docker::BASE;
+use super::patience::until;
+use super::process::{as_root, output};
+
+/// In namespaces of its own, so that all of it (processes of steps, mounts, a bridge) is gone when its
+/// first process is, which ends with its standard input, and so with the test. Each line of that is a start.
+const RUN: &str = r#"
+    while read -r _; do
+        dockerd --data-root "$1/data" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
+            --storage-driver overlay2 --iptables=false --ip-forward=false --ip-masq=false \
+            </dev/null >>"$1/log" 2>&1 &
+        until [ -S "$1/docker.sock" ]; do sleep 0.05; done
+        # For a test that is not root's.
+        chmod 0666 "$1/docker.sock"
+        echo >"$1/started"
+    done
+"#;
+
+pub struct TestEngine {
+    namespaces: Child,
+    folder: TempDir,
+}
+
+impl TestEngine {
+    /// Running, with the base image of the tests.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let namespaces = as_root("unshare")
+            .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["sh", "-c", RUN, "sh"])
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("unshare can be run");
+        let mut engine = Self { namespaces, folder };
+        engine.start_again().await;
+        engine
+    }
+
+    /// The engine, as the configuration names it.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("docker.sock")
+    }
+
+    /// Starts it with the data that it had, and waits until it has the base image of the tests.
+    pub async fn start_again(&mut self) {
+        let started = self.folder.path().join("started");
+        let _ = std::fs::remove_file(&started);
+        self.namespaces.stdin.as_mut().unwrap().write_all(b"start\n").unwrap();
+        until("the engine has started", || started.exists()).await;
+        let host = self.host();
+        until("the engine answers", || {
+            let version = Command::new("docker").env("DOCKER_HOST", &host).arg("version").output();
+            version.unwrap().status.success()
+        })
+        .await;
+        let base = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/base-image");
+        output(Command::new(base).arg(BASE).env("DOCKER_HOST", &host));
+    }
+
+    /// Sends a signal to the engine alone, and not to what runs on it.
+    pub fn signal(&self, signal: &str) {
+        output(as_root("kill").args([signal, &self.id().to_string()]));
+    }
+
+    /// Kills the engine alone, and waits until it is gone.
+    pub async fn kill(&self) {
+        let process = format!("/proc/{}", self.id());
+        self.signal("-KILL");
+        output(as_root("rm").arg("-f").arg(self.socket()));
+        until("the engine is gone", || {
+            let state = std::fs::read_to_string(format!("{process}/stat")).unwrap_or_default();
+            state.is_empty() || state.contains(") Z ")
+        })
+        .await;
+    }
+
+    /// The process of dockerd, as this side of the namespaces knows it.
+    fn id(&self) -> u32 {
+        let socket = self.host();
+        let processes = std::fs::read_dir("/proc").unwrap();
+        let is_engine = |directory: &PathBuf| {
+            let arguments = std::fs::read(directory.join("cmdline")).unwrap_or_default();
+            let mut arguments = arguments.split(|byte| *byte == 0);
+            arguments.next() == Some(b"dockerd") && arguments.any(|one| one == socket.as_bytes())
+        };
+        let found = processes.flatten().map(|process| process.path()).find(is_engine);
+        found.expect("the engine runs").file_name().unwrap().to_str().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for TestEngine {
+    fn drop(&mut self) {
+        drop(self.namespaces.stdin.take());
+        let _ = self.namespaces.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("the engine's last words:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"));
+        }
+        // Root's files.
+        let _ = as_root("rm").arg("-rf").arg(self.folder.path()).status();
+    }
+}
