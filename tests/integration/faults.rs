@@ -4,6 +4,8 @@
 mod broker;
 mod connection;
 mod engine;
+mod kills;
+mod workers;
 
 use crate::support::docker::BASE;
 use crate::support::git::{GitServer, Repository};

@@ -83,6 +83,25 @@ impl Worker {
         Self(buildgrid(config).arg("worker").stderr(log).spawn().unwrap())
     }
 
+    /// One that is killed just before it makes one of these system calls with this path. strace watches over
+    /// it as its grandchild, so that the child is the worker itself.
+    pub fn killed_at(config: &Path, calls: &str, path: &Path) -> Self {
+        let worker = buildgrid(config);
+        let mut strace = Command::new("strace");
+        strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-P"]).arg(path);
+        strace.args(["-e", &format!("trace={calls}")]);
+        strace.args(["-e", &format!("inject={calls}:error=EIO:signal=SIGKILL:when=1")]);
+        strace.arg("--").arg(worker.get_program()).args(worker.get_args()).arg("worker");
+        for (name, value) in worker.get_envs() {
+            match value {
+                Some(value) => strace.env(name, value),
+                None => strace.env_remove(name),
+            };
+        }
+        strace.stdin(Stdio::null()).stderr(Stdio::inherit());
+        Self(strace.spawn().expect("strace can be run (Debian's package strace)"))
+    }
+
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status().unwrap();
         assert!(sent.success());

@@ -174,11 +174,8 @@ impl TestBroker {
 
     /// Waits until an event waits in the retry queue of this delay.
     pub async fn until_waiting(&self, delay: &str) {
-        let config = self.config();
-        let properties = lapin::ConnectionProperties::default();
-        let connection = lapin::Connection::connect(config.url.expose(), properties).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        let name = format!("{}.retry.{delay}", config.builds);
+        let (connection, channel) = self.channel().await;
+        let name = format!("{}.retry.{delay}", self.config().builds);
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         in_time("an event waits", async {
             let count = async || {
@@ -193,31 +190,51 @@ impl TestBroker {
         connection.close(200, "done".into()).await.unwrap();
     }
 
+    /// Whether no message waits in any queue.
+    pub async fn is_empty(&self) -> bool {
+        let (connection, channel) = self.channel().await;
+        let left = self.left(&channel).await;
+        connection.close(200, "done".into()).await.unwrap();
+        left.into_iter().all(|(_, messages, _)| messages == 0)
+    }
+
     /// Waits until each queue is left with messages and consumers as wanted.
     async fn until_left(&self, wanted: impl Fn(u32, u32) -> bool) {
-        let config = self.config();
-        let properties = lapin::ConnectionProperties::default();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let (connection, channel) = self.channel().await;
+        loop {
+            let left = self.left(&channel).await;
+            let Some((name, messages, consumers)) =
+                left.into_iter().find(|(_, messages, consumers)| !wanted(*messages, *consumers))
+            else {
+                return connection.close(200, "done".into()).await.unwrap();
+            };
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "{name} is left with {messages} messages and {consumers} consumers");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn channel(&self) -> (lapin::Connection, lapin::Channel) {
+        let (config, properties) = (self.config(), lapin::ConnectionProperties::default());
         let connection = lapin::Connection::connect(config.url.expose(), properties).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
+        (connection, channel)
+    }
+
+    /// Every queue, with its messages that wait and its consumers.
+    async fn left(&self, channel: &lapin::Channel) -> Vec<(String, u32, u32)> {
+        let config = self.config();
         let retries = ["10s", "1m", "10m"].map(|delay| format!("{}.retry.{delay}", config.builds));
-        let mut queues = Vec::from(retries);
-        queues.extend([config.builds, config.dead]);
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        for name in queues {
+        let mut left = Vec::new();
+        // From where events come to where they go, so that none is missed between two looks.
+        for name in retries.into_iter().chain([config.builds, config.dead]) {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            loop {
-                let declare = channel.queue_declare(name.as_str().into(), passive, FieldTable::default());
-                let queue = in_time("the state of a queue", declare).await.unwrap();
-                let (messages, consumers) = (queue.message_count(), queue.consumer_count());
-                if wanted(messages, consumers) {
-                    break;
-                }
-                let late = tokio::time::Instant::now() > deadline;
-                assert!(!late, "{name} is left with {messages} messages and {consumers} consumers");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            let declare = channel.queue_declare(name.as_str().into(), passive, FieldTable::default());
+            let queue = in_time("the state of a queue", declare).await.unwrap();
+            left.push((name, queue.message_count(), queue.consumer_count()));
         }
-        connection.close(200, "done".into()).await.unwrap();
+        left
     }
 
     /// Closes every connection to this virtual host from the broker's side, as an administrator would.
