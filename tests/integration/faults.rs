@@ -5,6 +5,8 @@ mod broker;
 mod connection;
 mod engine;
 mod kills;
+mod matrix;
+mod sources;
 mod workers;
 
 use crate::support::docker::BASE;

@@ -112,7 +112,7 @@ async fn a_build_that_outlives_the_acknowledgement_timeout_costs_its_slot_alone(
     impatient(&node, 4);
     let mut grid = TestGrid::on(TestBroker::on(&node), |config| config.worker.slots = 2).await;
     grid.start_worker().await;
-    grid.publish(nth_event(1, &lasting(200))).await;
+    grid.publish(nth_event(1, &lasting(170))).await;
     grid.result("b-1", State::Started).await;
     // In this time it is delivered to every slot, and taken back from it.
     for n in 2..=8 {
@@ -146,7 +146,7 @@ async fn a_build_that_outlives_the_acknowledgement_timeout_is_built_by_one_of_th
     for name in ["worker-2", "worker-3"] {
         homes.push(grid.start_other_worker(name).await);
     }
-    grid.publish(nth_event(1, &lasting(300))).await;
+    grid.publish(nth_event(1, &lasting(200))).await;
     let published = grid.result("b-1", State::Published).await;
     grid.rabbit.until_empty().await;
     let ends = grid.ends("b-1").await;

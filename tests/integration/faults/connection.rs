@@ -87,19 +87,27 @@ async fn a_slow_connection_to_the_broker_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_gone_is_asked_for_in_growing_pauses() {
-    let grid = TestGrid::idle(|_| ()).await;
+    let mut grid = TestGrid::idle(|_| ()).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    grid.config.worker.status_listen = port.local_addr().unwrap();
+    drop(port);
     let config = written(&grid, |table| {
+        let worker = table["worker"].as_table_mut().unwrap();
+        worker.insert("slots".into(), 1.into());
+        worker.insert("status_listen".into(), grid.config.worker.status_listen.to_string().into());
         table["queue"].as_table_mut().unwrap().insert("declare".into(), "passive".into());
-        table["worker"].as_table_mut().unwrap().insert("slots".into(), 1.into());
     });
     let said = config.with_file_name("said");
     let worker = Worker::saying(&config, &said);
     let lines = |text: &str| std::fs::read_to_string(&said).unwrap().matches(text).count();
     until("it has started", || lines("worker started") == 1).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    until_ready(&grid, true).await;
     grid.rabbit.control(&["delete_queue", "--vhost", grid.rabbit.vhost(), "buildgrid.builds"]).await;
     until("it has noticed", || lines("the broker ended the subscription") == 1).await;
+    until_ready(&grid, false).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
+    let (is_ready, said) = readiness(&grid).await;
+    assert!(!is_ready && said.contains("no slot is subscribed"), "{said}");
     let tries = lines("cannot subscribe; trying again");
     assert!((2..=4).contains(&tries), "{tries} tries within ten seconds");
     // It may not make the queue; once somebody has, it goes on by itself.

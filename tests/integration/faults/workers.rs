@@ -153,3 +153,19 @@ async fn a_worker_frozen_for_longer_than_its_lease_gives_its_build_up() {
     grid.finish().await;
     timeline.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_workers_without_a_timeline_the_loser_reports_the_image_as_reused() {
+    let mut grid = TestGrid::idle(|config| config.worker.slots = 1).await;
+    grid.start_worker().await;
+    grid.start_other_worker("worker-2").await;
+    grid.publish(nth_event(1, &lasting(20))).await;
+    grid.publish(nth_event(1, &lasting(20))).await;
+    grid.nth_result("b-1", State::Published, 2).await;
+    let ends = grid.ends("b-1").await;
+    let [first, second] = ends.as_slice() else { panic!("{ends:#?}") };
+    assert_ne!(first.worker, second.worker);
+    assert_eq!((first.digest, first.image.as_ref()), (second.digest, second.image.as_ref()));
+    assert_eq!([first.reused, second.reused].iter().filter(|reused| **reused).count(), 1, "{ends:#?}");
+    grid.finish().await;
+}

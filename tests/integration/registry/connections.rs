@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::image::{image_name, put_streamed};
+use crate::support::patience::until;
 use crate::support::registry::TestRegistry;
 
 /// More than the kernel's socket buffers hold on both sides.
@@ -105,4 +106,63 @@ async fn a_pull_that_does_not_end_is_cut_at_the_drain_limit() {
     registry.stop().await;
     let received = read_to_end(stalled).await;
     assert!(received.is_err() || received.is_ok_and(|bytes| bytes.len() < BIG));
+}
+
+/// The files below the registry's store that this process, and so the registry, has open.
+fn open_blobs(registry: &TestRegistry) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    open.filter(|file| std::fs::read_link(file.path()).is_ok_and(|path| path.starts_with(registry.root())))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_in_mid_blob_frees_its_place_and_its_file() {
+    let config = RegistryConfig { max_connections: 2, ..RegistryConfig::default() };
+    let registry = TestRegistry::start_with(config).await;
+    let pulls = [pull_slowly(&registry).await, pull_slowly(&registry).await];
+    assert_eq!(open_blobs(&registry), 2);
+    let mut next = connect(&registry).await;
+    next.write_all(b"GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut first = [0];
+    let waits = tokio::time::timeout(Duration::from_millis(300), next.read_exact(&mut first)).await;
+    assert!(waits.is_err(), "a third connection is served");
+    drop(pulls);
+    let answer = read_to_end(next).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&answer));
+    until("its file is closed", || open_blobs(&registry) == 0).await;
+    registry.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_pulls_at_once_are_all_served_with_few_files_open() {
+    const PULLS: usize = 500;
+    const PLACES: usize = 20;
+    let config = RegistryConfig { max_connections: PLACES, ..RegistryConfig::default() };
+    let registry = TestRegistry::start_with(config).await;
+    let repository = image_name("acme/shop.storefront", "v1").repository;
+    let bytes: Vec<u8> = (0..256 << 10).map(|byte: u32| (byte % 251) as u8).collect();
+    let digest = put_streamed(&registry.store, bytes).await;
+    registry.store.link_blobs(&repository, vec![digest]).await.unwrap();
+    let login = BASE64.encode(format!("{}:{}", registry.user(), registry.password()).as_bytes());
+    let request = format!(
+        "GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Basic {login}\r\n\r\n"
+    );
+    let mut pulls = tokio::task::JoinSet::new();
+    for _ in 0..PULLS {
+        let (host, request) = (registry.host.clone(), request.clone());
+        pulls.spawn(async move {
+            let mut stream = TcpStream::connect(host).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let answer = read_to_end(stream).await.unwrap();
+            let head = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+            Digest::of(&answer[head + 4..])
+        });
+    }
+    let mut most = 0;
+    while let Some(pulled) = pulls.join_next().await {
+        assert_eq!(pulled.unwrap(), digest);
+        most = most.max(open_blobs(&registry));
+    }
+    assert!(most <= PLACES, "{most} files were open at once");
+    registry.stop().await;
 }

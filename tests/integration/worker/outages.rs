@@ -111,3 +111,22 @@ async fn a_claim_answered_too_late_is_the_same_attempt() {
     grid.finish().await;
     timeline.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_service_delays_no_build() {
+    let mut grid = TestGrid::idle(|config| config.logging.build_output = false).await;
+    let mut timeline = TestTimeline::start(&grid.config.queue).await;
+    let proxy = Proxy::start(timeline.address.to_string()).await;
+    grid.tell(&timeline, Some(&proxy));
+    grid.start_worker().await;
+    proxy.set(Mode::Throttled(2000));
+    grid.publish(fake_event("b-1", r#"{"log_lines":20000,"layers":1,"layer_bytes":10}"#)).await;
+    grid.result("b-1", State::Published).await;
+    let told = timeline.build("b-1").await;
+    assert!(told.is_none_or(|build| build.build.state != BuildState::Published), "it was waited for");
+    proxy.set(Mode::Pass);
+    let build = timeline.has_all_of(&grid.build_directory("b-1")).await;
+    assert_eq!((build.build.state, build.attempts.len()), (BuildState::Published, 1));
+    grid.finish().await;
+    timeline.stop().await;
+}
