@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::{commit_event, commit_lasting};
 use crate::program::{Worker, written};
-use crate::support::docker::{base_image, host, runs, unique};
+use crate::support::docker::{base_image, host, private_tags, runs, unique};
 use crate::support::git::{GitServer, Repository};
 use crate::support::git_proxy::{GitProxy, Reaction};
 use crate::support::grid::{TestGrid, files};
@@ -110,6 +110,8 @@ impl Scene {
         assert_eq!(complete, 1, "the log of one attempt is whole: {build:#?}");
         worker.ends().await;
 
+        let tags = private_tags(&format!("label=net.buildgrid.build={}", self.id));
+        assert_eq!(tags, [""; 0], "a private tag is left on the engine");
         self.pulls(published.image.as_deref().unwrap()).await;
         self.watch.has_seen_nothing_wrong();
         assert!(!self.in_build("spool").exists());
