@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
 use crate::build::docker::EngineConfig;
+use crate::disk::DiskConfig;
 use crate::publish::config::PublishConfig;
 use crate::queue::QueueConfig;
 use crate::registry::RegistryConfig;
@@ -63,6 +64,7 @@ sections! {
     engine: EngineConfig,
     publish: PublishConfig,
     store: StoreConfig,
+    disk: DiskConfig,
     registry: RegistryConfig,
     timeline: TimelineConfig,
     policy: PolicyConfig,

@@ -13,12 +13,13 @@
 //! claims it, [`pipeline`] is the whole way in one function, with the stages [`source`], [`build`] and
 //! [`publish`]; [`store`] keeps what was published, and [`registry`] serves it. [`timeline`] is the
 //! log of a build and how the service that keeps it is called, [`web`] is that service with its pages, [`up`]
-//! all of it in one process. [`telemetry`] is what operators see, [`cli`] the commands, [`config`] the file
+//! all of it in one process. [`disk`] knows how full the disks are, [`telemetry`] is what operators see, [`cli`] the commands, [`config`] the file
 //! they read.
 
 pub mod build;
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod event;
 pub mod lock;
 pub mod pipeline;

@@ -354,7 +354,9 @@ impl From<BuildError> for Outcome {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Failed(failure) => Self::Failed(failure),
-            BuildError::Infrastructure(reason) => Self::Infrastructure(reason),
+            BuildError::Infrastructure(reason) | BuildError::EngineFull(reason) => {
+                Self::Infrastructure(reason)
+            }
             BuildError::Cancelled => Self::Cancelled,
         }
     }

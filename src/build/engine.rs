@@ -38,9 +38,12 @@ pub enum BuildError {
     /// The build's own fault: a failing step, an unreadable Dockerfile, a base image that is not there.
     #[error("{}", .0.reason)]
     Failed(BuildFailure),
-    /// Not the build's fault: the engine is away, its disk is full, a registry cannot be reached.
+    /// Not the build's fault: the engine is away, a registry cannot be reached.
     #[error("{0}")]
     Infrastructure(String),
+    /// Not the build's fault either, and a reason to look at the engine's disk at once: it is full.
+    #[error("{0}")]
+    EngineFull(String),
     /// The token was cancelled; what was left on the engine has been removed.
     #[error("cancelled")]
     Cancelled,

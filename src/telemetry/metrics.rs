@@ -59,5 +59,11 @@ fn describe() {
     describe_counter!("buildgrid_registry_requests_total", "Requests to the registry, by route and status");
     describe_counter!("buildgrid_timeline_requests_total", "Requests to the timeline, by route and status");
     describe_counter!("buildgrid_timeline_entries_total", "Log entries that were appended to builds");
+    describe_gauge!(
+        "buildgrid_disk_free_bytes",
+        Unit::Bytes,
+        "Free on the file systems of worker.data_dir (data), store.path (store) and the engine's data (engine)"
+    );
+    describe_gauge!("buildgrid_store_bytes", Unit::Bytes, "Size of all blobs in the store, counted hourly");
     describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");
 }

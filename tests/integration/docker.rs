@@ -1,5 +1,7 @@
 //! Builds on a real Docker engine.
 
+mod disk;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -316,7 +318,8 @@ async fn an_engine_that_is_away_or_hangs_is_said_so() {
     let socket = directory.path().join("docker.sock");
     let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
     let host = format!("unix://{}", socket.display());
-    let config = EngineConfig { host: host.clone(), timeout: Duration::from_secs(1) };
+    let config =
+        EngineConfig { host: host.clone(), timeout: Duration::from_secs(1), ..EngineConfig::default() };
     let hanging = DockerEngine::connect(&config, Duration::from_secs(3600)).unwrap();
     let reason = build(&hanging, request("FROM scratch\n")).await.infrastructure();
     assert_eq!(reason, format!("the docker engine at {host} did not answer within 1s"));

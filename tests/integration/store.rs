@@ -1,6 +1,6 @@
 //! The store: against a model, from many threads, on a full disk.
 
-pub mod full_disk;
+mod full_disk;
 mod model;
 
 use std::collections::BTreeSet;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::transport::Address;
@@ -18,11 +19,22 @@ pub struct EngineConfig {
     /// in a row without an answer it is given up, and the build is tried again.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// Whether the engine builds for BuildGrid alone. Only then may BuildGrid prune its build cache, in which
+    /// nothing says whose it is.
+    pub dedicated: bool,
+    /// How much build cache a dedicated engine keeps; the longest unused goes first. Less when its disk is
+    /// full.
+    pub keep_cache: ByteSize,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { host: "unix:///var/run/docker.sock".to_owned(), timeout: Duration::from_secs(30) }
+        Self {
+            host: "unix:///var/run/docker.sock".to_owned(),
+            timeout: Duration::from_secs(30),
+            dedicated: false,
+            keep_cache: ByteSize::gib(20),
+        }
     }
 }
 
@@ -42,6 +54,10 @@ impl EngineConfig {
         }
         if self.timeout < Duration::from_secs(1) {
             faults.add("engine.timeout", "is shorter than a second");
+        }
+        // The engine takes it as a signed number, and zero as no limit at all.
+        if self.keep_cache.0 == 0 || i64::try_from(self.keep_cache.0).is_err() {
+            faults.add("engine.keep_cache", format_args!("{} is out of range", self.keep_cache));
         }
     }
 }

@@ -1,13 +1,17 @@
 //! A Docker engine that builds images.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bollard::Docker;
 use bollard::errors::Error;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::cache::{self, Prune};
 use super::config::EngineConfig;
 use super::export;
 use super::failure;
@@ -25,6 +29,9 @@ pub struct DockerEngine {
     config: EngineConfig,
     address: Address,
     longest_build: Duration,
+    /// Told when a build has found the engine's disk full. Clones share it.
+    full: watch::Sender<()>,
+    root: Arc<OnceCell<Option<PathBuf>>>,
 }
 
 impl DockerEngine {
@@ -35,7 +42,13 @@ impl DockerEngine {
     /// The address cannot be read.
     pub fn connect(config: &EngineConfig, longest_build: Duration) -> anyhow::Result<Self> {
         let address = config.host.parse().map_err(anyhow::Error::msg).context("engine.host")?;
-        Ok(Self { config: config.clone(), address, longest_build })
+        Ok(Self {
+            config: config.clone(),
+            address,
+            longest_build,
+            full: watch::Sender::new(()),
+            root: Arc::default(),
+        })
     }
 
     /// Builds an image, exports it to the request's spool directory and removes what is left of it
@@ -43,8 +56,9 @@ impl DockerEngine {
     ///
     /// # Errors
     /// [`BuildError::Failed`] when the Dockerfile, its steps or the context are at fault,
-    /// [`BuildError::Infrastructure`] when the engine or a registry is, [`BuildError::Cancelled`]
-    /// when `cancel` was, within seconds and with the steps' processes ended.
+    /// [`BuildError::Infrastructure`] when the engine or a registry is, [`BuildError::EngineFull`] when the
+    /// engine's disk is full, [`BuildError::Cancelled`] when `cancel` was, within seconds and with the
+    /// steps' processes ended.
     pub async fn build(
         &self,
         request: BuildRequest,
@@ -72,6 +86,9 @@ impl DockerEngine {
             removed = removal => removed,
             () = async { cancel.cancelled().await; tokio::time::sleep(CLEAN_UP).await } => Ok(()),
         };
+        if matches!(image, Err(BuildError::EngineFull(_))) {
+            self.full.send_replace(());
+        }
         image
     }
 
@@ -91,16 +108,45 @@ impl DockerEngine {
         self.remove(&id.private_tag()).await
     }
 
+    /// Tells, from now on, when a build has found the engine's disk full.
+    pub fn full(&self) -> watch::Receiver<()> {
+        self.full.subscribe()
+    }
+
     /// Removes the private tags that crashed workers have left: those that are older than any build
-    /// can be, since other workers may share the engine. Answers how many.
+    /// can be, since other workers may share the engine. Answers how many. One that cannot be removed is
+    /// told and left.
     pub async fn sweep(&self) -> Result<usize, BuildError> {
         let docker = self.short();
-        let old = self.within(tags::older_than(&docker, self.longest_build)).await?;
-        for tag in &old {
-            tracing::info!(%tag, "removing a build's tag that was left on the docker engine");
-            self.remove(tag).await?;
+        let mut removed = 0;
+        for (tag, bytes) in self.within(tags::older_than(&docker, self.longest_build)).await? {
+            match self.remove(&tag).await {
+                Ok(()) => {
+                    tracing::info!(
+                        %tag, bytes,
+                        "removed a build's image that was left on the docker engine: it is older than any build can be"
+                    );
+                    removed += 1;
+                }
+                Err(error) => {
+                    tracing::warn!(%tag, %error, "cannot remove a build's image that was left on the docker engine");
+                }
+            }
         }
-        Ok(old.len())
+        Ok(removed)
+    }
+
+    /// Prunes the build cache of an engine that is BuildGrid's alone: what no build uses at the moment, the
+    /// longest unused first. Answers the bytes that were freed; `None` where it is not BuildGrid's to prune.
+    pub async fn prune(&self, which: Prune) -> Result<Option<u64>, BuildError> {
+        if !self.config.dedicated {
+            return Ok(None);
+        }
+        let docker = self.docker(self.transport(), PRUNE_LIMIT);
+        match tokio::time::timeout(PRUNE_LIMIT, cache::prune(docker, which)).await {
+            Ok(freed) => freed.map(Some).map_err(|error| self.refused(error)),
+            Err(_) => Err(self.lost(&format!("did not prune its build cache within {PRUNE_LIMIT:?}"))),
+        }
     }
 
     async fn remove(&self, tag: &str) -> Result<(), BuildError> {
@@ -134,6 +180,12 @@ impl DockerEngine {
             Ok(answer) => answer.map_err(|error| self.refused(error)),
             Err(_) => Err(self.lost(&format!("did not answer within {:?}", self.config.timeout))),
         }
+    }
+
+    /// Where it keeps what it builds, if that is on this machine; asked for once.
+    pub(super) async fn known_root(&self) -> Option<PathBuf> {
+        let ask = || async { self.root().await.map(Result::ok) };
+        self.root.get_or_try_init(ask).await.ok().cloned().flatten()
     }
 
     pub(super) fn longest_build(&self) -> Duration {
@@ -185,6 +237,8 @@ impl DockerEngine {
     }
 }
 
+/// How long the engine may take to prune its build cache: it deletes every layer's files.
+const PRUNE_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// How long the engine may take to remove an image.
 const REMOVE_LIMIT: Duration = Duration::from_secs(120);
 /// How long a cancelled build waits for that; the removal goes on without it.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::archive::{self, Index};
 use super::engine::DockerEngine;
+use super::failure;
 use super::transport::Transport;
 use super::watch::{Pulse, Silent};
 use crate::build::engine::{BuildError, BuiltImage};
@@ -44,7 +45,12 @@ pub(super) async fn export(
     if cancel.is_cancelled() {
         return Err(BuildError::Cancelled);
     }
-    let (image, size) = spooled.map_err(|error| failed(tag, &error))?;
+    let (image, size) = spooled.map_err(|error| match error.kind() {
+        io::ErrorKind::StorageFull => BuildError::Infrastructure(format!(
+            "no space is left for the image on the worker; free space there (worker.data_dir): {error}"
+        )),
+        _ => failed(tag, &error),
+    })?;
     let size = bytesize::ByteSize::b(size);
     log.status(format!("image of {size} taken from the engine in {:.1} s", begun.elapsed().as_secs_f64()))
         .await;
@@ -52,7 +58,7 @@ pub(super) async fn export(
 }
 
 fn failed(tag: &str, error: &dyn std::fmt::Display) -> BuildError {
-    BuildError::Infrastructure(format!("export {tag} from the docker engine: {error}"))
+    failure::said(format!("export {tag} from the docker engine: {error}"))
 }
 
 fn pieces(docker: Docker, tag: String, pulse: Pulse) -> impl Stream<Item = io::Result<Bytes>> + Send {

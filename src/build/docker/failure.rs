@@ -21,10 +21,8 @@ const NOISE: [&str; 8] = [
 ];
 
 /// Signs, in lower case, that the engine or a registry is at fault and another attempt may succeed.
-const INFRASTRUCTURE: [&str; 29] = [
+const INFRASTRUCTURE: [&str; 27] = [
     // the engine's disk
-    "no space left on device",
-    "disk quota exceeded",
     "input/output error",
     "read-only file system",
     // a registry, and the way to it
@@ -56,6 +54,12 @@ const INFRASTRUCTURE: [&str; 29] = [
     "server is shutting down",
 ];
 
+/// Signs, in lower case, that the engine's disk is full.
+const FULL: [&str; 2] = ["no space left on device", "disk quota exceeded"];
+
+/// Where every step has a small file system of its own, in memory.
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// Signs, in lower case, that an image is not there for us.
 const NO_IMAGE: [&str; 7] = [
     "pull access denied",
@@ -67,8 +71,14 @@ const NO_IMAGE: [&str; 7] = [
     "invalid reference format",
 ];
 
-/// Whose fault `error` is, with which BuildKit has ended a build of `dockerfile`.
-pub(super) fn classify(error: &str, failed: Option<FailedStep>, dockerfile: &str) -> BuildError {
+/// Whose fault `error` is, with which BuildKit has ended a build of `dockerfile`. `ran_full`: the engine's disk
+/// was full just then.
+pub(super) fn classify(
+    error: &str,
+    failed: Option<FailedStep>,
+    dockerfile: &str,
+    ran_full: bool,
+) -> BuildError {
     let message = plain(error);
     // ASCII alone keeps the length, so that a place in one is the same place in the other.
     let lower = message.to_ascii_lowercase();
@@ -81,10 +91,17 @@ pub(super) fn classify(error: &str, failed: Option<FailedStep>, dockerfile: &str
         BuildError::Failed(BuildFailure { reason, step, excerpt })
     };
     if let (Some(step), Some(code)) = (step, exit_code(&message)) {
-        if let Some(line) = failed.as_ref().and_then(full_disk) {
-            return BuildError::Infrastructure(format!(
-                "the engine's disk may be full; free space on it, or prune its build cache: step {step}: exit code {code}: {line}"
-            ));
+        match failed.as_ref().and_then(full_disk) {
+            Some((line, None)) => {
+                return full(&format!("step {step}: exit code {code}: {line}"));
+            }
+            Some((line, Some(own_disk))) => {
+                return own(format!(
+                    "step {step}: exit code {code}: {line} ({own_disk} is a file system of the step's own, in memory)"
+                ));
+            }
+            None if ran_full => return full(&format!("step {step}: exit code {code}")),
+            None => {}
         }
         let hint = if code == "137" { " (killed, as when memory runs out)" } else { "" };
         return own(format!("step {step}: exit code {code}{hint}"));
@@ -94,6 +111,9 @@ pub(super) fn classify(error: &str, failed: Option<FailedStep>, dockerfile: &str
     }
     if let Some(reason) = step.and_then(|step| missing_source(step, &message)) {
         return own(reason);
+    }
+    if is_full(&lower) {
+        return full(&step.map_or_else(|| message.clone(), |step| format!("{step}: {message}")));
     }
     let fetched = step.is_some_and(|step| step.contains("://"));
     let unreachable = ["no such host", "connection refused"].iter().any(|sign| lower.contains(sign));
@@ -108,6 +128,7 @@ pub(super) fn classify(error: &str, failed: Option<FailedStep>, dockerfile: &str
         (Some(image), _) if NO_IMAGE.iter().any(|sign| lower.contains(sign)) => {
             own(format!("base image {image} does not exist, or the engine may not pull it: {message}"))
         }
+        (_, Some(step)) if ran_full => full(&format!("step {step}: {message}")),
         (_, Some(step)) => own(format!("step {step}: {message}")),
         (_, None) => own(message),
     }
@@ -117,7 +138,9 @@ pub(super) fn classify(error: &str, failed: Option<FailedStep>, dockerfile: &str
 /// the event.
 pub(super) fn of_build_call(host: &str, error: Error) -> BuildError {
     match error {
-        Error::DockerResponseServerError { status_code: 400, message } => {
+        Error::DockerResponseServerError { status_code: 400, message }
+            if !is_full(&message.to_ascii_lowercase()) =>
+        {
             BuildError::Failed(BuildFailure { reason: plain(&message), ..BuildFailure::default() })
         }
         // They travel in the request's URI, which `http` bounds at 64 KiB and the engine at 1 MiB.
@@ -135,13 +158,10 @@ pub(super) fn of_build_call(host: &str, error: Error) -> BuildError {
 /// What an error of the HTTP client means in answer to any other call, which is BuildGrid's own.
 pub(super) fn of_client(host: &str, error: Error) -> BuildError {
     match error {
-        Error::DockerResponseServerError { status_code, message } => BuildError::Infrastructure(format!(
-            "the docker engine at {host} answered {status_code}: {}",
-            plain(&message)
-        )),
-        Error::DockerStreamError { error } => {
-            BuildError::Infrastructure(format!("the docker engine at {host}: {}", plain(&error)))
+        Error::DockerResponseServerError { status_code, message } => {
+            said(format!("the docker engine at {host} answered {status_code}: {}", plain(&message)))
         }
+        Error::DockerStreamError { error } => said(format!("the docker engine at {host}: {}", plain(&error))),
         Error::RequestTimeoutError => {
             BuildError::Infrastructure(format!("the docker engine at {host} did not answer in time"))
         }
@@ -150,6 +170,24 @@ pub(super) fn of_client(host: &str, error: Error) -> BuildError {
             chain(&error)
         )),
     }
+}
+
+/// Trouble of the engine's, in words that it has said.
+pub(super) fn said(words: String) -> BuildError {
+    match is_full(&words.to_ascii_lowercase()) {
+        true => full(&words),
+        false => BuildError::Infrastructure(words),
+    }
+}
+
+fn is_full(lower: &str) -> bool {
+    FULL.iter().any(|sign| lower.contains(sign))
+}
+
+fn full(words: &str) -> BuildError {
+    BuildError::EngineFull(format!(
+        "the engine's disk is full; free space on it, or prune its build cache: {words}"
+    ))
 }
 
 /// One line, without what BuildKit puts before every error.
@@ -179,10 +217,27 @@ fn exit_code(message: &str) -> Option<&str> {
     (ran && end > 0).then(|| &rest[..end])
 }
 
-/// The line in which a failed step complains of a full disk: the engine's, for a step has no other.
-fn full_disk(step: &FailedStep) -> Option<&str> {
-    let says = |line: &&String| line.to_ascii_lowercase().contains("no space left on device");
-    step.excerpt.iter().find(says).map(String::as_str)
+/// The line in which a failed step complains of a full disk, and which one it is if it is the step's own.
+/// Where the line does not say so it is the engine's: a build that is tried again in vain costs less than one
+/// that is blamed for a disk that was full for all.
+fn full_disk(step: &FailedStep) -> Option<(&str, Option<&str>)> {
+    let line = step.excerpt.iter().find(|line| is_full(&line.to_ascii_lowercase()))?;
+    let names = |place: &&str| {
+        line.split(|c: char| c.is_whitespace() || "'\"`‘’:,()".contains(c))
+            .any(|word| word.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    };
+    let own = tmpfs_mounts(&step.name).chain([SHARED_MEMORY]).find(|place| names(place));
+    Some((line, own))
+}
+
+/// Where a step has asked for file systems in memory: `RUN --mount=type=tmpfs,target=/t`.
+fn tmpfs_mounts(step: &str) -> impl Iterator<Item = &str> {
+    let mounts = step.split_whitespace().filter_map(|word| word.strip_prefix("--mount="));
+    mounts.filter(|mount| mount.split(',').any(|option| option == "type=tmpfs")).filter_map(|mount| {
+        let options = mount.split(',').filter_map(|option| option.split_once('='));
+        let target = options.into_iter().find(|(key, _)| ["target", "dst", "destination"].contains(key));
+        target.map(|(_, place)| place.trim_end_matches('/')).filter(|place| !place.is_empty())
+    })
 }
 
 /// A fault of the Dockerfile itself, before any step.

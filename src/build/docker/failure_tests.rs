@@ -8,15 +8,22 @@ fn step(name: &str, error: &str) -> Option<FailedStep> {
 }
 
 fn own(error: &str, failed: Option<FailedStep>) -> BuildFailure {
-    match classify(error, failed, "Dockerfile") {
+    match classify(error, failed, "Dockerfile", false) {
         BuildError::Failed(failure) => failure,
         other => panic!("{other:?}"),
     }
 }
 
 fn ours(error: &str, failed: Option<FailedStep>) -> String {
-    match classify(error, failed, "Dockerfile") {
-        BuildError::Infrastructure(reason) => reason,
+    match classify(error, failed, "Dockerfile", false) {
+        BuildError::Infrastructure(reason) | BuildError::EngineFull(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn full(error: &str, failed: Option<FailedStep>) -> String {
+    match classify(error, failed, "Dockerfile", false) {
+        BuildError::EngineFull(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -47,10 +54,52 @@ fn a_step_that_found_the_disk_full_is_the_engines_trouble() {
     let mut failed = step("[2/4] RUN make", error);
     failed.as_mut().unwrap().excerpt.insert(0, "cp: write error: No space left on device".into());
     assert_eq!(
-        ours(error, failed),
-        "the engine's disk may be full; free space on it, or prune its build cache: \
+        full(error, failed),
+        "the engine's disk is full; free space on it, or prune its build cache: \
          step [2/4] RUN make: exit code 1: cp: write error: No space left on device"
     );
+}
+
+#[test]
+fn a_step_that_fails_while_the_disk_is_full_is_the_engines_trouble() {
+    let error = "executor failed running [/bin/sh -c make]: exit code: 1";
+    let full = |failed| classify(error, failed, "Dockerfile", true);
+    let failure = full(step("[2/4] RUN make", error)).to_string();
+    assert!(failure.ends_with("its build cache: step [2/4] RUN make: exit code 1"), "{failure}");
+    let mut own = step("[2/4] RUN make", error);
+    own.as_mut().unwrap().excerpt.insert(0, "write /dev/shm/x: no space left on device".into());
+    assert!(matches!(full(own), BuildError::Failed(_)), "what the step says is better known");
+    let typo = "failed to solve: dockerfile parse error on line 2: unknown instruction: RUNN";
+    assert!(matches!(classify(typo, None, "Dockerfile", true), BuildError::Failed(_)));
+}
+
+#[test]
+fn a_disk_of_the_steps_own_that_is_full_is_its_own_trouble() {
+    let error = "executor failed running [/bin/sh -c make]: exit code: 1";
+    let says = |name: &str, line: &str| {
+        let mut failed = step(name, error);
+        failed.as_mut().unwrap().excerpt.insert(0, line.into());
+        failed
+    };
+    let plain = "[2/4] RUN make";
+    let mounted = "[2/4] RUN --mount=type=cache,target=/c --mount=type=tmpfs,dst=/scratch/,size=1m make";
+    for (name, line, place) in [
+        (plain, "dd: error writing '/dev/shm/x': No space left on device", "/dev/shm"),
+        (plain, "sh: can't create /dev/shm/x: No space left on device", "/dev/shm"),
+        (mounted, "write /scratch/a/b: no space left on device", "/scratch"),
+    ] {
+        let reason = own(error, says(name, line)).reason;
+        assert!(reason.contains(&format!("exit code 1: {line} ({place} is a file system of")), "{reason}");
+    }
+    for (name, line) in [
+        (plain, "write /scratch/a/b: no space left on device"),
+        (plain, "write /dev/shmx: no space left on device"),
+        (mounted, "write /c/a: no space left on device"),
+        (mounted, "write /scratches: no space left on device"),
+        (mounted, "write error: No space left on device"),
+    ] {
+        assert!(full(error, says(name, line)).contains(line));
+    }
 }
 
 #[test]
@@ -149,13 +198,26 @@ fn a_registry_that_cannot_be_reached_is_ours() {
 #[test]
 fn the_engines_own_trouble_is_ours() {
     for error in [
-        "failed to solve: mkdir /var/lib/docker/overlay2/x: no space left on device",
         "rpc error: code = Unavailable desc = error reading from server: EOF",
         "failed to solve with frontend dockerfile.v0: no active session for abc: context deadline exceeded",
         "failed to solve: Canceled: context canceled",
     ] {
         ours(error, None);
     }
+}
+
+#[test]
+fn an_engine_whose_disk_is_full_says_so() {
+    let error = "failed to solve: mkdir /var/lib/docker/overlay2/x: no space left on device";
+    for reason in [full(error, None), full(error, step("[2/2] COPY . /", error))] {
+        assert!(reason.starts_with("the engine's disk is full; free space"), "{reason}");
+        assert!(reason.ends_with("mkdir /var/lib/docker/overlay2/x: no space left on device"), "{reason}");
+    }
+    let refused = Error::DockerResponseServerError {
+        status_code: 500,
+        message: "write /var/lib/docker/tmp/x: no space left on device".into(),
+    };
+    assert!(matches!(of_client("h", refused), BuildError::EngineFull(_)));
 }
 
 #[test]

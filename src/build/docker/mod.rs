@@ -1,11 +1,12 @@
 //! The Docker engine, spoken to through bollard, which no other folder knows.
 //!
 //! [`DockerEngine::build`] is the way through: `request` says what to build, `session` runs
-//! it while `progress` (fed by `lines`) turns BuildKit's messages into log entries and `failure` its
-//! errors into ours, `export` spools the image and `archive` reads it. `transport` owns the
-//! connections, so that none outlives its build.
+//! it while `progress` (fed by `lines`) turns BuildKit's messages into log entries, `room` looks at the engine's
+//! disk and `failure` turns its errors into ours, `export` spools the image and `archive` reads it. `transport` owns the
+//! connections, so that none outlives its build. `cache` prunes what builds leave in the engine's cache.
 
 mod archive;
+mod cache;
 mod config;
 mod engine;
 mod export;
@@ -14,12 +15,14 @@ mod lines;
 mod probe;
 mod progress;
 mod request;
+mod room;
 mod session;
 mod tags;
 mod transport;
 mod watch;
 
 pub use archive::open_archive;
+pub use cache::Prune;
 pub use config::EngineConfig;
 pub use engine::DockerEngine;
 pub use probe::EngineInfo;

@@ -1,5 +1,7 @@
 //! Questions to an engine: whether it is there, what it builds for, what it is and what it cannot do.
 
+use std::path::PathBuf;
+
 use bollard::models::{SystemInfo, SystemVersion};
 use serde::Serialize;
 
@@ -45,6 +47,13 @@ impl DockerEngine {
         }
     }
 
+    /// Where the engine keeps what it builds, on this machine; or else why that cannot be looked at.
+    pub async fn root(&self) -> Result<Result<PathBuf, String>, BuildError> {
+        let docker = self.short();
+        let info = self.within(docker.info()).await?;
+        Ok(root(&info, self.config()))
+    }
+
     /// Asks the engine what it is.
     ///
     /// # Errors
@@ -54,6 +63,14 @@ impl DockerEngine {
         let (version, info) =
             self.within(async { tokio::try_join!(docker.version(), docker.info()) }).await?;
         Ok(describe(version, &info, self.config()))
+    }
+}
+
+fn root(info: &SystemInfo, config: &EngineConfig) -> Result<PathBuf, String> {
+    match (config.host.parse(), info.docker_root_dir.as_deref()) {
+        (Ok(Address::Unix(_)), Some(root)) if !root.is_empty() => Ok(PathBuf::from(root)),
+        (Ok(Address::Unix(_)), _) => Err("the engine does not say where it keeps its data".to_owned()),
+        _ => Err(format!("{} may be another machine's", config.host)),
     }
 }
 
@@ -102,11 +119,14 @@ fn limits(info: &SystemInfo, config: &EngineConfig) -> Vec<String> {
                 .to_owned(),
         );
     }
-    limits.push(
-        "the engine's build cache is not pruned by BuildGrid, since nothing in it says whose it is; let the engine's \
-         own garbage collection keep it within bounds"
-            .to_owned(),
-    );
+    if !config.dedicated {
+        limits.push(
+            "the engine's build cache is not pruned by BuildGrid, since nothing in it says whose it is; set \
+             engine.dedicated if this engine builds for BuildGrid alone, or let the engine's own garbage collection \
+             keep it within bounds"
+                .to_owned(),
+        );
+    }
     if info
         .security_options
         .iter()

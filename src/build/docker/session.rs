@@ -11,6 +11,7 @@ use super::engine::DockerEngine;
 use super::failure;
 use super::progress::{Entry, Progress};
 use super::request::BuildRequest;
+use super::room::Room;
 use super::tags::EngineBuildId;
 use super::transport::Transport;
 use crate::build::engine::BuildError;
@@ -31,15 +32,17 @@ pub(super) async fn solve(
     let options = request.options();
     let BuildRequest { id, context, dockerfile, .. } = request;
     let docker = identified(engine.docker(transport.clone(), engine.longest_build()), id);
+    let room = Box::pin(Room::on(engine)).await;
     let run = async {
         let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
         let mut progress = Progress::default();
-        let ended = follow(engine, stream, &mut progress, log).await;
+        let ended = room.beside(Box::pin(follow(engine, stream, &mut progress, log))).await;
         write(log, progress.finish()).await;
         match ended {
             Ok(()) => Ok(()),
             Err(Ended::Error(Error::DockerStreamError { error })) => {
-                Err(failure::classify(&error, progress.failed(&error), &dockerfile))
+                let ran_full = room.ran_out().await;
+                Err(failure::classify(&error, progress.failed(&error), &dockerfile, ran_full))
             }
             Err(Ended::Error(error)) => Err(failure::of_build_call(&engine.config().host, error)),
             Err(Ended::Silent) => Err(engine.lost("stopped answering in the middle of the build")),

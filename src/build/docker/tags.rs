@@ -47,8 +47,8 @@ pub(super) async fn remove(docker: &Docker, tag: &str) -> Result<(), Error> {
     }
 }
 
-/// The private tags that were set longer than `age` ago.
-pub(super) async fn older_than(docker: &Docker, age: Duration) -> Result<Vec<String>, Error> {
+/// The private tags that were set longer than `age` ago, each with the size of its image.
+pub(super) async fn older_than(docker: &Docker, age: Duration) -> Result<Vec<(String, i64)>, Error> {
     let filters = HashMap::from([("reference".to_owned(), vec![REPOSITORY.to_owned()])]);
     let options = ListImagesOptions { filters: Some(filters), ..ListImagesOptions::default() };
     let now = OffsetDateTime::now_utc();
@@ -59,6 +59,7 @@ pub(super) async fn older_than(docker: &Docker, age: Duration) -> Result<Vec<Str
     };
     let mut old = Vec::new();
     for image in docker.list_images(Some(options)).await? {
+        let size = image.size;
         let tags = image.repo_tags.into_iter().filter(|tag| tag.starts_with(REPOSITORY));
         for tag in tags {
             let metadata = match docker.inspect_image(&tag).await {
@@ -68,7 +69,7 @@ pub(super) async fn older_than(docker: &Docker, age: Duration) -> Result<Vec<Str
             };
             let set = metadata.and_then(|metadata| metadata.last_tag_time);
             if set.is_none_or(outlived) {
-                old.push(tag);
+                old.push((tag, size));
             }
         }
     }

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::world::{database, open};
 use super::{commands, deploy};
-use crate::store::full_disk::SmallDisk;
 use crate::support::broker::{next, status};
+use crate::support::disk::SmallDisk;
 use crate::support::patience::in_time;
 
 #[tokio::test]

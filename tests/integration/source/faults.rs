@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::noise;
 use super::{Fetcher, git_server, loopback};
-use crate::store::full_disk::SmallDisk;
+use crate::support::disk::SmallDisk;
 use crate::support::git_proxy::{GitProxy, Reaction};
 use crate::support::patience::until;
 

@@ -2,38 +2,12 @@
 //! no tag moves, and when there is space again the same handle goes on.
 
 use std::io::Write as _;
-use std::path::Path;
 
 use buildgrid::store::{Store, StoreConfig, StoreError, TagPut};
-use tempfile::TempDir;
 
 use super::temporary_files;
+use crate::support::disk::SmallDisk;
 use crate::support::image::{TestImage, image_name, put_streamed};
-use crate::support::process::{as_root, output};
-
-/// A small file system in memory, gone when dropped.
-pub struct SmallDisk {
-    directory: TempDir,
-}
-
-impl SmallDisk {
-    pub fn mount(size: &str) -> Self {
-        let disk = Self { directory: tempfile::tempdir().unwrap() };
-        let options = format!("size={size},nr_inodes=4096");
-        output(as_root("mount").args(["-t", "tmpfs", "-o", &options, "buildgrid-test"]).arg(disk.path()));
-        disk
-    }
-
-    pub fn path(&self) -> &Path {
-        self.directory.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        output(as_root("umount").arg(self.path()));
-    }
-}
 
 fn full(error: &StoreError, disk: &SmallDisk) -> bool {
     let text = error.to_string();
@@ -60,11 +34,7 @@ async fn a_full_disk_changes_nothing_and_space_heals_it() {
     drop(layer);
     assert_eq!(temporary_files(&root), [] as [std::path::PathBuf; 0]);
 
-    // Nothing but a page or two is left, which the ballast takes.
-    let ballast = disk.path().join("ballast");
-    let mut file = std::fs::File::create(&ballast).unwrap();
-    while file.write(&[7; 4096]).is_ok() {}
-    drop(file);
+    disk.fill_to(100);
     let error = store.put_blob(b"configuration".to_vec()).await.unwrap_err();
     assert!(full(&error, &disk), "{error}");
     let replace = TagPut::Replace { expected: Some(first.digest()) };
@@ -73,7 +43,7 @@ async fn a_full_disk_changes_nothing_and_space_heals_it() {
     assert_eq!(store.tag(&name).await.unwrap(), Some(first.digest()));
     assert_eq!(temporary_files(&root), [] as [std::path::PathBuf; 0]);
 
-    std::fs::remove_file(&ballast).unwrap();
+    disk.clear();
     put_streamed(&store, b"layer".to_vec()).await;
     store.put_tag(&name, digest, replace).await.unwrap();
     assert_eq!(store.tag(&name).await.unwrap(), Some(digest));

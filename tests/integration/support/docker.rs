@@ -58,7 +58,7 @@ pub fn engine() -> DockerEngine {
 
 pub fn engine_at(socket: impl AsRef<Path>) -> DockerEngine {
     let host = format!("unix://{}", socket.as_ref().display());
-    let config = EngineConfig { host, timeout: Duration::from_secs(10) };
+    let config = EngineConfig { host, timeout: Duration::from_secs(10), ..EngineConfig::default() };
     DockerEngine::connect(&config, std::time::Duration::from_secs(3600)).expect("an engine")
 }
 
@@ -127,7 +127,7 @@ impl Built {
 
     pub fn infrastructure(self) -> String {
         match self.result {
-            Err(BuildError::Infrastructure(reason)) => reason,
+            Err(BuildError::Infrastructure(reason) | BuildError::EngineFull(reason)) => reason,
             Err(other) => panic!("{other:?}\n{:#?}", self.log),
             Ok(_) => panic!("an image was built"),
         }

@@ -1,8 +1,8 @@
-//! A Docker engine of a test's own: it can be killed, frozen and started again, which the engine that all
-//! tests share cannot.
+//! A Docker engine of a test's own: it can be killed, frozen and started again, its disk be filled and its
+//! cache pruned, which the engine that all tests share cannot.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ use super::process::{as_root, output};
 /// first process is, which ends with its standard input, and so with the test. Each line of that is a start.
 const RUN: &str = r#"
     while read -r _; do
-        dockerd --data-root "$1/data" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
+        dockerd --data-root "$2" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
             --storage-driver overlay2 --iptables=false --ip-forward=false --ip-masq=false \
             </dev/null >>"$1/log" 2>&1 &
         until [ -S "$1/docker.sock" ]; do sleep 0.05; done
@@ -34,10 +34,21 @@ impl TestEngine {
     /// Running, with the base image of the tests.
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("data");
+        Self::run(folder, &root).await
+    }
+
+    /// As [`start`](Self::start), on a disk of its own.
+    pub async fn start_in(root: &Path) -> Self {
+        Self::run(tempfile::tempdir().unwrap(), root).await
+    }
+
+    async fn run(folder: TempDir, root: &Path) -> Self {
         let namespaces = as_root("unshare")
             .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", RUN, "sh"])
             .arg(folder.path())
+            .arg(root)
             .stdin(Stdio::piped())
             .spawn()
             .expect("unshare can be run");

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod clock;
+pub mod disk;
 pub mod docker;
 pub mod engine;
 pub mod git;

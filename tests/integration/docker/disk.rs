@@ -1,0 +1,66 @@
+//! The engine's disk: when it is full, and what is pruned. On an engine of the test's own.
+
+use std::time::Duration;
+
+use buildgrid::build::docker::{DockerEngine, EngineConfig, Prune};
+use buildgrid::build::engine::BuildError;
+use buildgrid::timeline::sink::LogSink;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::disk::SmallDisk;
+use crate::support::docker::{BASE, build, engine, request, unique};
+use crate::support::engine::TestEngine;
+
+fn connect(engine: &TestEngine, dedicated: bool) -> DockerEngine {
+    let config = EngineConfig { host: engine.host(), dedicated, ..EngineConfig::default() };
+    DockerEngine::connect(&config, Duration::from_secs(3600)).unwrap()
+}
+
+/// Builds a layer of so many megabytes.
+async fn built(engine: &DockerEngine, megabytes: u32) -> Result<(), BuildError> {
+    let spool = tempfile::tempdir().unwrap();
+    let dockerfile = format!("FROM {BASE}\nRUN head -c {megabytes}m /dev/urandom > /{}\n", unique());
+    let request =
+        buildgrid::build::docker::BuildRequest { spool: spool.path().to_owned(), ..request(&dockerfile) };
+    let (sink, mut lines) = LogSink::channel();
+    let reading = tokio::spawn(async move { while lines.recv().await.is_some() {} });
+    let result = engine.build(request, &sink, &CancellationToken::new()).await;
+    drop(sink);
+    reading.await.unwrap();
+    result.map(drop)
+}
+
+#[tokio::test]
+async fn only_the_cache_of_a_dedicated_engine_is_pruned() {
+    const MB: u64 = 1 << 20;
+    let disk = SmallDisk::mount("256m");
+    let server = TestEngine::start_in(disk.path()).await;
+    let (shared, dedicated) = (connect(&server, false), connect(&server, true));
+    let root = dedicated.root().await.unwrap().unwrap();
+    assert_eq!(root, disk.path());
+    for _ in 0..3 {
+        built(&dedicated, 20).await.unwrap();
+    }
+    let full = disk.fill();
+    for which in [Prune::All, Prune::DownTo(1), Prune::UnusedFor(Duration::from_secs(1))] {
+        assert_eq!(shared.prune(which).await.unwrap(), None);
+    }
+    assert_eq!(dedicated.prune(Prune::UnusedFor(Duration::from_secs(3600))).await.unwrap(), Some(0));
+    assert_eq!(dedicated.prune(Prune::DownTo(500 * MB)).await.unwrap(), Some(0));
+    // Of three layers one is left.
+    let freed = dedicated.prune(Prune::DownTo(30 * MB)).await.unwrap().unwrap();
+    assert!((39 * MB..45 * MB).contains(&freed), "{freed}");
+    let freed = dedicated.prune(Prune::All).await.unwrap().unwrap();
+    assert!((19 * MB..25 * MB).contains(&freed), "{freed}");
+    assert!(disk.fill() < full - 20.0, "{} % of {full} % are left", disk.fill());
+    built(&dedicated, 1).await.unwrap();
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_step_that_fills_its_shared_memory_is_the_builds_fault() {
+    let dockerfile =
+        format!("FROM {BASE}\nRUN echo {}; dd if=/dev/zero of=/dev/shm/x bs=1M count=100\n", unique());
+    let reason = build(&engine(), request(&dockerfile)).await.failure().reason;
+    assert!(reason.contains("/dev/shm") && reason.contains("a file system of the step's own"), "{reason}");
+}
