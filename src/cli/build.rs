@@ -16,6 +16,7 @@ use crate::event::deploy::DeployEvent;
 use crate::pipeline::Outcome;
 use crate::worker::attempt::{Attempt, Mirror, Place};
 use crate::worker::daemon::assemble;
+use crate::worker::janitor;
 
 /// How often the last line of a terminal is brought up to date.
 const TICK: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
             let _ = engine.abandon(id).await;
         }
     }
-    data.sweep(config.worker.keep_builds, |_| false)?;
+    janitor::by_hand(config, &data, &pipeline.sources);
     let cancel = CancellationToken::new();
     let insist = CancellationToken::new();
     on_signals(cancel.clone(), insist.clone())?;

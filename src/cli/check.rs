@@ -10,6 +10,7 @@ use super::exit::{Exit, Failure};
 use super::service;
 use crate::build::docker::DockerEngine;
 use crate::config::{Config, InvalidConfig};
+use crate::disk::{Fill, Short};
 use crate::queue::Queue;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::store::{Store, StoreError};
@@ -49,6 +50,7 @@ pub async fn run(
     data_directory(&mut report, &config);
     store(&mut report, &config);
     engine(&mut report, &config).await;
+    disks(&mut report, &config).await;
     match &up {
         None => broker(&mut report, &config).await?,
         Some(config) => up_queue(&mut report, config).await,
@@ -92,8 +94,11 @@ fn data_directory(report: &mut Report, config: &Config) {
 
 /// Whether files can be made in `path` or, before the first start, in the nearest folder above it.
 fn writable(path: &Path) -> std::io::Result<()> {
-    let there = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    tempfile::tempfile_in(there).map(drop)
+    tempfile::tempfile_in(nearest(path)).map(drop)
+}
+
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"))
 }
 
 fn store(report: &mut Report, config: &Config) {
@@ -135,6 +140,55 @@ async fn engine(report: &mut Report, config: &Config) {
             }
         }
         Err(error) => report.bad("engine", format_args!("{error:#}")),
+    }
+}
+
+/// How full the disks are that a worker watches, and which it cannot watch.
+async fn disks(report: &mut Report, config: &Config) {
+    disk(report, config, "worker.data_dir", &config.worker.data_dir).await;
+    disk(report, config, "store.path", &config.store.path).await;
+    if config.engine.is_none() {
+        return;
+    }
+    let root = match DockerEngine::connect(&config.engine, config.worker.max_build_timeout) {
+        Ok(engine) => engine.root().await.map_err(anyhow::Error::from),
+        Err(error) => Err(error),
+    };
+    match root {
+        Ok(Ok(root)) => disk(report, config, ENGINE_DATA, &root).await,
+        Ok(Err(reason)) => unwatched(report, &reason),
+        // Said already, of the engine.
+        Err(_) => unwatched(report, "the engine does not answer"),
+    }
+}
+
+const ENGINE_DATA: &str = "the Docker engine's data";
+
+fn unwatched(report: &Report, reason: &str) {
+    report.note("disk", format_args!("{ENGINE_DATA} cannot be watched: {reason}"));
+}
+
+async fn disk(report: &mut Report, config: &Config, name: &str, path: &Path) {
+    let marks = config.disk;
+    // Before the first start, the nearest folder above it has the disk.
+    let there = if name == ENGINE_DATA { path } else { nearest(path) }.to_owned();
+    let fill = tokio::task::spawn_blocking(move || Fill::of(&there)).await;
+    let path = path.display();
+    match fill.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        Err(error) if name == ENGINE_DATA => unwatched(report, &format!("{path}: {error}")),
+        Err(error) => report.bad("disk", format_args!("{name}: {path}: {error}")),
+        Ok(fill) if fill.read_only && name != ENGINE_DATA => {
+            report.bad("disk", format_args!("{name}: {path} is mounted read-only"));
+        }
+        Ok(fill) => match marks.too_full(&fill, false) {
+            None => {
+                report.good("disk", format_args!("{name}: {path}: {fill} ({})", marks.sentence(Short::Bytes)))
+            }
+            Some(short) => report.bad(
+                "disk",
+                format_args!("{name}: {path}: {fill} ({}): no event is taken", marks.sentence(short)),
+            ),
+        },
     }
 }
 

@@ -64,6 +64,7 @@ impl Config {
         config.registry.host.clone_from(&newer.registry.host);
         config.fake = newer.fake.clone();
         config.policy = newer.policy.clone();
+        config.disk = newer.disk;
         config.logging.level.clone_from(&newer.logging.level);
         config.logging.build_output = newer.logging.build_output;
         config

@@ -94,6 +94,11 @@ impl Publisher {
         Self::new(config, self.store.clone())
     }
 
+    /// Where it publishes to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// What stands at `name` already. An image of another definition is a conflict.
     pub async fn existing(&self, name: &ImageName, definition: Digest) -> Result<Existing, PublishError> {
         let Some(digest) = self.store.tag(name).await? else { return Ok(Existing::Nothing) };

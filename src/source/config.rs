@@ -37,6 +37,10 @@ pub struct SourceConfig {
     /// host names, addresses or networks, such as "git.internal", "10.1.2.3" or "10.0.0.0/8". All
     /// other addresses that are not on the public internet are refused, after the name is resolved.
     pub allow_private_addresses: Vec<String>,
+    /// How long the mirror of a repository is kept that nothing is fetched from any more. When the disk is
+    /// full, the longest unused go earlier.
+    #[serde(with = "humantime_serde")]
+    pub keep_mirrors: Duration,
 }
 
 impl Default for SourceConfig {
@@ -51,6 +55,7 @@ impl Default for SourceConfig {
             max_context: ByteSize::gib(4),
             max_file: ByteSize::mib(256),
             allow_private_addresses: Vec::new(),
+            keep_mirrors: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }

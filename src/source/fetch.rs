@@ -44,6 +44,7 @@ impl From<SourceError> for Trouble {
 impl Fetch {
     pub(super) fn run(&self, slot: &mut Slot) -> Result<FetchedCommit, SourceError> {
         let url = &self.session.url;
+        slot.begin(url)?;
         if let Some(found) = self.find_in(slot)? {
             self.log.blocking_status(format!("commit {} of {url} is already here", self.commit.short()));
             return Ok(found);

@@ -2,12 +2,14 @@
 //! `shallow-<n>` and `full-<n>`. A shallow repository stays shallow whatever is fetched later, so the
 //! two are kept apart. The highest number is the one in use: a mirror that is broken, or has gathered
 //! too many packs, is followed by a new one and removed when the last reader has let go of it.
+//! The folder's time is that of the last fetch; one on its way out is called `<digest>.removed`.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use git2::{Repository, RepositoryInitOptions};
 
@@ -16,6 +18,9 @@ use super::error::SourceError;
 /// After so many fetches a mirror is started anew: each leaves a pack, every object is looked for in
 /// all of them, and libgit2 cannot join them.
 const MAX_PACKS: usize = 64;
+
+/// How the name of mirrors ends that are being removed.
+pub(super) const REMOVED: &str = "removed";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -74,7 +79,9 @@ impl Drop for Mirror {
         }
         let path = std::mem::take(&mut self.path);
         let remove = move || {
-            if let Err(error) = fs::remove_dir_all(&path) {
+            if let Err(error) = fs::remove_dir_all(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(path = %path.display(), %error, "a discarded mirror could not be removed");
             }
         };
@@ -92,19 +99,46 @@ pub(super) struct Slot {
     /// The number of the next mirror; `None` until the folder has been looked at.
     next: Option<u64>,
     mirrors: [Option<Arc<Mirror>>; 2],
+    /// Those that others have followed, as long as somebody reads them.
+    followed: Vec<Weak<Mirror>>,
 }
 
 impl Slot {
     pub(super) fn new(folder: PathBuf, url: String) -> Self {
-        Self { folder, url, next: None, mirrors: [None, None] }
+        Self { folder, url, next: None, mirrors: [None, None], followed: Vec::new() }
+    }
+
+    /// Begins a fetch: notes the time as that of the last use. A time that cannot be noted makes the
+    /// mirrors seem older than they are, and costs at most another fetch.
+    pub(super) fn begin(&mut self, url: &str) -> Result<(), SourceError> {
+        url.clone_into(&mut self.url);
+        self.look()?;
+        let noted = fs::File::open(&self.folder).and_then(|folder| folder.set_modified(SystemTime::now()));
+        if let Err(error) = noted {
+            tracing::debug!(url, %error, "cannot note when a mirror was used");
+        }
+        Ok(())
+    }
+
+    /// Removes all mirrors, unless one of them is in use; answers whether it did.
+    pub(super) fn clear(&mut self) -> io::Result<bool> {
+        let mut all = self.mirrors.iter().flatten().map(Arc::strong_count);
+        if all.any(|users| users > 1) || self.followed.iter().any(|mirror| mirror.strong_count() > 0) {
+            return Ok(false);
+        }
+        let removed = self.folder.with_extension(REMOVED);
+        fs::rename(&self.folder, &removed)?;
+        *self = Self::new(std::mem::take(&mut self.folder), std::mem::take(&mut self.url));
+        fs::remove_dir_all(removed).map(|()| true)
     }
 
     /// The mirror of a kind, if there is one.
     pub(super) fn get(&mut self, kind: Kind) -> Result<Option<Arc<Mirror>>, SourceError> {
         self.look()?;
         let mirror = &mut self.mirrors[kind as usize];
-        if mirror.as_ref().is_some_and(|mirror| mirror.is_discarded()) {
-            *mirror = None;
+        if let Some(discarded) = mirror.take_if(|mirror| mirror.is_discarded()) {
+            self.followed.retain(|mirror| mirror.strong_count() > 0);
+            self.followed.push(Arc::downgrade(&discarded));
         }
         Ok(mirror.clone())
     }
@@ -116,6 +150,7 @@ impl Slot {
                 return Ok((mirror, false));
             }
             mirror.discard();
+            self.get(kind)?;
         }
         let number = self.next.unwrap_or(0);
         let path = self.folder.join(format!("{}-{number}", kind.name()));
@@ -241,6 +276,26 @@ mod tests {
         second.get_or_create(Kind::Shallow).unwrap();
         drop(mirror);
         assert_eq!(names(folder.path()), ["full-1", "shallow-8"]);
+    }
+
+    #[test]
+    fn mirrors_in_use_are_not_cleared() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a");
+        let mut slot = slot(&folder);
+        slot.begin("https://git.example.com/x").unwrap();
+        let (reader, _) = slot.get_or_create(Kind::Full).unwrap();
+        assert!(!slot.clear().unwrap(), "a build reads it");
+        reader.discard();
+        drop(slot.get_or_create(Kind::Full).unwrap());
+        assert!(!slot.clear().unwrap(), "a build reads the one before");
+        reader.open().unwrap();
+        drop(reader);
+        assert!(slot.clear().unwrap());
+        assert_eq!(names(root.path()), [""; 0]);
+        let (_, new) = slot.get_or_create(Kind::Full).unwrap();
+        assert!(new, "the next fetch starts anew");
+        assert_eq!(names(&folder), ["full-0"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! - `sources`: `Sources::fetch`, the way in
 //! - `mirror`: the bare repositories kept on disk, and how a broken one is replaced
+//! - `kept`: which mirrors there are, and how those go that nobody needs
 //! - `session`, `transport`, `http`, `advertisement`: git's smart HTTP for libgit2, over reqwest
 //! - `address`: which addresses may be connected to
 //! - `fetch`: one fetch: which mirror, which request, which fallback
@@ -23,6 +24,7 @@ mod fetch;
 pub mod fetched;
 mod http;
 mod ignore;
+mod kept;
 mod libgit2;
 mod mirror;
 mod pattern;
@@ -36,4 +38,5 @@ pub use config::SourceConfig;
 pub use context::{Context, ContextOutcome, ContextStream, ContextSummary};
 pub use error::{Fault, SourceError};
 pub use fetched::FetchedCommit;
+pub use kept::KeptMirrors;
 pub use sources::Sources;

@@ -2,7 +2,7 @@
 //! it, else by refs.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
@@ -89,13 +89,20 @@ impl Sources {
 
     fn slot(&self, url: &RepositoryUrl) -> Arc<AsyncMutex<Slot>> {
         let url = url.to_string();
-        let digest = Digest::of(url.as_bytes()).hex();
+        self.slot_of(Digest::of(url.as_bytes()).hex(), url)
+    }
+
+    pub(super) fn slot_of(&self, digest: String, url: String) -> Arc<AsyncMutex<Slot>> {
         // No code that can panic runs while the lock is held.
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.entry(digest).or_insert_with_key(|digest| {
             Arc::new(AsyncMutex::new(Slot::new(self.mirrors.join(digest), url)))
         });
         Arc::clone(slot)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.mirrors
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{Span, info};
+use tracing::{Span, info, warn};
 
 use super::backend::{Directory, Swap, sync_directory};
 use super::config::StoreConfig;
@@ -16,7 +16,7 @@ use crate::telemetry::status::{self, Readiness};
 const SCHEMA: u32 = 1;
 
 /// Temporary files not written to for this long were left by a crash: no publish pauses for a day.
-const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A store. Clones are handles to the same store and share what it remembers.
 #[derive(Debug, Clone)]
@@ -42,11 +42,16 @@ impl Store {
                 check_version(&directory, &config.path)?;
             }
         }
-        let swept = directory.sweep(STALE)?;
+        let store = Self { directory: Arc::new(directory) };
+        let mut swept = 0;
+        store.sweep(STALE, |_, removed| match removed {
+            Ok(_) => swept += 1,
+            Err(error) => warn!(%error, "a temporary file that an earlier crash has left stays"),
+        })?;
         if swept > 0 {
             info!(path = %config.path.display(), files = swept, "removed temporary files that an earlier crash has left");
         }
-        Ok(Self { directory: Arc::new(directory) })
+        Ok(store)
     }
 
     /// Opens a store to read from. Creates and changes nothing, so that it may be mounted read-only.

@@ -45,6 +45,11 @@ pub fn blob(digest: Digest) -> Key {
     Key(format!("{BLOBS}/{}/{hex}/data", &hex[..2]))
 }
 
+/// The directories over which the blobs are spread, by the first two digits of their digests.
+pub fn blobs() -> Key {
+    Key(BLOBS.to_owned())
+}
+
 /// The directory of namespaces.
 pub fn namespaces() -> Key {
     Key(REPOSITORIES.to_owned())

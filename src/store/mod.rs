@@ -16,6 +16,7 @@ mod layers;
 pub mod layout;
 mod manifests;
 mod tags;
+mod upkeep;
 mod user;
 
 pub use backend::BlobWriter;

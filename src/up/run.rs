@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::announcement::Announcement;
 use super::first_start;
 use crate::config::{Config, Live};
+use crate::disk::Fill;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::registry::{self, Registry};
 use crate::store::Store;
@@ -18,6 +19,7 @@ use crate::web::access::Role;
 use crate::web::db::Database;
 use crate::web::{self, Enqueuer, Timeline};
 use crate::worker::daemon::{self, Shutdown, StatusPages};
+use crate::worker::janitor;
 
 /// The addresses it listens on: taken before anything is changed, so that one that is in use stops the start.
 pub struct Listeners {
@@ -78,10 +80,14 @@ pub async fn run(
     let mut config = adopt(&config);
     let data_dir = config.up.data_dir.clone();
 
+    let room = config.clone();
+    tokio::task::spawn_blocking(move || janitor::make_room(&room, true)).await??;
     // The lock of the queue is the one on everything: whoever has it is the only one.
     let worker = config.worker.resolved_name();
-    let queue = EmbeddedQueue::open(&queue_directory(&data_dir), &config.queue, &worker).await?;
-    let database = Database::open(&config.timeline.data_dir).await?;
+    let queue = EmbeddedQueue::open(&queue_directory(&data_dir), &config.queue, &worker).await;
+    let queue = queue.map_err(|error| with_fill(error.into(), &data_dir))?;
+    let database = Database::open(&config.timeline.data_dir).await;
+    let database = database.map_err(|error| with_fill(error.into(), &data_dir))?;
     let password = first_start::admin(&database).await?;
     let worker_token = first_start::token(&database, &data_dir, "worker", Role::Worker).await?;
     let local_token = first_start::token(&database, &data_dir, "local", Role::Maestro).await?;
@@ -138,6 +144,17 @@ pub async fn run(
     queue.close().await;
     Announcement::remove(&data_dir);
     ended
+}
+
+/// Names the cause of what a full disk did to a database, which does not know it.
+fn with_fill(error: anyhow::Error, data_dir: &Path) -> anyhow::Error {
+    match Fill::of(data_dir) {
+        // What SQLite asks for at once.
+        Ok(fill) if fill.free < 1 << 20 => {
+            error.context(format!("the disk of {} is full; free space there", data_dir.display()))
+        }
+        _ => error,
+    }
 }
 
 fn gone(name: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Error {

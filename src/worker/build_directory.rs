@@ -100,21 +100,6 @@ impl DataDirectory {
         Ok(left)
     }
 
-    /// Removes the directories in which nothing has happened for longer than `keep`, unless they are
-    /// `needed`. One that cannot be removed is told and left. Blocking.
-    pub fn sweep(&self, keep: Duration, needed: impl Fn(&BuildDirectory) -> bool) -> anyhow::Result<()> {
-        for directory in self.builds()? {
-            let since = directory.ended().unwrap_or_else(|| modified(&directory.path));
-            if since.elapsed().unwrap_or_default() <= keep || needed(&directory) {
-                continue;
-            }
-            if let Err(error) = directory.remove() {
-                tracing::warn!(path = %directory.path.display(), %error, "cannot remove an old build directory");
-            }
-        }
-        Ok(())
-    }
-
     /// The directories of all builds. Blocking.
     pub fn builds(&self) -> anyhow::Result<Vec<BuildDirectory>> {
         let builds = self.root.join("builds");
@@ -351,7 +336,14 @@ impl BuildDirectory {
         fs::metadata(self.path.join("outcome.json")).and_then(|file| file.modified()).ok()
     }
 
-    fn remove(&self) -> io::Result<()> {
+    /// How long nothing has happened in it, since its end if it has one.
+    pub fn unchanged(&self) -> Duration {
+        let since = self.ended().unwrap_or_else(|| modified(&self.path));
+        since.elapsed().unwrap_or_default()
+    }
+
+    /// Removes it with all that is in it. Blocking.
+    pub(super) fn remove(&self) -> io::Result<()> {
         ignore_missing(fs::remove_dir_all(&self.path))
     }
 

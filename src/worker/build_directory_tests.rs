@@ -70,12 +70,10 @@ fn knows_what_became_of_an_id() {
     let known = directory.look(event.body, Some("wish-1")).unwrap();
     assert!(matches!(known, Known::Ended(_)), "and the same requeue once only: {known:?}");
 
-    data.sweep(Duration::from_secs(60), |_| false).unwrap();
-    assert!(directory.path.exists());
-    data.sweep(Duration::ZERO, |directory| directory.id() == "b-1").unwrap();
-    assert!(directory.path.exists(), "it is still needed");
-    data.sweep(Duration::ZERO, |_| false).unwrap();
-    assert!(!directory.path.exists(), "it was kept long enough");
+    assert!(directory.unchanged() < Duration::from_secs(60));
+    directory.remove().unwrap();
+    assert!(!directory.path.exists());
+    directory.remove().unwrap();
 }
 
 #[test]

@@ -104,6 +104,13 @@ impl Claims {
         lock(&self.running).keys().any(|running| running.as_str() == id)
     }
 
+    /// Keeps an id from being built or answered while its directory is removed. `None`: it is running.
+    pub fn hold(&self, id: &BuildId) -> Option<Running> {
+        let mut builds = lock(&self.running);
+        // No event has these bytes: whatever is delivered waits until the hold is dropped, and looks then.
+        (!builds.contains_key(id)).then(|| self.insert(&mut builds, id, Digest::of(b"")))
+    }
+
     fn enter(&self, event: &DeployEvent) -> Result<Running, Taken> {
         let mut builds = lock(&self.running);
         if let Some(entry) = builds.get(&event.id) {
@@ -113,9 +120,13 @@ impl Claims {
                 (false, false) => Taken::NotKnownYet(entry.settled.clone()),
             });
         }
+        Ok(self.insert(&mut builds, &event.id, event.body))
+    }
+
+    fn insert(&self, builds: &mut HashMap<BuildId, Entry>, id: &BuildId, body: Digest) -> Running {
         let (settle, settled) = watch::channel(None);
-        builds.insert(event.id.clone(), Entry { body: event.body, confirmed: false, settled });
-        Ok(Running { id: event.id.clone(), settle, builds: self.running.clone() })
+        builds.insert(id.clone(), Entry { body, confirmed: false, settled });
+        Running { id: id.clone(), settle, builds: self.running.clone() }
     }
 }
 
@@ -194,7 +205,21 @@ mod tests {
             panic!("not ended, so it goes again")
         };
         let Claim::Attach(wait) = claims.claim(&event, 1, None).await.unwrap() else { panic!("attaches") };
+        assert!(claims.hold(&event.id).is_none(), "it is running");
         drop(running);
         assert_eq!(attached(wait).await, Settled::GivenUp);
+    }
+
+    #[tokio::test]
+    async fn an_event_waits_while_its_directory_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Arc::new(DataDirectory::open(folder.path()).unwrap());
+        let claims = Claims::new(data);
+        let event = event("web");
+        let held = claims.hold(&event.id).unwrap();
+        let mut claim = Box::pin(claims.claim(&event, 1, None));
+        assert!(futures::poll!(&mut claim).is_pending());
+        drop(held);
+        assert!(matches!(claim.await.unwrap(), Claim::Go { attempt: 1, .. }));
     }
 }

@@ -16,7 +16,9 @@ use super::board::Board;
 use super::build_directory::DataDirectory;
 use super::claims::Claims;
 use super::delivery::Handler;
+use super::disks::Disks;
 use super::intake::{self, Intake};
+use super::janitor::Janitor;
 use super::pause;
 use super::reporting::Reporting;
 use super::upkeep;
@@ -55,18 +57,14 @@ pub fn assemble(config: &Config, data_dir: &Path) -> anyhow::Result<(Pipeline, A
     let store = Store::open(&config.store)?;
     let pipeline = Pipeline {
         sources: Sources::new(config.source.clone(), data.mirrors())?,
-        engine: engine(config)?,
+        engine: match config.engine.is_none() {
+            true => None,
+            false => Some(DockerEngine::connect(&config.engine, config.worker.max_build_timeout)?),
+        },
         publisher: Publisher::new(&config.publish, store),
         rules: rules(config),
     };
     Ok((pipeline, data))
-}
-
-fn engine(config: &Config) -> anyhow::Result<Option<DockerEngine>> {
-    match config.engine.is_none() {
-        true => Ok(None),
-        false => DockerEngine::connect(&config.engine, config.worker.max_build_timeout).map(Some),
-    }
 }
 
 fn rules(config: &Config) -> Rules {
@@ -94,7 +92,11 @@ impl Handler {
     fn configured(&self, config: &Config) -> anyhow::Result<Self> {
         let pipeline = Pipeline {
             sources: self.pipeline.sources.configured(config.source.clone())?,
-            engine: engine(config)?,
+            engine: self
+                .pipeline
+                .engine
+                .as_ref()
+                .map(|engine| engine.lasting(config.worker.max_build_timeout)),
             publisher: self.pipeline.publisher.configured(&config.publish),
             rules: rules(config),
         };
@@ -162,6 +164,7 @@ pub async fn run(
     }
     let pause = pause::watch(&config.worker.data_dir, &mut tasks, &shutdown.drain);
     let engine = intake::watch_engine(pipeline.engine.clone(), &mut tasks, &shutdown.drain);
+    let (disks, disk, pressure) = Disks::of(live.clone(), pipeline.engine.clone()).await;
     let handler = Arc::new(Handler {
         place: place(&config),
         max_attempts: config.queue.max_attempts,
@@ -179,7 +182,7 @@ pub async fn run(
         reporting.resume_all(&data).await?;
     }
     let (renewed, handlers) = watch::channel(handler.clone());
-    let intake = Intake::new(handlers, vec![pause, engine], shutdown.drain.clone());
+    let intake = Intake::new(handlers, vec![pause, engine, disk], shutdown.drain.clone());
     // Served through the drain: operators watch it.
     let closed = CancellationToken::new();
     let StatusPages { listener, mut also } = pages.into();
@@ -188,6 +191,14 @@ pub async fn run(
     let mut pages = tokio::spawn(status::serve(listener, readiness.clone(), metrics, closed.clone()));
     let _watching =
         watchdog::watch(upkeep::vitals(&intake, readiness, live.clone(), shutdown.drain.clone()))?;
+
+    // Before the broker has answered, too: a disk that is full can be cleared without it.
+    let drain = shutdown.drain.clone();
+    tasks.spawn(async move {
+        drain.run_until_cancelled(disks.watch()).await;
+    });
+    let janitor = Janitor::new(live.clone(), &handler, shutdown.drain.clone());
+    tasks.spawn(janitor.run(pressure));
 
     let mut starting = Box::pin(declare(&queue, &shutdown.drain));
     let declared = tokio::time::timeout(WAIT_FOR_BROKER, &mut starting).await;
@@ -203,7 +214,6 @@ pub async fn run(
     tasks.spawn(intake.slots(live.clone()));
     tasks.spawn(reconfigure(renewed, live.clone(), shutdown.drain.clone()));
     tasks.spawn(upkeep::watch_broker(queue.clone(), shutdown.drain.clone()));
-    tasks.spawn(upkeep::sweep(handler.clone(), live.clone(), shutdown.drain.clone()));
 
     let (stop_watching, watching) = (shutdown.drain.clone(), queue.clone());
     let give_up = handler.give_up.clone();

@@ -2,7 +2,8 @@
 //!
 //! Read [`daemon`] for start and drain, [`intake`] for the slots, [`delivery`] for what happens to a
 //! delivery, [`attempt`] for one run of the pipeline, [`build_directory`] for what survives a crash,
-//! [`reporting`] for what the timeline service is asked and told, [`board`] for how it is known that slots move.
+//! [`reporting`] for what the timeline service is asked and told, [`board`] for how it is known that slots move,
+//! [`disks`] for the watch over the disks and [`janitor`] for what is removed.
 
 mod arbitration;
 pub mod attempt;
@@ -13,8 +14,10 @@ pub mod claims;
 pub mod config;
 pub mod daemon;
 mod delivery;
+mod disks;
 mod gate;
 mod intake;
+pub mod janitor;
 pub mod pause;
 mod report;
 mod reporting;

@@ -1,4 +1,5 @@
-//! What a worker does beside building: it says whether it is ready, and removes what is old.
+//! What a worker does beside building: it says whether it is ready. (What is old is removed by the
+//! [`janitor`](super::janitor).)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,17 +7,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::board::Slot;
-use super::delivery::Handler;
 use super::intake::Intake;
-use super::reporting::is_unconfirmed;
 use crate::build::docker::{DockerEngine, EngineBuildId};
 use crate::config::Live;
 use crate::queue::{Queue, QueueStatus};
 use crate::telemetry::status::{Condition, Readiness, faults};
 use crate::telemetry::watchdog::{Check, Vitals};
 
-/// How often build directories and the engine are looked through for what is old.
-const SWEEP: Duration = Duration::from_secs(3600);
 /// The pause before an engine that was away is asked again to end what was left on it.
 const ABANDON_AGAIN: Duration = Duration::from_secs(5);
 
@@ -94,28 +91,5 @@ pub async fn abandon(engine: DockerEngine, left: Vec<EngineBuildId>, drain: Canc
             }
         }
         tracing::info!(engine_build = %id, "ended what an earlier process has left on the Docker engine");
-    }
-}
-
-/// Removes the directories of builds that ended longer than `worker.keep_builds` ago and of which the timeline service
-/// has everything, and what killed workers have left on the engine.
-pub async fn sweep(handler: Arc<Handler>, live: Live, drain: CancellationToken) {
-    let mut interval = tokio::time::interval(SWEEP);
-    while drain.run_until_cancelled(interval.tick()).await.is_some() {
-        let (directories, keep) = (handler.clone(), live.now().worker.keep_builds);
-        let swept = tokio::task::spawn_blocking(move || {
-            let (claims, has_timeline) = (&directories.claims, directories.reporting.is_some());
-            directories.data.sweep(keep, |directory| {
-                claims.is_running(&directory.id()) || has_timeline && is_unconfirmed(directory)
-            })
-        });
-        if let Ok(Err(error)) = swept.await {
-            tracing::warn!(error = format!("{error:#}"), "cannot sweep the build directories");
-        }
-        if let Some(engine) = &handler.pipeline.engine
-            && let Some(Err(error)) = drain.run_until_cancelled(engine.sweep()).await
-        {
-            tracing::warn!(%error, "cannot remove what earlier builds left on the Docker engine");
-        }
     }
 }

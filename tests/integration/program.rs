@@ -184,6 +184,10 @@ async fn check_says_what_the_parts_are() {
         "ok    store: ",
         "BUILDKIT_STEP_LOG_MAX_SIZE=-1",
         "consumer-timeout",
+        "ok    disk: worker.data_dir: ",
+        "ok    disk: store.path: ",
+        "ok    disk: the Docker engine's data: /",
+        "(high mark 90 %; intake resumes below 85 %)",
     ] {
         assert!(said.contains(part), "{part} is not in {said}");
     }

@@ -1,6 +1,7 @@
 //! Events through the whole worker: real RabbitMQ, real store, builds that are fake.
 
 mod cancel;
+mod disk;
 mod outages;
 mod policy;
 mod service;

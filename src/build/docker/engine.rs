@@ -51,6 +51,11 @@ impl DockerEngine {
         })
     }
 
+    /// The same engine, for builds that take `longest_build` at most.
+    pub fn lasting(&self, longest_build: Duration) -> Self {
+        Self { longest_build, ..self.clone() }
+    }
+
     /// Builds an image, exports it to the request's spool directory and removes what is left of it
     /// on the engine, however it ends.
     ///

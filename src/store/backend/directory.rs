@@ -180,21 +180,36 @@ impl Directory {
         Ok(Temporary { file, path })
     }
 
-    /// Removes temporary files not written to for `age`, which an earlier crash has left; answers how many.
-    pub(in crate::store) fn sweep(&self, age: Duration) -> Result<usize, StoreError> {
+    /// Removes temporary files not written to for `age`, which an earlier crash has left. Of each, `told`
+    /// hears its length, or why it could not be removed.
+    pub(in crate::store) fn sweep(
+        &self,
+        age: Duration,
+        mut told: impl FnMut(&Path, Result<u64, StoreError>),
+    ) -> Result<(), StoreError> {
         let key = layout::temporary_files();
-        let Some(limit) = SystemTime::now().checked_sub(age) else { return Ok(0) };
-        let mut removed = 0;
+        let Some(limit) = SystemTime::now().checked_sub(age) else { return Ok(()) };
         for name in self.list(&key)? {
             let path = self.path(&key).join(name);
-            let stale = || Ok::<_, io::Error>(fs::metadata(&path)?.modified()? < limit);
+            let remove = || {
+                let file = fs::metadata(&path)?;
+                let stale = file.modified()? < limit;
+                if stale {
+                    fs::remove_file(&path)?;
+                }
+                Ok(stale.then_some(file.len()))
+            };
             // A file that goes away meanwhile belongs to a writer that has just finished.
-            if absent_is_none(stale()).map_err(|error| StoreError::io("read", &path, error))? == Some(true) {
-                let gone = absent_is_none(fs::remove_file(&path));
-                removed += gone.map_err(|error| StoreError::io("remove", &path, error))?.map_or(0, |()| 1);
+            match absent_is_none(remove()) {
+                Ok(removed) => {
+                    if let Some(bytes) = removed.flatten() {
+                        told(&path, Ok(bytes));
+                    }
+                }
+                Err(error) => told(&path, Err(StoreError::io("remove", &path, error))),
             }
         }
-        Ok(removed)
+        Ok(())
     }
 
     pub(in crate::store) fn root(&self) -> &Path {

@@ -21,6 +21,6 @@ mod telling;
 
 pub use claim::{Permission, Wish};
 pub use interrupt::Cause;
-pub use record::is_unconfirmed;
+pub use record::{is_confirmed, is_unconfirmed};
 pub use reporting::Reporting;
 pub use telling::Telling;

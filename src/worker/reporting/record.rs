@@ -149,6 +149,16 @@ pub fn is_unconfirmed(directory: &BuildDirectory) -> bool {
     AttemptFiles::all(directory).is_ok_and(|all| all.into_iter().any(open))
 }
 
+/// Whether the service has all that is in the directory: the end and the log of every attempt. Blocking.
+pub fn is_confirmed(directory: &BuildDirectory) -> bool {
+    let has_it = |files: &AttemptFiles| {
+        let closed = files.read().ok().flatten().and_then(|record| record.closed);
+        matches!(closed, Some(Closed::Confirmed { .. } | Closed::Sent))
+    };
+    AttemptFiles::all(directory)
+        .is_ok_and(|all| all.iter().any(|files| files.number.is_none()) && all.iter().all(has_it))
+}
+
 /// A record in memory and on disk, changed by the one who builds and the one who tells.
 pub struct Journal {
     pub files: AttemptFiles,

@@ -12,6 +12,7 @@ use reqwest::Method;
 use secrecy::ExposeSecret;
 
 use super::{buildgrid, ended};
+use crate::support::disk::{SmallDisk, age};
 use crate::support::grid::fake_event;
 use crate::support::patience::{in_time, until};
 
@@ -256,4 +257,48 @@ fn a_port_in_use_changes_nothing() {
         assert!(errors.contains(key) && errors.contains(&address), "{errors}");
         assert!(!machine.data_dir().exists());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_cleared_at_the_start_and_waited_for_later() {
+    let machine = Machine::new();
+    let disk = SmallDisk::mount("64m");
+    std::fs::create_dir(disk.path().join("data")).unwrap();
+    std::os::unix::fs::symlink(disk.path().join("data"), machine.data_dir()).unwrap();
+    let mut up = machine.start().await;
+    up.enqueue(fake_event("b-1", "{}")).await;
+    up.published("b-1").await;
+    assert_eq!(up.end("-TERM").await, Some(0));
+
+    disk.fill_to(100);
+    let (code, errors) = ended(machine.command().output().unwrap());
+    assert_eq!(code, 1, "{errors}");
+    let sentence = format!("error: the disk of {}/data is full; free space there", disk.path().display());
+    assert!(errors.contains(&sentence), "{errors}");
+
+    // What a crash has left is found before anything needs space.
+    disk.clear();
+    let stale = machine.data_dir().join("store/buildgrid/tmp/stale");
+    std::fs::write(&stale, vec![7; 20 << 20]).unwrap();
+    age(&stale, std::time::Duration::from_secs(7200));
+    disk.fill_to(100);
+    let mut up = machine.start().await;
+    assert!(!stale.exists());
+
+    disk.fill_to(100);
+    let page = format!("http://{}/readyz", up.announcement.status);
+    let ready = async || reqwest::get(&page).await.unwrap().text().await.unwrap();
+    in_time("readiness says it", async {
+        while !ready().await.contains("(worker.data_dir) is 100 % full") {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert_eq!(ready().await.matches(" is 100 % full").count(), 1, "all of it is on one disk");
+    let event = fake_event("b-2", "{}").replace(COMMIT, &COMMIT.replace('9', "8"));
+    assert!(up.call(Method::POST, "builds", event.clone()).await.status().is_server_error());
+    disk.clear();
+    up.enqueue(event).await;
+    up.published("b-2").await;
+    assert_eq!(up.end("-TERM").await, Some(0));
 }

@@ -1,0 +1,58 @@
+//! What is done to a store beside its use: removing what crashes have left, and measuring it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::error::StoreError;
+use super::handle::{STALE, Store};
+use super::layout;
+
+/// The shortest time without a write after which a temporary file may be taken for a crash's. A publish in
+/// progress writes as fast as it compresses, and whatever it lost would be written again.
+const STALE_AT_LEAST: Duration = Duration::from_secs(60 * 60);
+
+impl Store {
+    /// How long a temporary file must not have been written to before it is removed; shorter when space is
+    /// short.
+    pub fn stale(is_short: bool) -> Duration {
+        if is_short { STALE_AT_LEAST } else { STALE }
+    }
+
+    /// Removes temporary files that were not written to for `age`. Of each, `told` hears its length in
+    /// bytes, or why it stays. Needs no space. Blocking.
+    pub fn sweep(
+        &self,
+        age: Duration,
+        told: impl FnMut(&Path, Result<u64, StoreError>),
+    ) -> Result<(), StoreError> {
+        self.directory().sweep(age, told)
+    }
+
+    /// The length of all blobs together, in bytes. Asks for the length of each: meant for once an hour.
+    /// Blocking.
+    pub fn blob_bytes(&self) -> Result<u64, StoreError> {
+        let blobs = self.directory().path(&layout::blobs());
+        let mut bytes = 0_u64;
+        for folder in entries(&blobs)? {
+            for blob in entries(&folder)? {
+                // One that goes away meanwhile has no length.
+                let length = fs::metadata(blob.join("data")).map_or(0, |file| file.len());
+                bytes = bytes.saturating_add(length);
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// What lies in a folder; nothing if it is none.
+fn entries(folder: &Path) -> Result<Vec<std::path::PathBuf>, StoreError> {
+    let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    match read() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
+        found => found.map_err(|error| StoreError::io("read", folder, error)),
+    }
+}
