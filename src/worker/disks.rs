@@ -82,7 +82,8 @@ impl Disks {
         let mut full = self.engine.as_ref().map(|engine| engine.engine.full());
         loop {
             if let Some(engine) = &mut self.engine {
-                engine.find().await;
+                // One that hangs does not keep the other disks from being looked at.
+                let _ = tokio::time::timeout(PATIENCE, engine.find()).await;
             }
             self.look().await;
             let _ = tokio::time::timeout(LOOK, told(&mut full)).await;
@@ -110,7 +111,7 @@ fn sentence(faults: &[&Option<Fault>]) -> Option<String> {
     let mut told: Vec<&Fault> = Vec::new();
     for fault in faults.iter().filter_map(|fault| fault.as_ref()) {
         let is_same = |other: &&Fault| other.device == fault.device && other.is_full && fault.is_full;
-        if !told.iter().any(is_same) {
+        if fault.device.is_none() || !told.iter().any(is_same) {
             told.push(fault);
         }
     }

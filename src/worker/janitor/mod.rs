@@ -108,7 +108,7 @@ impl Janitor {
             if is_hourly {
                 hourly = Instant::now() + ROUND;
             }
-            let round = Round { pressure: *pressure.borrow_and_update(), is_hourly, engine_full };
+            let round = Round { pressure: *pressure.borrow(), is_hourly, engine_full };
             janitor.clone().go(round).await;
             let next = match round.pressure.is_any() {
                 true => hourly.min(Instant::now() + UNDER_PRESSURE),
@@ -118,7 +118,7 @@ impl Janitor {
                 () = janitor.drain.cancelled() => false,
                 () = tokio::time::sleep_until(next) => false,
                 () = told(&mut full) => true,
-                () = pressed(&mut pressure) => false,
+                () = pressed(&mut pressure, round.pressure) => false,
             };
         }
     }
@@ -161,9 +161,8 @@ impl Janitor {
     }
 }
 
-/// Resolves once a disk has become too full that was not.
-async fn pressed(pressure: &mut watch::Receiver<Pressure>) {
-    let before = *pressure.borrow_and_update();
+/// Resolves once a disk is too full that was not `before`.
+async fn pressed(pressure: &mut watch::Receiver<Pressure>, before: Pressure) {
     let more = |now: &Pressure| {
         now.data && !before.data || now.store && !before.store || now.engine && !before.engine
     };
@@ -198,4 +197,26 @@ pub fn make_room(config: &Config, has_timeline: bool) -> anyhow::Result<()> {
     }
     tally.report();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[tokio::test]
+    async fn a_disk_that_fills_during_a_round_is_not_missed() {
+        let none = Pressure::default();
+        let (fill, mut pressure) = watch::channel(none);
+        assert!(pressed(&mut pressure, none).now_or_never().is_none());
+        let data = Pressure { data: true, ..none };
+        fill.send_replace(data);
+        let _ = pressure.borrow_and_update();
+        assert!(pressed(&mut pressure, none).now_or_never().is_some());
+        assert!(pressed(&mut pressure, data).now_or_never().is_none(), "the round was for it");
+        fill.send_replace(none);
+        assert!(pressed(&mut pressure, data).now_or_never().is_none(), "there is room again");
+        fill.send_replace(Pressure { engine: true, ..data });
+        assert!(pressed(&mut pressure, data).now_or_never().is_some(), "another one");
+    }
 }
