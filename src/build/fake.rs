@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Cursor, Read};
-use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::image::{Arch, ConfigBuilder, HistoryBuilder, ImageConfigurationBuilder, Os, RootFsBuilder};
@@ -44,10 +43,10 @@ async fn run(
 ) -> Result<BuiltImage, BuildError> {
     let half = spec.log_lines / 2;
     let mut excerpt = VecDeque::with_capacity(EXCERPT_LINES);
-    let mut step: Arc<str> = "[1/2] RUN fake step".into();
+    let mut step = "[1/2] RUN fake step";
     for number in 0..spec.log_lines {
         if number == half {
-            step = "[2/2] RUN fake step".into();
+            step = "[2/2] RUN fake step";
             excerpt.clear();
         }
         let text = format!("fake line {} of {}", number + 1, spec.log_lines);
@@ -55,7 +54,7 @@ async fn run(
             excerpt.pop_front();
         }
         excerpt.push_back(text.clone());
-        log.write(Stream::Stdout, Some(step.clone()), text).await;
+        log.write(Stream::Stdout, Some(step), &text).await;
         if spec.line_interval_ms > 0 {
             tokio::time::sleep(Duration::from_millis(spec.line_interval_ms.into())).await;
         }

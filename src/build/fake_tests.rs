@@ -1,6 +1,7 @@
 //! What a fake build promises: its bytes, its log and its ends.
 
 use super::*;
+use crate::timeline::mask::Mask;
 
 fn spec(outcome: FakeOutcome) -> FakeBuild {
     FakeBuild { log_lines: 4, line_interval_ms: 0, layers: 3, layer_bytes: 5000, outcome, seed: 7 }
@@ -11,7 +12,7 @@ fn labels() -> BTreeMap<String, String> {
 }
 
 async fn run(spec: FakeBuild) -> (Result<BuiltImage, BuildError>, Vec<(String, String)>) {
-    let (log, mut lines) = LogSink::channel();
+    let (log, mut lines) = LogSink::channel(Mask::none());
     let result = build(&spec, labels(), &log, &CancellationToken::new()).await;
     drop(log);
     let mut written = Vec::new();
@@ -96,7 +97,7 @@ async fn failures_are_those_asked_for() {
 
 #[tokio::test]
 async fn a_hang_lasts_until_it_is_cancelled() {
-    let (log, _lines) = LogSink::channel();
+    let (log, _lines) = LogSink::channel(Mask::none());
     let cancel = CancellationToken::new();
     let spec = spec(FakeOutcome::Hang);
     let build = build(&spec, BTreeMap::new(), &log, &cancel);

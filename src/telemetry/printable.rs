@@ -16,8 +16,9 @@ pub fn with_colours(text: &str) -> String {
     while let Some(at) = rest.find("\x1b[") {
         let (before, sequence) = rest.split_at(at);
         write_out(&mut printed, before);
-        let digits =
-            sequence[2..].find(|c: char| !c.is_ascii_digit() && c != ';').map_or(sequence.len(), |n| n + 2);
+        let digits = sequence[2..]
+            .find(|c: char| !c.is_ascii_digit() && !matches!(c, ';' | ':'))
+            .map_or(sequence.len(), |n| n + 2);
         let colour = sequence[digits..].starts_with('m');
         let end = if colour { digits + 1 } else { 2 };
         match colour {
@@ -34,14 +35,23 @@ pub fn with_colours(text: &str) -> String {
     printed
 }
 
-fn write_out(printed: &mut String, text: &str) {
+/// Adds `text` to `printed`, with what is hidden written out.
+pub(crate) fn write_out(printed: &mut String, text: &str) {
     for c in text.chars() {
-        let hidden = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        match c {
-            '\t' => printed.push(c),
-            c if c.is_control() || hidden => printed.extend(c.escape_unicode()),
-            c => printed.push(c),
+        match is_hidden(c) {
+            true => printed.extend(c.escape_unicode()),
+            false => printed.push(c),
         }
+    }
+}
+
+/// Whether a character is no part of a line's text: control characters but the tab, bidirectional controls,
+/// and those that some readers take for a line's end.
+pub(crate) fn is_hidden(c: char) -> bool {
+    match c {
+        '\t' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
     }
 }
 

@@ -4,6 +4,8 @@
 pub mod client;
 mod config;
 pub mod entry;
+pub mod escape;
+pub mod mask;
 pub mod protocol;
 pub mod sink;
 

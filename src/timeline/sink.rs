@@ -1,5 +1,5 @@
 //! The sink: the end of a build's log into which every stage writes. What stands at the other end is
-//! the build directory, which numbers the entries and keeps them.
+//! the build directory, which numbers the entries and keeps them. Nothing goes in that is not masked.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::entry::Stream;
+use super::mask::{Mask, Shown};
 
 /// Entries on their way to the build directory. When the disk is slower than the build, the build
 /// waits: a bounded channel, because a log line is never dropped to save time.
@@ -16,7 +17,7 @@ const CAPACITY: usize = 1024;
 pub const MAX_TEXT: usize = 64 * 1024;
 
 /// A line that has no number yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Line {
     pub at: OffsetDateTime,
     pub stream: Stream,
@@ -24,51 +25,65 @@ pub struct Line {
     pub text: String,
 }
 
+/// A line that may be shown, which the sink stamps with the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub stream: Stream,
+    pub step: Option<Arc<str>>,
+    pub text: Shown,
+}
+
 /// A handle to write a build's log; clones write to the same log.
 #[derive(Clone, Debug)]
 pub struct LogSink {
     lines: mpsc::Sender<Line>,
+    mask: Mask,
 }
 
 impl LogSink {
-    /// A sink and the receiver of its lines, which come in the order in which they were written.
-    pub fn channel() -> (Self, mpsc::Receiver<Line>) {
+    /// A sink that masks what it is given, and the receiver of its lines, which come in the order in which
+    /// they were written.
+    pub fn channel(mask: Mask) -> (Self, mpsc::Receiver<Line>) {
         let (lines, receiver) = mpsc::channel(CAPACITY);
-        (Self { lines }, receiver)
+        (Self { lines, mask }, receiver)
+    }
+
+    /// What must not be shown, for a stage that joins lines out of pieces.
+    pub fn mask(&self) -> &Mask {
+        &self.mask
     }
 
     /// Writes a line of BuildGrid's own.
-    pub async fn status(&self, text: impl Into<String>) {
-        self.write(Stream::Status, None, text.into()).await;
+    pub async fn status(&self, text: impl AsRef<str>) {
+        self.write(Stream::Status, None, text.as_ref()).await;
     }
 
-    /// Writes a line of a step's output, in pieces if it is longer than [`MAX_TEXT`].
-    pub async fn write(&self, stream: Stream, step: Option<Arc<str>>, text: String) {
-        for line in split(stream, step, text) {
+    /// Writes a whole line of a step's output, in pieces if it is longer than [`MAX_TEXT`].
+    pub async fn write(&self, stream: Stream, step: Option<&str>, text: &str) {
+        let step = step.map(|step| self.mask.shown(step).as_ref().into());
+        self.put(Entry { stream, step, text: self.mask.shown(text) }).await;
+    }
+
+    /// Writes a line whose text and step have been masked.
+    pub async fn put(&self, entry: Entry) {
+        for line in split(entry) {
             // The receiver lives as long as the build; a line after its end has no log to go to.
             let _ = self.lines.send(line).await;
         }
     }
 
     /// As [`status`](Self::status), for code on a blocking thread.
-    pub fn blocking_status(&self, text: impl Into<String>) {
-        for line in split(Stream::Status, None, text.into()) {
+    pub fn blocking_status(&self, text: impl AsRef<str>) {
+        let text = self.mask.shown(text.as_ref());
+        for line in split(Entry { stream: Stream::Status, step: None, text }) {
             let _ = self.lines.blocking_send(line);
         }
     }
 }
 
-fn split(stream: Stream, step: Option<Arc<str>>, mut text: String) -> Vec<Line> {
+fn split(Entry { stream, step, text }: Entry) -> impl Iterator<Item = Line> {
     let at = OffsetDateTime::now_utc();
-    let mut lines = Vec::with_capacity(1);
-    while text.len() > MAX_TEXT {
-        let edge = text.floor_char_boundary(MAX_TEXT);
-        let rest = text.split_off(edge);
-        lines.push(Line { at, stream, step: step.clone(), text });
-        text = rest;
-    }
-    lines.push(Line { at, stream, step, text });
-    lines
+    text.split(MAX_TEXT).map(move |text| Line { at, stream, step: step.clone(), text: text.into() })
 }
 
 #[cfg(test)]
@@ -77,9 +92,9 @@ mod tests {
 
     #[tokio::test]
     async fn splits_long_lines_between_characters() {
-        let (sink, mut lines) = LogSink::channel();
+        let (sink, mut lines) = LogSink::channel(Mask::none());
         let text = "é".repeat(MAX_TEXT);
-        sink.write(Stream::Stdout, None, text.clone()).await;
+        sink.write(Stream::Stdout, None, &text).await;
         drop(sink);
         let mut joined = String::new();
         while let Some(line) = lines.recv().await {
@@ -87,5 +102,17 @@ mod tests {
             joined.push_str(&line.text);
         }
         assert_eq!(joined, text);
+    }
+
+    #[tokio::test]
+    async fn masks_and_cleans_what_it_is_given() {
+        let mask = Mask::new([("s", &b"hunter2"[..])]).unwrap().0;
+        let (sink, mut lines) = LogSink::channel(mask);
+        sink.write(Stream::Stderr, Some("[1/2] RUN login hunter2"), "hun\x1b[Kter2\n").await;
+        sink.status("cannot reach https://me:pass@host/").await;
+        drop(sink);
+        let line = lines.recv().await.unwrap();
+        assert_eq!((line.step.as_deref(), line.text.as_str()), (Some("[1/2] RUN login ***"), "***\\u{a}"));
+        assert_eq!(lines.recv().await.unwrap().text, "cannot reach https://me:***@host/");
     }
 }

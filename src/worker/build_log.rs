@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::timeline::entry::LogEntry;
+use crate::timeline::mask::Mask;
 use crate::timeline::sink::{Line, LogSink};
 
 /// Lines written with one call, at most. Each batch is visible to readers at once.
@@ -38,7 +39,7 @@ impl BuildLog {
     /// Starts a new log at `path`, which must not exist yet.
     pub fn start(path: &Path, server: &str, mirror: Mirror) -> io::Result<(Self, LogSink)> {
         let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)?;
-        let (sink, lines) = LogSink::channel();
+        let (sink, lines) = LogSink::channel(Mask::none());
         let (server, span) = (server.to_owned(), tracing::Span::current());
         let (written, length) = watch::channel(0);
         let writer = tokio::task::spawn_blocking(move || {
@@ -152,7 +153,7 @@ mod tests {
         let mirror: Mirror = Arc::new(move |entry| mirror.lock().unwrap().push(entry.clone()));
         let (log, sink) = BuildLog::start(&path, "worker-1", mirror).unwrap();
         for n in 0..3000 {
-            sink.write(Stream::Stdout, Some("[1/1] RUN seq".into()), format!("line {n}")).await;
+            sink.write(Stream::Stdout, Some("[1/1] RUN seq"), &format!("line {n}")).await;
         }
         drop(sink);
         let length = log.length();
@@ -171,7 +172,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.ndjson");
         // A device that is always full stands where the log would be.
-        let (sink, lines) = LogSink::channel();
+        let (sink, lines) = LogSink::channel(Mask::none());
         let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
         let nothing: Mirror = Arc::new(|_| ());
         let (written, length) = watch::channel(0);

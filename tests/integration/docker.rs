@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use buildgrid::build::docker::{DockerEngine, EngineConfig, open_archive};
 use buildgrid::build::engine::BuildError;
 use buildgrid::timeline::entry::Stream;
+use buildgrid::timeline::mask::Mask;
 use buildgrid::timeline::sink::LogSink;
 use tokio_util::sync::CancellationToken;
 
@@ -68,7 +69,7 @@ async fn a_step_is_cached_the_second_time_unless_no_cache() {
 
 #[tokio::test]
 async fn the_log_comes_while_the_step_runs() {
-    let (sink, mut lines) = LogSink::channel();
+    let (sink, mut lines) = LogSink::channel(Mask::none());
     let engine = engine();
     let cancel = CancellationToken::new();
     let request = request(&format!("FROM {BASE}\nRUN echo first {}; sleep 600\n", unique()));
@@ -278,7 +279,7 @@ async fn an_engine_that_is_silent_delays_no_cancel() {
 async fn a_build_whose_future_is_dropped_ends_on_the_engine() {
     let sleep = long_sleep();
     let engine = engine();
-    let (sink, _lines) = LogSink::channel();
+    let (sink, _lines) = LogSink::channel(Mask::none());
     let request = request(&format!("FROM {BASE}\nRUN sleep {sleep}\n"));
     let cancel = CancellationToken::new();
     {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use buildgrid::source::{FetchedCommit, SourceConfig, SourceError, Sources};
+use buildgrid::timeline::mask::Mask;
 use buildgrid::timeline::sink::LogSink;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ impl Fetcher {
         let mirrors = TempDir::new().unwrap();
         let mut config = loopback();
         change(&mut config);
-        let (log, mut receiver) = LogSink::channel();
+        let (log, mut receiver) = LogSink::channel(Mask::none());
         let lines = Arc::<std::sync::Mutex<Vec<String>>>::default();
         let kept = Arc::clone(&lines);
         tokio::spawn(async move {

@@ -1,25 +1,36 @@
-//! From a step's output, in whatever pieces it comes, to lines: pure and bounded.
+//! From a step's output, in whatever pieces it comes, to lines that may be shown: pure and bounded.
+
+use crate::timeline::escape::Cleaner;
+use crate::timeline::mask::{Mask, Shown};
 
 /// The longest line held back, in bytes; a longer one goes on in pieces.
 pub(super) const MAX_LINE: usize = crate::timeline::sink::MAX_TEXT;
 
 /// Joins the pieces of one output stream into lines. Of a line that was overwritten with carriage
-/// returns, as progress bars do, the last state remains.
+/// returns, as progress bars do, the last state remains. A line is cleaned as it comes and masked when it is
+/// whole, so that neither the edges of pieces nor what is removed can take a secret apart.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    line: Vec<u8>,
+    mask: Mask,
+    cleaner: Cleaner,
+    line: String,
     /// A carriage return came last: what follows overwrites the line, unless it is a line feed.
     returned: bool,
 }
 
 impl Lines {
+    pub(super) fn new(mask: Mask) -> Self {
+        Self { mask, ..Self::default() }
+    }
+
     /// Takes the next piece, and hands each line that is complete to `emit`.
-    pub(super) fn push(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(String)) {
-        while let Some(position) = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+    pub(super) fn push(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(Shown)) {
+        while let Some(position) = memchr::memchr2(b'\n', b'\r', bytes) {
             self.append(&bytes[..position], emit);
+            self.cleaner.finish(&mut self.line);
             if bytes[position] == b'\n' {
                 self.returned = false;
-                emit(self.take(self.line.len()));
+                self.end(emit);
             } else {
                 self.returned = true;
             }
@@ -29,64 +40,63 @@ impl Lines {
     }
 
     /// Hands over a last line that has no end.
-    pub(super) fn finish(&mut self, emit: &mut impl FnMut(String)) {
+    pub(super) fn finish(&mut self, emit: &mut impl FnMut(Shown)) {
         self.returned = false;
+        self.cleaner.finish(&mut self.line);
         if !self.line.is_empty() {
-            emit(self.take(self.line.len()));
+            self.end(emit);
         }
     }
 
-    fn append(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(String)) {
+    fn end(&mut self, emit: &mut impl FnMut(Shown)) {
+        self.mask.masked(std::mem::take(&mut self.line)).split(MAX_LINE).for_each(emit);
+    }
+
+    fn append(&mut self, bytes: &[u8], emit: &mut impl FnMut(Shown)) {
         if bytes.is_empty() {
             return;
         }
         if std::mem::take(&mut self.returned) {
             self.line.clear();
         }
-        while self.line.len() + bytes.len() > MAX_LINE {
-            let (now, later) = bytes.split_at(MAX_LINE - self.line.len());
-            self.line.extend_from_slice(now);
-            emit(self.take(character_edge(&self.line)));
-            bytes = later;
+        for piece in bytes.chunks(MAX_LINE) {
+            self.cleaner.push(piece, &mut self.line);
+            self.cut(emit);
         }
-        self.line.extend_from_slice(bytes);
     }
 
-    fn take(&mut self, length: usize) -> String {
-        let text = String::from_utf8_lossy(&self.line[..length]).into_owned();
-        self.line.drain(..length);
-        text
+    /// Hands over the beginning of a line that is too long, as much as is not part of a secret.
+    fn cut(&mut self, emit: &mut impl FnMut(Shown)) {
+        let most = MAX_LINE + self.mask.reach();
+        while self.line.len() > most {
+            let edge = self.mask.edge(&self.line, MAX_LINE);
+            let rest = self.line.split_off(edge);
+            self.mask.masked(std::mem::replace(&mut self.line, rest)).split(MAX_LINE).for_each(&mut *emit);
+        }
     }
-}
-
-/// The end of `bytes`, or the start of the character at their end if that one is not whole.
-fn character_edge(bytes: &[u8]) -> usize {
-    for back in 1..=3.min(bytes.len()) {
-        let start = bytes.len() - back;
-        let width = match bytes[start] {
-            0x80..=0xBF => continue,
-            0xC2..=0xDF => 2,
-            0xE0..=0xEF => 3,
-            0xF0..=0xF4 => 4,
-            _ => 1,
-        };
-        return if width > back { start } else { bytes.len() };
-    }
-    bytes.len()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn lines(pieces: &[&[u8]]) -> Vec<String> {
+        masked(&Mask::none(), pieces)
+    }
+
+    fn masked(mask: &Mask, pieces: &[&[u8]]) -> Vec<String> {
         let mut out = Vec::new();
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(mask.clone());
         for piece in pieces {
-            lines.push(piece, &mut |line| out.push(line));
+            lines.push(piece, &mut |line| out.push(line.to_string()));
         }
-        lines.finish(&mut |line| out.push(line));
+        lines.finish(&mut |line| out.push(line.to_string()));
         out
+    }
+
+    fn mask(secrets: &[&str]) -> Mask {
+        Mask::new(secrets.iter().map(|secret| ("s", secret.as_bytes()))).unwrap().0
     }
 
     #[test]
@@ -129,6 +139,74 @@ mod tests {
             lines.push(&[b"#".repeat(80), b"\r".to_vec()].concat(), &mut |line| out.push(line));
         }
         assert!(lines.line.capacity() < 1024);
-        assert_eq!(out, [""; 0]);
+        assert_eq!(out, []);
+    }
+
+    #[test]
+    fn a_line_of_100_mib_takes_little_memory_and_is_split_between_characters() {
+        let (mut out, mut bytes, mut longest) = (0, 0, 0);
+        let mut lines = Lines::new(mask(&["hunter2"]));
+        let piece = "é€\u{1f980} hunter2 \x1b[31m".to_owned() + &"x".repeat(10_000);
+        let mut count = |line: Shown| {
+            assert!(!line.contains("hunter") && !line.contains('\u{fffd}') && line.len() <= MAX_LINE);
+            bytes += line.len();
+            out += 1;
+        };
+        let pieces = (100 << 20) / piece.len();
+        for n in 0..pieces {
+            // The edges of the pieces go through everything.
+            let edge = n % piece.len();
+            lines.push(&piece.as_bytes()[..edge], &mut count);
+            lines.push(&piece.as_bytes()[edge..], &mut count);
+            longest = longest.max(lines.line.capacity());
+        }
+        lines.finish(&mut count);
+        assert!(longest < 4 * MAX_LINE, "{longest} bytes are held");
+        assert!(
+            out > 1000 && bytes > pieces * piece.replace("hunter2", "***").len(),
+            "{out} lines, {bytes} bytes"
+        );
+    }
+
+    #[test]
+    fn a_secret_is_masked_over_the_edges_of_pieces_and_lines() {
+        let secret = mask(&["hunter2-hunter2"]);
+        assert_eq!(masked(&secret, &[b"a hunter2", b"-hun", b"ter2 b\n"]), ["a *** b"]);
+        assert_eq!(masked(&secret, &[b"hunter2-\r", b"hunter2\n"]), ["hunter2"], "it was overwritten");
+        for before in MAX_LINE - 20..MAX_LINE + 5 {
+            let text = format!("{}hunter2-hunter2{}", "x".repeat(before), "y".repeat(MAX_LINE * 2));
+            let out = masked(&secret, &[text.as_bytes()]);
+            assert!(!out.concat().contains("hunter2"), "{before}");
+            assert_eq!(out.concat(), text.replace("hunter2-hunter2", "***"));
+        }
+        let many = "hunter2-hunter2".repeat(MAX_LINE);
+        assert!(!masked(&secret, &[many.as_bytes()]).concat().contains("hunter2"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_secret_is_visible_however_the_output_is_cut(
+            secrets in proptest::collection::vec("[A-Zé0-9]{8,20}(\n[A-Z0-9]{8,20}){0,2}", 1..4),
+            words in proptest::collection::vec(("[a-z \\x1b\\[m;\r\n]{0,9}", 0_usize..4), 0..12),
+            sizes in proptest::collection::vec(1_usize..9, 1..20),
+        ) {
+            let mask = mask(&secrets.iter().map(String::as_str).collect::<Vec<_>>());
+            let mut text = String::new();
+            for (word, secret) in &words {
+                text.push_str(word);
+                text.push_str(&secrets[secret % secrets.len()]);
+            }
+            let (mut pieces, mut rest, mut sizes) = (Vec::new(), text.as_bytes(), sizes.iter().cycle());
+            while !rest.is_empty() {
+                let (piece, later) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
+                pieces.push(piece);
+                rest = later;
+            }
+            let cut = masked(&mask, &pieces);
+            prop_assert_eq!(&cut, &masked(&mask, &[text.as_bytes()]), "cuts change nothing");
+            for line in secrets.iter().flat_map(|secret| secret.lines()) {
+                prop_assert!(!cut.join("\n").contains(line), "{} is in {:?}", line, cut);
+            }
+        }
     }
 }

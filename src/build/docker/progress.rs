@@ -10,27 +10,24 @@ use bollard::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog, VertexWarni
 use super::lines::Lines;
 use crate::build::engine::EXCERPT_LINES;
 use crate::timeline::entry::Stream;
+use crate::timeline::mask::{Mask, Shown};
+use crate::timeline::sink::Entry;
 
 /// The longest line kept for a failure's excerpt, in bytes.
 const MAX_EXCERPT_LINE: usize = 1024;
 /// A step that is BuildKit's own business is only mentioned when it takes as long as this.
 const WORTH_A_LINE: Duration = Duration::from_secs(1);
-/// How BuildKit's own mark begins where it has cut a step's output (solver/llbsolver/ops/exec.go).
+/// The longest name of a step, in bytes: what the timeline service takes.
+const MAX_STEP: usize = 16 << 10;
+/// How BuildKit's own mark begins where it has cut a step's output (util/progress/logs), by size or by speed.
 const CLIPPED: &str = "[output clipped, log limit ";
 const CLIPPED_REMEDY: &str = "the docker engine has cut this step's output; its operator can lift the limit with \
      BUILDKIT_STEP_LOG_MAX_SIZE=-1 and BUILDKIT_STEP_LOG_MAX_SPEED=-1 in the engine's environment";
 
-/// A line of the log, which the sink stamps with the time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) stream: Stream,
-    pub(super) step: Option<Arc<str>>,
-    pub(super) text: String,
-}
-
 /// What is known of a build's steps.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
+    mask: Mask,
     steps: Vec<Step>,
     by_vertex: HashMap<String, usize>,
 }
@@ -45,17 +42,27 @@ pub(super) struct FailedStep {
 
 #[derive(Debug)]
 struct Step {
-    name: Arc<str>,
+    /// As BuildKit calls it, for what is read out of the name.
+    name: String,
+    /// As the log calls it.
+    shown: Arc<str>,
+    mask: Mask,
     started: bool,
     ended: bool,
     error: String,
     stdout: Lines,
     stderr: Lines,
     excerpt: VecDeque<String>,
-    clipped: bool,
+    /// In how many places BuildKit has cut its output.
+    clipped: usize,
 }
 
 impl Progress {
+    /// Of a build whose log must not show what `mask` knows.
+    pub(super) fn new(mask: &Mask) -> Self {
+        Self { mask: mask.clone(), ..Self::default() }
+    }
+
     /// Takes a message, and tells what it adds to the log.
     pub(super) fn update(&mut self, status: StatusResponse) -> Vec<Entry> {
         let mut entries = Vec::new();
@@ -92,7 +99,7 @@ impl Progress {
         };
         let step = failed().find(|step| error.contains(&step.error)).or_else(|| failed().next())?;
         Some(FailedStep {
-            name: step.name.to_string(),
+            name: step.name.clone(),
             error: step.error.clone(),
             excerpt: step.excerpt.iter().cloned().collect(),
         })
@@ -100,7 +107,7 @@ impl Progress {
 
     fn begin(&mut self, vertex: &Vertex, entries: &mut Vec<Entry>) {
         let index = *self.by_vertex.entry(vertex.digest.clone()).or_insert_with(|| {
-            self.steps.push(Step::new(&vertex.name));
+            self.steps.push(Step::new(&vertex.name, &self.mask));
             self.steps.len() - 1
         });
         let step = &mut self.steps[index];
@@ -108,7 +115,7 @@ impl Progress {
         if vertex.started.is_some() && !step.started {
             step.started = true;
             if !step.quiet() && !at_once {
-                entries.push(step.status("started".to_owned()));
+                entries.push(step.status("started"));
             }
         }
     }
@@ -132,8 +139,8 @@ impl Progress {
         if !warning.url.is_empty() {
             text.push_str(&format!(" ({})", warning.url));
         }
-        let step = self.by_vertex.get(&warning.vertex).map(|index| self.steps[*index].name.clone());
-        Entry { stream: Stream::Status, step, text: text.replace('\n', " ") }
+        let step = self.by_vertex.get(&warning.vertex).map(|index| self.steps[*index].shown.clone());
+        Entry { stream: Stream::Status, step, text: self.mask.shown(&text.replace('\n', " ")) }
     }
 
     fn end(&mut self, vertex: Vertex, entries: &mut Vec<Entry>) {
@@ -145,6 +152,7 @@ impl Progress {
         }
         step.ended = true;
         step.flush(entries);
+        step.tell_clipped(entries);
         let took = took(&vertex);
         let text = match (vertex.error.as_str(), took) {
             ("", _) if vertex.cached => "cached".to_owned(),
@@ -153,48 +161,68 @@ impl Progress {
             (error, took) => format!("failed after {:.1} s: {error}", took.as_secs_f64()),
         };
         if !step.quiet() || !vertex.error.is_empty() || took >= WORTH_A_LINE {
-            entries.push(step.status(text));
+            entries.push(step.status(&text));
         }
         step.error = vertex.error;
     }
 }
 
 impl Step {
-    fn new(name: &str) -> Self {
+    fn new(name: &str, mask: &Mask) -> Self {
+        let mut shown = mask.shown(&name.replace('\n', " ")).plain();
+        shown.truncate(shown.floor_char_boundary(MAX_STEP));
         Self {
-            name: name.into(),
+            name: name.to_owned(),
+            shown: shown.into(),
+            mask: mask.clone(),
             started: false,
             ended: false,
             error: String::new(),
-            stdout: Lines::default(),
-            stderr: Lines::default(),
+            stdout: Lines::new(mask.clone()),
+            stderr: Lines::new(mask.clone()),
             excerpt: VecDeque::new(),
-            clipped: false,
+            clipped: 0,
         }
     }
 
     /// BuildKit's own business, which helps nobody as long as it works.
     fn quiet(&self) -> bool {
-        self.name.starts_with("[internal]") || &*self.name == "copy /context /"
+        self.name.starts_with("[internal]") || self.name == "copy /context /"
     }
 
-    fn status(&self, text: String) -> Entry {
-        Entry { stream: Stream::Status, step: Some(self.name.clone()), text }
+    fn status(&self, text: &str) -> Entry {
+        Entry { stream: Stream::Status, step: Some(self.shown.clone()), text: self.mask.shown(text) }
     }
 
     fn lines(&mut self, stream: Stream) -> &mut Lines {
         if stream == Stream::Stderr { &mut self.stderr } else { &mut self.stdout }
     }
 
-    fn line(&mut self, stream: Stream, text: String, entries: &mut Vec<Entry>) {
+    fn line(&mut self, stream: Stream, text: Shown, entries: &mut Vec<Entry>) {
         if self.excerpt.len() == EXCERPT_LINES {
             self.excerpt.pop_front();
         }
-        self.excerpt.push_back(text[..text.floor_char_boundary(MAX_EXCERPT_LINE)].to_owned());
-        let clipped = text.starts_with(CLIPPED) && !std::mem::replace(&mut self.clipped, true);
-        entries.push(Entry { stream, step: Some(self.name.clone()), text });
-        if clipped {
-            entries.push(self.status(CLIPPED_REMEDY.to_owned()));
+        let mut line = text.plain();
+        line.truncate(line.floor_char_boundary(MAX_EXCERPT_LINE));
+        let limit = clip_limit(&line).map(str::to_owned);
+        self.excerpt.push_back(line);
+        entries.push(Entry { stream, step: Some(self.shown.clone()), text });
+        if let Some(limit) = limit {
+            self.clipped += 1;
+            if self.clipped == 1 {
+                entries.push(self.status(&format!("{CLIPPED_REMEDY} (it is {limit} now)")));
+            }
+        }
+    }
+
+    /// At a step's end, in how many places its output was cut, where that is not seen already. How much is
+    /// missing BuildKit does not tell.
+    fn tell_clipped(&self, entries: &mut Vec<Entry>) {
+        if self.clipped > 1 {
+            let places = self.clipped;
+            entries.push(self.status(&format!(
+                "the docker engine has cut this step's output in {places} places; it does not tell how much is missing"
+            )));
         }
     }
 
@@ -204,6 +232,12 @@ impl Step {
             lines.finish(&mut |text| self.line(stream, text, entries));
         }
     }
+}
+
+/// The limit that BuildKit's mark names: `200KiB/s` for one of speed, after which output goes on where it is
+/// slower, `2MiB` for one of size, after which nothing more comes of the step's stream.
+fn clip_limit(line: &str) -> Option<&str> {
+    line.strip_prefix(CLIPPED)?.strip_suffix(" reached]")
 }
 
 fn took(vertex: &Vertex) -> Duration {

@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::DockerEngine;
 use super::failure;
-use super::progress::{Entry, Progress};
+use super::progress::Progress;
 use super::request::BuildRequest;
 use super::room::Room;
 use super::tags::EngineBuildId;
 use super::transport::Transport;
 use crate::build::engine::BuildError;
-use crate::timeline::sink::LogSink;
+use crate::timeline::sink::{Entry, LogSink};
 
 /// How long a cancelled build may take to stop before its connections are cut. Its worker may have heard of
 /// the cancel five seconds late, and ten seconds after it was asked for no process of it is to be left.
@@ -35,7 +35,7 @@ pub(super) async fn solve(
     let room = Box::pin(Room::on(engine)).await;
     let run = async {
         let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
-        let mut progress = Progress::default();
+        let mut progress = Progress::new(log.mask());
         let ended = room.beside(Box::pin(follow(engine, stream, &mut progress, log))).await;
         write(log, progress.finish()).await;
         match ended {
@@ -91,7 +91,7 @@ async fn follow(
 
 async fn write(log: &LogSink, entries: Vec<Entry>) {
     for entry in entries {
-        log.write(entry.stream, entry.step, entry.text).await;
+        log.put(entry).await;
     }
 }
 

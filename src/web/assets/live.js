@@ -34,7 +34,7 @@
 
   const printable = (text) =>
     text.replace(
-      /[\0-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+      /[\0-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
       (c) => `\\u{${c.codePointAt(0).toString(16)}}`,
     );
 
@@ -244,7 +244,7 @@
   function paint(element, text) {
     let look = {};
     // Odd parts are escape sequences: of these only colours have a meaning.
-    text.split(/(\x1b\[[ -?]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\))/).forEach((part, index) => {
+    text.split(/(\x1b\[[ -?]*[@-~]|\x1b[\]PX^_][^\0-\x1f\x7f-\x9f]*(?:\x07|\x1b\\)|\x1b[ -/]+[0-~]|\x1b[0-OQ-WYZ\\`-~])/).forEach((part, index) => {
       if (index % 2) {
         const looks = /^\x1b\[([\d;:]*)m$/.exec(part);
         if (looks) look = select(look, looks[1]);

@@ -5,6 +5,7 @@
 //! characters and of bidirectional marks is written out, as on a terminal.
 
 use crate::telemetry::printable::printable;
+use crate::timeline::escape::{Found, Sequence, sequence};
 
 /// A piece of a line, all in one look.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,14 +25,6 @@ struct Look {
     underline: bool,
 }
 
-/// What an escape sequence is, and what follows it.
-enum Sequence<'a> {
-    /// Selects looks, by these parameters.
-    Looks(&'a str),
-    /// Has no meaning here.
-    Other,
-}
-
 /// Takes `text` apart. The pieces together hold all its words, in their order.
 pub(super) fn pieces(text: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
@@ -42,15 +35,15 @@ pub(super) fn pieces(text: &str) -> Vec<Piece> {
         let (before, escape) = rest.split_at(at);
         plain.push_str(before);
         match sequence(escape) {
-            Some((Sequence::Looks(parameters), after)) => {
+            Found::Whole(Sequence::Looks(parameters), length) => {
                 let selected = select(look, parameters);
                 if selected != look {
                     push(&mut pieces, look, &mut plain);
                 }
-                (look, rest) = (selected, after);
+                (look, rest) = (selected, &escape[length..]);
             }
-            Some((Sequence::Other, after)) => rest = after,
-            None => {
+            Found::Whole(Sequence::Other, length) => rest = &escape[length..],
+            Found::Unfinished | Found::Nothing => {
                 plain.push('\x1b');
                 rest = &escape[1..];
             }
@@ -66,26 +59,6 @@ fn push(pieces: &mut Vec<Piece>, look: Look, plain: &mut String) {
         pieces.push(Piece { class: look.class(), text: printable(plain) });
         plain.clear();
     }
-}
-
-/// Reads the sequence that `escape` begins with, if it is whole.
-fn sequence(escape: &str) -> Option<(Sequence<'_>, &str)> {
-    let body = &escape[1..];
-    if let Some(body) = body.strip_prefix('[') {
-        // Parameter and intermediate bytes, then one final byte (ECMA-48 5.4).
-        let end = body.find(|c: char| !(' '..='?').contains(&c))?;
-        let (parameters, after) = body.split_at(end);
-        let last = after.chars().next().filter(|c| ('@'..='~').contains(c))?;
-        let looks = last == 'm' && parameters.bytes().all(|b| b.is_ascii_digit() || matches!(b, b';' | b':'));
-        let sequence = if looks { Sequence::Looks(parameters) } else { Sequence::Other };
-        return Some((sequence, &after[1..]));
-    }
-    // A window's title, a hyperlink: up to BEL or ESC \.
-    let body = body.strip_prefix(']')?;
-    let end = body.find(['\x07', '\x1b'])?;
-    let after = &body[end..];
-    let after = after.strip_prefix('\x07').or_else(|| after.strip_prefix("\x1b\\"))?;
-    Some((Sequence::Other, after))
 }
 
 /// `look` after a selection. Backgrounds and what is unknown change nothing.

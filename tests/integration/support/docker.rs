@@ -14,6 +14,7 @@ use buildgrid::build::engine::{BuildError, BuiltImage};
 use buildgrid::event::deploy::BuildId;
 use buildgrid::store::digest::Digest;
 use buildgrid::timeline::entry::Stream;
+use buildgrid::timeline::mask::Mask;
 use buildgrid::timeline::sink::LogSink;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -148,7 +149,7 @@ pub async fn build_until(
     request.labels.insert("buildgrid-test.build".to_owned(), word.clone());
     let spool = tempfile::tempdir().expect("a directory");
     request.spool = spool.path().to_owned();
-    let (sink, mut lines) = LogSink::channel();
+    let (sink, mut lines) = LogSink::channel(Mask::none());
     let reader = tokio::spawn(async move {
         let mut log = Vec::new();
         while let Some(line) = lines.recv().await {

@@ -1,0 +1,268 @@
+//! No secret leaves the worker in text: what stages write is cleaned and masked here before anything else is
+//! done with it, the splitting into entries included.
+//!
+//! All forms of all secrets of one attempt are one automaton, which reads each line once; [`forms`] says which
+//! forms there are. It reads what a reader sees, so that neither colours in the middle of a secret nor escape
+//! sequences that are removed hide it. A secret of several lines is masked line by line. Logins in URLs are
+//! masked whether they are known or not; [`url`] finds them.
+//!
+//! Masking is against accidents. Whoever writes the Dockerfile can always print a secret in a form of their own.
+
+mod forms;
+mod url;
+
+use std::fmt::{self, Display};
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use aho_corasick::AhoCorasick;
+use anyhow::Context;
+
+use super::escape;
+use forms::forms;
+
+/// What stands in a secret's place.
+const MASK: &str = "***";
+/// The shortest secret that is masked, and the shortest form of one, in bytes: what is shorter stands in any text.
+pub const MIN_SECRET: usize = 4;
+/// The shortest line of a secret of several lines that is masked, in bytes: shorter ones, as `}` or `type:`, are
+/// no secret by themselves.
+pub const MIN_LINE: usize = 8;
+
+/// Text that anybody may see: without known secrets, and harmless for terminals and pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown(String);
+
+impl Shown {
+    /// Without colours, for where it stands alone.
+    pub fn plain(&self) -> String {
+        escape::without_colours(&self.0).into_owned()
+    }
+
+    /// In pieces of `most` bytes at most.
+    pub fn split(self, most: usize) -> impl Iterator<Item = Self> {
+        let mut rest = Some(self.0);
+        std::iter::from_fn(move || {
+            let mut piece = rest.take()?;
+            if piece.len() > most {
+                rest = Some(piece.split_off(escape::edge(&piece, most)));
+            }
+            Some(Self(piece))
+        })
+    }
+}
+
+impl From<Shown> for String {
+    fn from(Shown(text): Shown) -> Self {
+        text
+    }
+}
+
+impl Deref for Shown {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Shown {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The secrets of one attempt. Clones share the automaton.
+#[derive(Debug, Clone, Default)]
+pub struct Mask(Option<Arc<Automaton>>);
+
+#[derive(Debug)]
+struct Automaton {
+    forms: AhoCorasick,
+    /// The length of the longest form, in bytes.
+    longest: usize,
+}
+
+/// A secret, or lines of one, that a mask leaves as they are, since they are too short to be told from other text.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unmasked {
+    pub name: String,
+    /// How many lines are too short; `None` where the whole secret is.
+    pub lines: Option<usize>,
+}
+
+/// What is put into a piece's place, and what must not be cut apart before that.
+#[derive(Debug, PartialEq, Eq)]
+struct Span {
+    whole: Range<usize>,
+    hidden: Range<usize>,
+}
+
+impl Mask {
+    /// A mask that knows no secrets; logins in URLs are masked all the same.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Masks these secrets, by name. Also tells what it does not mask.
+    ///
+    /// # Errors
+    /// They are too large to be looked for.
+    pub fn new<'a>(
+        secrets: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> anyhow::Result<(Self, Vec<Unmasked>)> {
+        let (mut all, mut unmasked) = (std::collections::BTreeSet::new(), Vec::new());
+        for (name, secret) in secrets {
+            let found = forms(secret);
+            if found.is_too_short || found.short_lines > 0 {
+                let lines = (!found.is_too_short).then_some(found.short_lines);
+                unmasked.push(Unmasked { name: name.to_owned(), lines });
+            }
+            all.extend(found.forms);
+        }
+        let Some(longest) = all.iter().map(String::len).max() else { return Ok((Self::none(), unmasked)) };
+        let forms = AhoCorasick::new(&all).context("look for the secrets in the log")?;
+        Ok((Self(Some(Arc::new(Automaton { forms, longest }))), unmasked))
+    }
+
+    /// A whole text as it may be shown. Line ends in it are written out.
+    pub fn shown(&self, text: &str) -> Shown {
+        self.masked(escape::clean(text).into_owned())
+    }
+
+    /// Clean text as it may be shown.
+    pub fn masked(&self, mut clean: String) -> Shown {
+        let spans = self.spans(&clean);
+        if !spans.is_empty() {
+            clean = hide(&clean, &spans);
+        }
+        escape::end_colours(&mut clean);
+        Shown(clean)
+    }
+
+    /// Of a clean text that is to be cut because it is too long: where it can be cut, at `most` or before, so
+    /// that no secret is cut apart. The text must be longer than that by [`reach`](Self::reach).
+    pub fn edge(&self, clean: &str, most: usize) -> usize {
+        let spans = self.spans(clean);
+        let around = |edge| {
+            let cut = |span: &&Span| span.whole.start < edge && edge < span.whole.end;
+            spans.iter().find(cut).map(|span| &span.whole)
+        };
+        let mut edge = escape::edge(clean, most);
+        while let Some(whole) = around(edge) {
+            // What is longer than a whole piece becomes a short one.
+            edge = if whole.start == 0 { whole.end } else { whole.start };
+        }
+        edge
+    }
+
+    /// How far behind a place one must look to know whether a secret stands there.
+    pub fn reach(&self) -> usize {
+        self.0.as_ref().map_or(0, |automaton| automaton.longest).max(url::LONGEST)
+    }
+
+    /// Where secrets stand in a clean text, in order and apart from each other.
+    fn spans(&self, clean: &str) -> Vec<Span> {
+        let seen = Seen::of(clean);
+        let mut spans: Vec<Span> =
+            url::logins(seen.text()).map(|login| Span { whole: login.url, hidden: login.secret }).collect();
+        if let Some(automaton) = &self.0 {
+            // All that there are: two secrets may overlap, and one may begin like another.
+            for found in automaton.forms.find_overlapping_iter(seen.text()) {
+                spans.push(Span { whole: found.range(), hidden: found.range() });
+            }
+        }
+        if spans.is_empty() {
+            return spans;
+        }
+        spans.sort_by_key(|span| (span.hidden.start, span.hidden.end));
+        let mut apart: Vec<Span> = Vec::with_capacity(spans.len());
+        for span in spans {
+            match apart.last_mut() {
+                Some(last) if span.hidden.start <= last.hidden.end => {
+                    last.hidden.end = last.hidden.end.max(span.hidden.end);
+                    last.whole.start = last.whole.start.min(span.whole.start);
+                    last.whole.end = last.whole.end.max(span.whole.end);
+                }
+                _ => apart.push(span),
+            }
+        }
+        for span in &mut apart {
+            (span.whole, span.hidden) = (seen.place(&span.whole), seen.place(&span.hidden));
+        }
+        apart
+    }
+}
+
+/// `clean` with a mask in the place of each span; colours in it stay, for what comes after them.
+fn hide(clean: &str, spans: &[Span]) -> String {
+    let mut masked = String::with_capacity(clean.len());
+    let mut done = 0;
+    for Span { hidden, .. } in spans {
+        masked.push_str(&clean[done..hidden.start]);
+        masked.push_str(MASK);
+        let mut rest = &clean[hidden.clone()];
+        while let Some(at) = memchr::memchr(b'\x1b', rest.as_bytes()) {
+            let colour = escape::colour(&rest[at..]);
+            masked.push_str(&rest[at..at + colour]);
+            rest = &rest[at + colour..];
+        }
+        done = hidden.end;
+    }
+    masked.push_str(&clean[done..]);
+    masked
+}
+
+/// Clean text as a reader sees it: without colours.
+enum Seen<'a> {
+    All(&'a str),
+    Coloured {
+        text: String,
+        /// Where in the text colours were taken out, and how many bytes up to there.
+        taken: Vec<(usize, usize)>,
+    },
+}
+
+impl<'a> Seen<'a> {
+    fn of(clean: &'a str) -> Self {
+        let mut escapes = memchr::memchr_iter(b'\x1b', clean.as_bytes()).peekable();
+        if escapes.peek().is_none() {
+            return Self::All(clean);
+        }
+        let (mut text, mut taken, mut done) = (String::with_capacity(clean.len()), Vec::new(), 0);
+        for at in escapes {
+            text.push_str(&clean[done..at]);
+            done = at + escape::colour(&clean[at..]);
+            taken.push((text.len(), done - text.len()));
+        }
+        text.push_str(&clean[done..]);
+        Self::Coloured { text, taken }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::All(text) => text,
+            Self::Coloured { text, .. } => text,
+        }
+    }
+
+    /// Where a piece of it, which is not empty, stands in the clean text.
+    fn place(&self, seen: &Range<usize>) -> Range<usize> {
+        let Self::Coloured { taken, .. } = self else { return seen.clone() };
+        let place = |at: usize| {
+            let before = taken.partition_point(|&(place, _)| place <= at);
+            at + before.checked_sub(1).map_or(0, |last| taken[last].1)
+        };
+        place(seen.start)..place(seen.end - 1) + 1
+    }
+}
+
+#[cfg(test)]
+#[path = "../mask_tests.rs"]
+mod tests;
