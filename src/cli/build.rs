@@ -66,6 +66,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         registry_host: config.registry.host.clone(),
         timeline: None,
         mirror: progress.mirror(),
+        max_log: config.worker.max_log.as_u64(),
     };
     let attempt = Attempt {
         event: &event,

@@ -57,6 +57,7 @@ impl Config {
         config.worker.build_timeout = newer.worker.build_timeout;
         config.worker.max_build_timeout = newer.worker.max_build_timeout;
         config.worker.drain_timeout = newer.worker.drain_timeout;
+        config.worker.max_log = newer.worker.max_log;
         config.worker.keep_builds = newer.worker.keep_builds;
         config.queue.max_attempts = newer.queue.max_attempts;
         config.source = newer.source.clone();

@@ -51,6 +51,7 @@ fn describe() {
         "Layer bytes of published images: stored by the build, or reused from the store"
     );
     describe_counter!("buildgrid_log_entries_total", "Log entries written");
+    describe_counter!("buildgrid_log_entries_missing_total", "Lines of output for which a log had no room");
     describe_gauge!(
         "buildgrid_log_lag_seconds",
         Unit::Seconds,

@@ -9,11 +9,14 @@ use super::board::OnBoard;
 use super::build_directory::{BuildDirectory, BuildState};
 use super::build_log::BuildLog;
 pub use super::build_log::Mirror;
+use super::log_writer::{Kept, LogLimits};
 use super::reporting::Telling;
 use crate::build::docker::EngineBuildId;
+use crate::build::engine::BuildFailure;
 use crate::event::deploy::DeployEvent;
 use crate::pipeline::{Outcome, Pipeline, Run, Stage};
 use crate::source::FetchedCommit;
+use crate::timeline::mask::Mask;
 use crate::timeline::sink::LogSink;
 
 /// Where attempts are made: what stands in logs and results.
@@ -27,6 +30,8 @@ pub struct Place {
     pub timeline: Option<String>,
     /// Who looks on while a log is written.
     pub mirror: Mirror,
+    /// How much of a log is kept, in bytes.
+    pub max_log: u64,
 }
 
 pub struct Attempt<'a> {
@@ -44,8 +49,8 @@ pub struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Runs the pipeline with a log of its own. A log that could not be kept makes the outcome an
-    /// infrastructure failure, unless the image is published: that stays true.
+    /// Runs the pipeline with a log of its own. What could not be kept of the log is no failure: the log says so
+    /// itself.
     pub async fn run(&self, pipeline: &Pipeline) -> Outcome {
         match self.try_run(pipeline).await {
             Ok(outcome) => outcome,
@@ -59,8 +64,15 @@ impl Attempt<'_> {
         }
         let (directory, body, number) = (self.directory.clone(), self.body.to_vec(), self.number);
         let spool = tokio::task::spawn_blocking(move || directory.begin(&body, number)).await??;
-        let (build_log, log) =
-            BuildLog::start(&self.directory.log_path(), &self.place.worker, self.place.mirror.clone())?;
+        let mask = Mask::none();
+        let limits = LogLimits { max_log: self.place.max_log, spool: self.telling.map(Telling::spool) };
+        let (build_log, log) = BuildLog::start(
+            &self.directory.log_path(),
+            &self.place.worker,
+            self.place.mirror.clone(),
+            mask.clone(),
+            limits,
+        )?;
         if let Some(telling) = self.telling {
             telling.begin(build_log.length()).await;
         }
@@ -98,22 +110,22 @@ impl Attempt<'_> {
             entered: &entered,
             fetched: &fetched,
         };
-        let outcome = pipeline.run(self.event, run).await;
+        let outcome = shown(pipeline.run(self.event, run).await, &mask);
         self.last_words(&log, &outcome).await;
         drop(log);
-        let written = build_log.finish().await;
+        let kept = build_log.finish().await;
         let directory = self.directory.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || directory.clear_spool()).await? {
             tracing::warn!(%error, "cannot remove the build's spool; the next start of the worker removes it");
         }
-        match (written, outcome) {
-            (Err(error), outcome @ Outcome::Published(_)) => {
-                tracing::error!(%error, "the image is published, but its log is not whole");
-                Ok(outcome)
+        match kept {
+            Ok(Kept { missing: 0, .. }) => {}
+            Ok(Kept { lines, missing }) => {
+                tracing::warn!(lines, missing, "the build's log had no room for all its lines");
             }
-            (Err(error), _) => Err(error.into()),
-            (Ok(_), outcome) => Ok(outcome),
+            Err(error) => tracing::error!(%error, "the build's log is not whole"),
         }
+        Ok(outcome)
     }
 
     /// The end of the log says how the build ended, so that it can be read alone.
@@ -130,6 +142,21 @@ impl Attempt<'_> {
             Outcome::Infrastructure(reason) => format!("not the build's fault: {reason}"),
         };
         log.status(words).await;
+    }
+}
+
+/// An outcome as it may be told: what engine, git server and steps have said is masked as in the log.
+fn shown(outcome: Outcome, mask: &Mask) -> Outcome {
+    let shown = |text: String| mask.shown(&text.replace(['\r', '\n'], " ")).plain();
+    match outcome {
+        Outcome::Failed(failure) => Outcome::Failed(BuildFailure {
+            reason: shown(failure.reason),
+            step: failure.step.map(shown),
+            excerpt: failure.excerpt.into_iter().map(shown).collect(),
+        }),
+        Outcome::Rejected(reason) => Outcome::Rejected(shown(reason)),
+        Outcome::Infrastructure(reason) => Outcome::Infrastructure(shown(reason)),
+        Outcome::Published(_) | Outcome::Cancelled => outcome,
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! One writer for each build takes the lines in the order in which they were written, numbers them,
 //! appends them and shows them to whoever looks on. It runs on a blocking thread; lines wait for the
-//! disk, never the other way round. Whoever sends the log to the timeline service reads the file, and is
-//! told how long it is.
+//! disk, never the other way round. A disk that is full, or a log that is too long, costs lines, which
+//! `log_writer` counts, and never the build. Whoever sends the log to the timeline service reads the file, and
+//! is told how long it is.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::log_writer::{Kept, LogLimits, LogWriter};
 use crate::timeline::entry::LogEntry;
 use crate::timeline::mask::Mask;
 use crate::timeline::sink::{Line, LogSink};
@@ -25,28 +27,36 @@ const BATCH: usize = 256;
 /// The longest time for which a line is in the file, but not on disk for certain.
 const SYNC: Duration = Duration::from_secs(1);
 
-/// Shown every entry after it was appended; called on a blocking thread.
+/// Shown every entry after it was appended; called on a blocking thread. Of one that could not be kept, too:
+/// what the program's log has of it may be all that there is.
 pub type Mirror = Arc<dyn Fn(&LogEntry) + Send + Sync>;
 
 /// A log that is being written. It ends when every clone of its sink is dropped.
 pub struct BuildLog {
-    writer: JoinHandle<io::Result<u64>>,
-    path: PathBuf,
+    writer: JoinHandle<Kept>,
     length: watch::Receiver<u64>,
 }
 
 impl BuildLog {
-    /// Starts a new log at `path`, which must not exist yet.
-    pub fn start(path: &Path, server: &str, mirror: Mirror) -> io::Result<(Self, LogSink)> {
+    /// Starts a new log at `path`, which must not exist yet. Nothing that `mask` knows gets into it.
+    pub fn start(
+        path: &Path,
+        server: &str,
+        mirror: Mirror,
+        mask: Mask,
+        limits: LogLimits,
+    ) -> io::Result<(Self, LogSink)> {
         let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)?;
-        let (sink, lines) = LogSink::channel(Mask::none());
-        let (server, span) = (server.to_owned(), tracing::Span::current());
+        let sync = Syncing::new(path, file.try_clone()?);
+        let writer = LogWriter::new(file, path.to_owned(), server, limits);
+        let (sink, lines) = LogSink::channel(mask);
+        let span = tracing::Span::current();
         let (written, length) = watch::channel(0);
         let writer = tokio::task::spawn_blocking(move || {
             let _entered = span.enter();
-            write(file, lines, &server, &mirror, &written)
+            write(writer, sync, lines, &mirror, &written)
         });
-        Ok((Self { writer, path: path.to_owned(), length }, sink))
+        Ok((Self { writer, length }, sink))
     }
 
     /// How many bytes of the file can be read, as they become more.
@@ -54,59 +64,83 @@ impl BuildLog {
         self.length.clone()
     }
 
-    /// Waits until every line is on disk, durably, and says how many there are. All sinks must have
-    /// been dropped. A disk that was full in between is an error: the log is not whole.
-    pub async fn finish(self) -> io::Result<u64> {
-        let written = self.writer.await.map_err(io::Error::other)?;
-        written
-            .map_err(|error| io::Error::new(error.kind(), format!("write {}: {error}", self.path.display())))
+    /// Waits until every line that is kept is on disk, durably. All sinks must have been dropped.
+    ///
+    /// # Errors
+    /// The writer has panicked.
+    pub async fn finish(self) -> io::Result<Kept> {
+        self.writer.await.map_err(io::Error::other)
     }
 }
 
 fn write(
-    mut file: File,
+    mut writer: LogWriter,
+    mut sync: Syncing,
     mut lines: mpsc::Receiver<Line>,
-    server: &str,
     mirror: &Mirror,
     written: &watch::Sender<u64>,
-) -> io::Result<u64> {
-    let mut seq = 0;
-    let mut fault = None;
-    let mut unsynced: Option<Instant> = None;
-    let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), Vec::new());
+) -> Kept {
+    let mut batch = Vec::with_capacity(BATCH);
     loop {
-        match next(&mut lines, &mut batch, unsynced.map(|since| SYNC.saturating_sub(since.elapsed()))) {
+        let due = [sync.due(), writer.try_again()].into_iter().flatten().min();
+        match next(&mut lines, &mut batch, due.map(|due| due.saturating_duration_since(Instant::now()))) {
             Some(0) => break,
-            Some(_) => {}
-            None => {
-                fault = fault.or(file.sync_data().err());
-                unsynced = None;
-                continue;
+            Some(_) => {
+                let entries = writer.write(batch.drain(..));
+                entries.iter().for_each(|entry| mirror(entry));
+            }
+            None => writer.catch_up(),
+        }
+        if written.send_if_modified(|length| std::mem::replace(length, writer.length()) != writer.length()) {
+            sync.wrote();
+        }
+        if sync.due().is_some_and(|due| due <= Instant::now()) {
+            sync.now();
+        }
+    }
+    let kept = writer.finish();
+    sync.now();
+    // Last, since a reader may go on with it at once.
+    written.send_replace(writer.length());
+    kept
+}
+
+/// Brings a log to disk, in batches.
+struct Syncing {
+    file: File,
+    /// The log's directory, until its name is on disk there.
+    directory: Option<File>,
+    since: Option<Instant>,
+    has_failed: bool,
+}
+
+impl Syncing {
+    fn new(path: &Path, file: File) -> Self {
+        let directory = path.parent().and_then(|directory| File::open(directory).ok());
+        Self { file, directory, since: None, has_failed: false }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.since.map(|since| since + SYNC)
+    }
+
+    fn wrote(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// A failure is told once. It concerns a loss of power only: what is in the file can be read.
+    fn now(&mut self) {
+        self.since = None;
+        let synced =
+            self.file.sync_data().and_then(|()| self.directory.as_ref().map_or(Ok(()), File::sync_all));
+        match synced {
+            Ok(()) => self.directory = None,
+            Err(error) => {
+                if !std::mem::replace(&mut self.has_failed, true) {
+                    tracing::error!(%error, "a build's log cannot be brought to disk; a loss of power would lose its end");
+                }
             }
         }
-        let entries: Vec<LogEntry> =
-            batch.drain(..).zip(seq..).map(|(line, seq)| entry(line, seq, server)).collect();
-        seq += entries.len() as u64;
-        bytes.clear();
-        for entry in &entries {
-            serde_json::to_writer(&mut bytes, entry)?;
-            bytes.push(b'\n');
-        }
-        // After a fault the lines are still taken, so that the build does not wait for ever; what
-        // was lost is told at the end.
-        if fault.is_none() {
-            fault = file.write_all(&bytes).err();
-        }
-        if fault.is_none() {
-            written.send_modify(|length| *length += bytes.len() as u64);
-            unsynced.get_or_insert_with(Instant::now);
-        }
-        entries.iter().for_each(|entry| mirror(entry));
-        metrics::counter!("buildgrid_log_entries_total").increment(entries.len() as u64);
-    }
-    match fault {
-        Some(error) => Err(error),
-        None => file.sync_data().map(|()| seq),
     }
 }
 
@@ -125,19 +159,6 @@ fn next(
     }
 }
 
-fn entry(line: Line, seq: u64, server: &str) -> LogEntry {
-    LogEntry {
-        seq,
-        at: line.at,
-        stream: line.stream,
-        step: line.step.map(|step| step.to_string()),
-        server: server.to_owned(),
-        service: None,
-        pod: None,
-        text: line.text,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,13 +172,20 @@ mod tests {
         let shown = Arc::new(Mutex::new(Vec::new()));
         let mirror = shown.clone();
         let mirror: Mirror = Arc::new(move |entry| mirror.lock().unwrap().push(entry.clone()));
-        let (log, sink) = BuildLog::start(&path, "worker-1", mirror).unwrap();
+        let (log, sink) = BuildLog::start(
+            &path,
+            "worker-1",
+            mirror,
+            Mask::none(),
+            LogLimits { max_log: u64::MAX, spool: None },
+        )
+        .unwrap();
         for n in 0..3000 {
             sink.write(Stream::Stdout, Some("[1/1] RUN seq"), &format!("line {n}")).await;
         }
         drop(sink);
         let length = log.length();
-        assert_eq!(log.finish().await.unwrap(), 3000);
+        assert_eq!(log.finish().await.unwrap(), Kept { lines: 3000, missing: 0 });
         assert_eq!(*length.borrow(), std::fs::metadata(&path).unwrap().len());
         let text = std::fs::read_to_string(&path).unwrap();
         let read: Vec<LogEntry> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -165,24 +193,5 @@ mod tests {
             assert_eq!((entry.seq, entry.text.as_str()), (n as u64, format!("line {n}").as_str()));
         }
         assert_eq!(shown.lock().unwrap().len(), 3000);
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_is_told_and_does_not_stop_the_build() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log.ndjson");
-        // A device that is always full stands where the log would be.
-        let (sink, lines) = LogSink::channel(Mask::none());
-        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let nothing: Mirror = Arc::new(|_| ());
-        let (written, length) = watch::channel(0);
-        let writer = tokio::task::spawn_blocking(move || write(full, lines, "worker-1", &nothing, &written));
-        let log = BuildLog { writer, path, length };
-        for _ in 0..3000 {
-            sink.status("line").await;
-        }
-        drop(sink);
-        let error = log.finish().await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 }

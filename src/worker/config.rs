@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Faults;
@@ -14,6 +15,8 @@ const MAX_SLOTS: usize = 256;
 
 /// The longest that any build may be allowed to take.
 const LONGEST_BUILD: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The least that is kept of logs.
+const LEAST_LOG: ByteSize = ByteSize::mib(1);
 /// The shortest time for which outcomes are kept.
 const SHORTEST_KEEP: Duration = Duration::from_secs(3600);
 
@@ -42,6 +45,11 @@ pub struct WorkerConfig {
     /// not have everything yet.
     #[serde(with = "humantime_serde")]
     pub keep_builds: Duration,
+    /// How much of one attempt's log is kept, as it lies on disk. Lines of output beyond it are counted.
+    pub max_log: ByteSize,
+    /// How much log may lie in the build directories that the timeline service does not have yet. Lines of
+    /// output for which there is no room are counted.
+    pub max_spool: ByteSize,
 }
 
 impl Default for WorkerConfig {
@@ -55,6 +63,8 @@ impl Default for WorkerConfig {
             max_build_timeout: Duration::from_secs(6 * 3600),
             drain_timeout: Duration::from_secs(3600),
             keep_builds: Duration::from_secs(7 * 24 * 3600),
+            max_log: ByteSize::gib(1),
+            max_spool: ByteSize::gib(10),
         }
     }
 }
@@ -69,6 +79,12 @@ impl WorkerConfig {
         }
         if self.data_dir.as_os_str().is_empty() {
             faults.add("worker.data_dir", "is empty; name a directory");
+        }
+        for (key, size) in [("worker.max_log", self.max_log), ("worker.max_spool", self.max_spool)] {
+            if size < LEAST_LOG {
+                let least = LEAST_LOG.display().iec();
+                faults.add(key, format_args!("{} is less than {least}", size.display().iec()));
+            }
         }
         if self.build_timeout.is_zero() {
             faults.add("worker.build_timeout", "is zero; no build could end in time");

@@ -84,6 +84,7 @@ fn place(config: &Config) -> Place {
             true => to_program_log(),
             false => Arc::new(|_| ()),
         },
+        max_log: config.worker.max_log.as_u64(),
     }
 }
 
@@ -151,7 +152,7 @@ pub async fn run(
     }
     let recovered = data.clone();
     let left = tokio::task::spawn_blocking(move || recovered.recover()).await??;
-    let reporting = Reporting::new(&config.timeline)?;
+    let reporting = Reporting::new(&config.timeline, config.worker.max_spool.as_u64())?;
     if left.unfinished > 0 {
         tracing::info!(
             builds = left.unfinished,

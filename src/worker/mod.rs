@@ -2,8 +2,9 @@
 //!
 //! Read [`daemon`] for start and drain, [`intake`] for the slots, [`delivery`] for what happens to a
 //! delivery, [`attempt`] for one run of the pipeline, [`build_directory`] for what survives a crash,
-//! [`reporting`] for what the timeline service is asked and told, [`board`] for how it is known that slots move,
-//! [`disks`] for the watch over the disks and [`janitor`] for what is removed.
+//! [`log_writer`] for what is kept of a log, [`reporting`] for what the timeline service is asked and told,
+//! [`board`] for how it is known that slots move, [`disks`] for the watch over the disks and [`janitor`] for
+//! what is removed.
 
 mod arbitration;
 pub mod attempt;
@@ -18,6 +19,7 @@ mod disks;
 mod gate;
 mod intake;
 pub mod janitor;
+mod log_writer;
 pub mod pause;
 mod report;
 mod reporting;

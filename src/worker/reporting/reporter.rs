@@ -17,6 +17,7 @@ use super::interrupt::{Cause, Interrupt};
 use super::log_file::{BATCH, Batch, LogFile};
 use super::presence::Presence;
 use super::record::{Closed, Journal, Record};
+use super::spool::Spool;
 use super::steps::on_disk;
 use crate::event::deploy::BuildId;
 use crate::timeline::client::{CallError, Lines, TimelineClient};
@@ -55,6 +56,7 @@ pub struct Reporter {
     pub id: BuildId,
     pub client: TimelineClient,
     pub presence: Arc<Presence>,
+    pub spool: Arc<Spool>,
     pub journal: Arc<Journal>,
     pub writer: Writer,
     pub interrupt: Interrupt,
@@ -272,6 +274,7 @@ impl Reporter {
 
     async fn close(&self, closed: Closed) {
         self.note_oldest(None);
+        self.spool.forget(self.journal.record().attempt);
         match &closed {
             Closed::Confirmed { log } => {
                 tracing::debug!(lines = log.count, "the timeline service has the whole log")

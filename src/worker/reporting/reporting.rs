@@ -15,6 +15,7 @@ use super::interrupt::Interrupt;
 use super::presence::Presence;
 use super::record::{AttemptFiles, Journal, Record};
 use super::reporter::{Oldest, Reporter, Writer};
+use super::spool::Spool;
 use super::telling::Telling;
 use crate::event::deploy::BuildId;
 use crate::timeline::TimelineConfig;
@@ -32,6 +33,7 @@ const MEASURE: Duration = Duration::from_secs(1);
 pub struct Reporting {
     pub(super) client: TimelineClient,
     pub(super) presence: Arc<Presence>,
+    pub(super) spool: Arc<Spool>,
     running: Mutex<HashMap<BuildId, Vec<Running>>>,
     resumed: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -50,12 +52,14 @@ struct Running {
 }
 
 impl Reporting {
-    /// The line to the service that is configured, if one is.
-    pub fn new(config: &TimelineConfig) -> anyhow::Result<Option<Arc<Self>>> {
+    /// The line to the service that is configured, if one is. While the service is away, logs of up to
+    /// `max_spool` bytes wait for it.
+    pub fn new(config: &TimelineConfig, max_spool: u64) -> anyhow::Result<Option<Arc<Self>>> {
         let Some(client) = TimelineClient::new(config)? else { return Ok(None) };
         let reporting = Arc::new(Self {
             client,
             presence: Arc::default(),
+            spool: Spool::new(max_spool),
             running: Mutex::default(),
             resumed: Arc::new(Semaphore::new(RESUMED)),
             tasks: TaskTracker::new(),
@@ -105,7 +109,8 @@ impl Reporting {
             for files in AttemptFiles::all(&listed)? {
                 match files.read() {
                     Ok(Some(record)) if record.closed.is_none() => {
-                        unfinished.push(Journal::new(files, record))
+                        let length = std::fs::metadata(files.log()).map_or(0, |log| log.len());
+                        unfinished.push((length, Journal::new(files, record)));
                     }
                     Ok(_) => {}
                     Err(error) => {
@@ -117,7 +122,8 @@ impl Reporting {
         });
         match unfinished.await.map_err(anyhow::Error::from).flatten() {
             Ok(unfinished) => {
-                for journal in unfinished {
+                for (length, journal) in unfinished {
+                    self.spool.wait_for(journal.record().attempt, length);
                     let nobody = Interrupt::new(CancellationToken::new());
                     self.follow(id.clone(), journal, Writer::of_the_past(), nobody);
                 }
@@ -163,6 +169,7 @@ impl Reporting {
             id,
             client: self.client.clone(),
             presence: self.presence.clone(),
+            spool: self.spool.clone(),
             journal,
             writer,
             interrupt,

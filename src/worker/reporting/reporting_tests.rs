@@ -9,9 +9,11 @@ use super::*;
 use crate::event::deploy::DeployEvent;
 use crate::event::result::{ResultEvent, State};
 use crate::pipeline::Stage;
+use crate::timeline::mask::Mask;
 use crate::timeline::protocol::{AttemptId, AttemptState, ClaimAnswer, LogSum};
 use crate::timeline::sink::LogSink;
 use crate::worker::build_log::BuildLog;
+use crate::worker::log_writer::LogLimits;
 use crate::worker::reporting::claim::{Permission, Wish};
 use crate::worker::reporting::interrupt::Cause;
 use crate::worker::reporting::record::{Closed, is_unconfirmed};
@@ -43,7 +45,7 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         Self {
             service,
-            reporting: Reporting::new(&config).unwrap().unwrap(),
+            reporting: Reporting::new(&config, u64::MAX).unwrap().unwrap(),
             config,
             data: Arc::new(DataDirectory::open(folder.path()).unwrap()),
             event: DeployEvent::parse(EVENT).unwrap().0,
@@ -54,7 +56,7 @@ impl Fixture {
     /// As another process would go on.
     fn restart(&mut self) {
         self.reporting.stop.cancel();
-        self.reporting = Reporting::new(&self.config).unwrap().unwrap();
+        self.reporting = Reporting::new(&self.config, u64::MAX).unwrap().unwrap();
     }
 
     fn directory(&self) -> BuildDirectory {
@@ -82,7 +84,14 @@ impl Fixture {
         telling.make_room().await;
         self.directory().begin(EVENT, number).unwrap();
         let path = self.directory().log_path();
-        let (log, sink) = BuildLog::start(&path, "worker-1", Arc::new(|_| ())).unwrap();
+        let (log, sink) = BuildLog::start(
+            &path,
+            "worker-1",
+            Arc::new(|_| ()),
+            Mask::none(),
+            LogLimits { max_log: u64::MAX, spool: None },
+        )
+        .unwrap();
         telling.begin(log.length()).await;
         Attempt { telling, log, sink, token }
     }

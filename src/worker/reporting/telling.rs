@@ -11,6 +11,7 @@ use super::interrupt::{Cause, Interrupt};
 use super::record::{AttemptFiles, End, Journal, Record};
 use super::reporter::Writer;
 use super::reporting::Reporting;
+use super::spool::SpoolShare;
 use crate::event::deploy::BuildId;
 use crate::event::result::ResultEvent;
 use crate::pipeline::Stage;
@@ -53,6 +54,11 @@ impl Telling {
     /// Ends what is being told of earlier attempts, whose files are about to get other names.
     pub async fn make_room(&self) {
         self.reporting.pause(&self.id).await;
+    }
+
+    /// What its log may take while the service does not have it.
+    pub fn spool(&self) -> SpoolShare {
+        self.reporting.spool.share(self.journal.record().attempt)
     }
 
     /// Begins to tell of the attempt, whose log grows to `length`, and goes on with earlier ones.

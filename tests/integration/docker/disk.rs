@@ -26,7 +26,7 @@ async fn built(engine: &DockerEngine, megabytes: u32) -> Result<(), BuildError> 
     let dockerfile = format!("FROM {BASE}\nRUN head -c {megabytes}m /dev/urandom > /{}\n", unique());
     let request =
         buildgrid::build::docker::BuildRequest { spool: spool.path().to_owned(), ..request(&dockerfile) };
-    let (sink, mut lines) = LogSink::channel(buildgrid::timeline::mask::Mask::default());
+    let (sink, mut lines) = LogSink::channel(buildgrid::timeline::mask::Mask::none());
     let reading = tokio::spawn(async move { while lines.recv().await.is_some() {} });
     let result = engine.build(request, &sink, &CancellationToken::new()).await;
     drop(sink);

@@ -297,7 +297,7 @@ async fn when_space_is_short_the_longest_unused_mirrors_go() {
 }
 
 async fn fetch(sources: &Sources, url: &str, commit: &str) {
-    let (log, mut lines) = LogSink::channel(buildgrid::timeline::mask::Mask::default());
+    let (log, mut lines) = LogSink::channel(buildgrid::timeline::mask::Mask::none());
     let reading = tokio::spawn(async move { while lines.recv().await.is_some() {} });
     let (url, commit) = (url.parse().unwrap(), commit.parse().unwrap());
     sources.fetch(&url, &commit, Some("refs/heads/main"), &log, &CancellationToken::new()).await.unwrap();
