@@ -17,6 +17,7 @@ use crate::pipeline::Outcome;
 use crate::worker::attempt::{Attempt, Mirror, Place};
 use crate::worker::daemon::assemble;
 use crate::worker::janitor;
+use crate::worker::secrets::Secrets;
 
 /// How often the last line of a terminal is brought up to date.
 const TICK: Duration = Duration::from_secs(1);
@@ -66,6 +67,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         registry_host: config.registry.host.clone(),
         timeline: None,
         mirror: progress.mirror(),
+        secrets: Secrets::new(config),
         max_log: config.worker.max_log.as_u64(),
     };
     let attempt = Attempt {

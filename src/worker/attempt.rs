@@ -11,6 +11,7 @@ use super::build_log::BuildLog;
 pub use super::build_log::Mirror;
 use super::log_writer::{Kept, LogLimits};
 use super::reporting::Telling;
+use super::secrets::Secrets;
 use crate::build::docker::EngineBuildId;
 use crate::build::engine::BuildFailure;
 use crate::event::deploy::DeployEvent;
@@ -30,6 +31,8 @@ pub struct Place {
     pub timeline: Option<String>,
     /// Who looks on while a log is written.
     pub mirror: Mirror,
+    /// What must not stand in a log.
+    pub secrets: Secrets,
     /// How much of a log is kept, in bytes.
     pub max_log: u64,
 }
@@ -64,7 +67,8 @@ impl Attempt<'_> {
         }
         let (directory, body, number) = (self.directory.clone(), self.body.to_vec(), self.number);
         let spool = tokio::task::spawn_blocking(move || directory.begin(&body, number)).await??;
-        let mask = Mask::none();
+        let (secrets, namespace) = (self.place.secrets.clone(), self.event.namespace.clone());
+        let (mask, unmasked) = tokio::task::spawn_blocking(move || secrets.mask(&namespace)).await??;
         let limits = LogLimits { max_log: self.place.max_log, spool: self.telling.map(Telling::spool) };
         let (build_log, log) = BuildLog::start(
             &self.directory.log_path(),
@@ -77,6 +81,9 @@ impl Attempt<'_> {
             telling.begin(build_log.length()).await;
         }
         log.status(format!("attempt {} on {}", self.number, self.place.worker)).await;
+        for words in unmasked {
+            log.status(words).await;
+        }
         let engine_build = EngineBuildId::generate();
         let entered = |stage: Stage| -> BoxFuture<'static, ()> {
             tracing::info!(stage = stage.name(), "stage entered");

@@ -45,6 +45,9 @@ pub struct WorkerConfig {
     /// not have everything yet.
     #[serde(with = "humantime_serde")]
     pub keep_builds: Duration,
+    /// The directory with the builds' secrets, each in a file `secret.<namespace>.<name>`; only the worker's
+    /// user may have access to it. By default systemd's (`$CREDENTIALS_DIRECTORY`), if there is one.
+    pub credentials_dir: Option<PathBuf>,
     /// How much of one attempt's log is kept, as it lies on disk. Lines of output beyond it are counted.
     pub max_log: ByteSize,
     /// How much log may lie in the build directories that the timeline service does not have yet. Lines of
@@ -63,6 +66,7 @@ impl Default for WorkerConfig {
             max_build_timeout: Duration::from_secs(6 * 3600),
             drain_timeout: Duration::from_secs(3600),
             keep_builds: Duration::from_secs(7 * 24 * 3600),
+            credentials_dir: None,
             max_log: ByteSize::gib(1),
             max_spool: ByteSize::gib(10),
         }
@@ -79,6 +83,9 @@ impl WorkerConfig {
         }
         if self.data_dir.as_os_str().is_empty() {
             faults.add("worker.data_dir", "is empty; name a directory");
+        }
+        if self.credentials_dir.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
+            faults.add("worker.credentials_dir", "is empty; name a directory, or leave the key out");
         }
         for (key, size) in [("worker.max_log", self.max_log), ("worker.max_spool", self.max_spool)] {
             if size < LEAST_LOG {

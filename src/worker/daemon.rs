@@ -21,6 +21,7 @@ use super::intake::{self, Intake};
 use super::janitor::Janitor;
 use super::pause;
 use super::reporting::Reporting;
+use super::secrets::Secrets;
 use super::upkeep;
 use crate::build::docker::DockerEngine;
 use crate::config::{Config, Live};
@@ -84,6 +85,7 @@ fn place(config: &Config) -> Place {
             true => to_program_log(),
             false => Arc::new(|_| ()),
         },
+        secrets: Secrets::new(config),
         max_log: config.worker.max_log.as_u64(),
     }
 }
@@ -153,6 +155,8 @@ pub async fn run(
     let recovered = data.clone();
     let left = tokio::task::spawn_blocking(move || recovered.recover()).await??;
     let reporting = Reporting::new(&config.timeline, config.worker.max_spool.as_u64())?;
+    let place = place(&config);
+    place.secrets.check()?;
     if left.unfinished > 0 {
         tracing::info!(
             builds = left.unfinished,
@@ -167,7 +171,7 @@ pub async fn run(
     let engine = intake::watch_engine(pipeline.engine.clone(), &mut tasks, &shutdown.drain);
     let (disks, disk, pressure) = Disks::of(live.clone(), pipeline.engine.clone()).await;
     let handler = Arc::new(Handler {
-        place: place(&config),
+        place,
         max_attempts: config.queue.max_attempts,
         queue: queue.clone(),
         claims: Claims::new(data.clone()),

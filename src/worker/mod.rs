@@ -2,9 +2,9 @@
 //!
 //! Read [`daemon`] for start and drain, [`intake`] for the slots, [`delivery`] for what happens to a
 //! delivery, [`attempt`] for one run of the pipeline, [`build_directory`] for what survives a crash,
-//! [`log_writer`] for what is kept of a log, [`reporting`] for what the timeline service is asked and told,
-//! [`board`] for how it is known that slots move, [`disks`] for the watch over the disks and [`janitor`] for
-//! what is removed.
+//! [`log_writer`] for what is kept of a log, [`secrets`] for what must not stand in it, [`reporting`] for what the
+//! timeline service is asked and told, [`board`] for how it is known that slots move, [`disks`] for the watch
+//! over the disks and [`janitor`] for what is removed.
 
 mod arbitration;
 pub mod attempt;
@@ -23,4 +23,5 @@ mod log_writer;
 pub mod pause;
 mod report;
 mod reporting;
+pub mod secrets;
 mod upkeep;

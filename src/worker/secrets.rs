@@ -1,0 +1,261 @@
+//! The secrets that this worker knows: those of the builds, out of its credentials directory, and its own.
+//! They are read afresh for each attempt, so that a file that was changed needs no restart.
+//!
+//! A build's secret is the file `secret.<namespace>.<name>`. The directory is systemd's
+//! (`$CREDENTIALS_DIRECTORY`, systemd.exec(5)), or one that only the worker's user can read.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use percent_encoding::percent_decode_str;
+use secrecy::{ExposeSecret, SecretSlice};
+
+use crate::config::Config;
+use crate::publish::name::Namespace;
+use crate::queue::QueueConfig;
+use crate::timeline::mask::{MIN_LINE, MIN_SECRET, Mask, Unmasked};
+
+/// The largest secret that is taken. Keys and tokens are smaller; all its forms are looked for in every log.
+pub const MAX_SECRET: u64 = 64 << 10;
+/// Where systemd puts a service's credentials.
+const SYSTEMD: &str = "CREDENTIALS_DIRECTORY";
+/// The broker's password where none was chosen. Everybody knows it, and it stands in many texts.
+const DEFAULT_PASSWORD: &str = "guest";
+
+/// Where the secrets are.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    directory: Option<PathBuf>,
+    /// Whether the directory is systemd's, which sees to its protection.
+    is_systemds: bool,
+    queue: QueueConfig,
+    token_file: Option<PathBuf>,
+}
+
+/// A secret, as it stands in its file.
+#[derive(Debug)]
+struct Secret {
+    name: String,
+    value: SecretSlice<u8>,
+}
+
+impl Secrets {
+    /// Those that a worker with this configuration knows. Nothing is read yet.
+    pub fn new(config: &Config) -> Self {
+        Self::with(config, std::env::var_os(SYSTEMD).map(PathBuf::from))
+    }
+
+    fn with(config: &Config, systemds: Option<PathBuf>) -> Self {
+        let directory = config.worker.credentials_dir.clone().or_else(|| systemds.clone());
+        Self {
+            is_systemds: directory.is_some() && directory == systemds,
+            directory,
+            queue: config.queue.clone(),
+            token_file: config.timeline.token_file.clone(),
+        }
+    }
+
+    /// Where builds' secrets are read from, if they are.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    /// Whether the directory can be used. Blocking.
+    ///
+    /// # Errors
+    /// It cannot be read, or others can: with the remedy.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let named = || format!("worker.credentials_dir {}", directory.display());
+        let metadata = fs::metadata(directory).with_context(named)?;
+        if !metadata.is_dir() {
+            bail!("{} is not a directory", named());
+        }
+        let mode = metadata.permissions().mode() & 0o7777;
+        if !self.is_systemds && mode & 0o077 != 0 {
+            bail!(
+                "{} has mode {mode:04o}: its secrets are open to other users; chmod 0700 {}",
+                named(),
+                directory.display()
+            );
+        }
+        fs::read_dir(directory).map(drop).with_context(named)
+    }
+
+    /// What must not stand in the log of a build of `namespace`, and words on what will not be masked. Blocking.
+    ///
+    /// Only this namespace's secrets and the worker's own: if those of others were masked as well, whoever
+    /// builds could find them out by printing guesses and looking which are masked.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn mask(&self, namespace: &Namespace) -> anyhow::Result<(Mask, Vec<String>)> {
+        self.check()?;
+        let mut words = Vec::new();
+        let mut secrets = self.of(namespace, &mut words)?;
+        secrets.extend(self.own());
+        let (mask, unmasked) =
+            Mask::new(secrets.iter().map(|secret| (secret.name.as_str(), secret.value.expose_secret())))?;
+        words.extend(unmasked.iter().map(too_short));
+        Ok((mask, words))
+    }
+
+    /// The secrets of a namespace's builds.
+    fn of(&self, namespace: &Namespace, words: &mut Vec<String>) -> anyhow::Result<Vec<Secret>> {
+        let Some(directory) = &self.directory else { return Ok(Vec::new()) };
+        let named = || format!("read worker.credentials_dir {}", directory.display());
+        let prefix = format!("secret.{namespace}.");
+        let mut secrets = Vec::new();
+        for entry in fs::read_dir(directory).with_context(named)? {
+            let entry = entry.with_context(named)?;
+            let file = entry.file_name();
+            let Some(name) = file.to_str().and_then(|file| file.strip_prefix(&prefix)) else { continue };
+            match read(&entry.path()) {
+                Ok(value) => secrets.push(Secret { name: format!("secret {name}"), value }),
+                Err(error) => {
+                    tracing::warn!(%error, path = %entry.path().display(), "a secret cannot be read");
+                    words.push(format!("secret {name} cannot be read by the worker: {error}"));
+                }
+            }
+        }
+        Ok(secrets)
+    }
+
+    /// What the worker itself logs in with. What cannot be read now is missed by those who use it.
+    fn own(&self) -> Vec<Secret> {
+        let mut own = Vec::new();
+        if let Ok(url) = self.queue.resolved_url()
+            && let Some(password) = url::Url::parse(url.expose()).ok().as_ref().and_then(url::Url::password)
+        {
+            let decoded: Vec<u8> = percent_decode_str(password).collect();
+            if decoded != DEFAULT_PASSWORD.as_bytes() {
+                own.push(Secret { name: "the broker's password".to_owned(), value: decoded.into() });
+            }
+        }
+        if let Some(value) = self.token_file.as_deref().and_then(|file| read(file).ok()) {
+            own.push(Secret { name: "the timeline service's token".to_owned(), value });
+        }
+        own
+    }
+}
+
+fn read(path: &Path) -> io::Result<SecretSlice<u8>> {
+    let mut value = Vec::new();
+    File::open(path)?.take(MAX_SECRET + 1).read_to_end(&mut value)?;
+    match value.len() as u64 > MAX_SECRET {
+        true => {
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {MAX_SECRET} bytes")))
+        }
+        false => Ok(value.into()),
+    }
+}
+
+fn too_short(Unmasked { name, lines }: &Unmasked) -> String {
+    match lines {
+        None => format!(
+            "{name} is not masked in this log: it is shorter than {MIN_SECRET} bytes, or its lines than {MIN_LINE}"
+        ),
+        Some(lines) => {
+            format!(
+                "{lines} lines of {name} are not masked in this log: they are shorter than {MIN_LINE} bytes"
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        folder: tempfile::TempDir,
+        config: Config,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+            let mut config = Config::default();
+            config.worker.credentials_dir = Some(folder.path().to_owned());
+            Self { folder, config }
+        }
+
+        fn write(&self, name: &str, value: impl AsRef<[u8]>) {
+            fs::write(self.folder.path().join(name), value).unwrap();
+        }
+
+        fn shown(&self, text: &str) -> (String, Vec<String>) {
+            let (mask, words) = Secrets::with(&self.config, None).mask(&"acme".parse().unwrap()).unwrap();
+            (mask.shown(text).to_string(), words)
+        }
+    }
+
+    #[test]
+    fn a_namespace_masks_its_own_secrets_as_they_are_now() {
+        let place = Place::new();
+        place.write("secret.acme.npm.token", "of-acme\n");
+        place.write("secret.acme2.npm", "of-acme2");
+        place.write("secret.other.npm", "of-another");
+        place.write("queue.url", "of-the-worker");
+        let text = "of-acme of-acme2 of-another";
+        assert_eq!(place.shown(text), ("*** ***2 of-another".to_owned(), vec![]));
+        place.write("secret.acme.npm.token", "of-another");
+        assert_eq!(place.shown(text).0, "of-acme of-acme2 ***");
+    }
+
+    #[test]
+    fn the_workers_own_logins_are_masked() {
+        let mut place = Place::new();
+        let token = place.folder.path().join("timeline.token");
+        fs::write(&token, "bgt_0123456789\n").unwrap();
+        place.config.timeline.token_file = Some(token);
+        place.config.queue.url = "amqp://grid:hunter%402@mq.example.com/%2f".parse().unwrap();
+        let text = "bgt_0123456789 hunter@2 hunter%402 grid";
+        assert_eq!(place.shown(text).0, "*** *** *** grid");
+        place.config.queue.url = "amqp://guest:guest@mq.example.com/%2f".parse().unwrap();
+        assert_eq!(place.shown("a guest").0, "a guest");
+    }
+
+    #[test]
+    fn what_is_not_masked_is_said_without_its_value() {
+        let place = Place::new();
+        place.write("secret.acme.pin", "123");
+        place.write("secret.acme.key", "{\n\"k\": \"0123456789\"\n}\n");
+        place.write("secret.acme.huge", vec![b'x'; 70_000]);
+        let (_, mut words) = place.shown("");
+        words.sort();
+        assert_eq!(words.len(), 3, "{words:?}");
+        assert!(words[0].starts_with("2 lines of secret key are not masked"), "{words:?}");
+        assert!(
+            words[1].starts_with("secret huge cannot be read") && words[1].contains("65536"),
+            "{words:?}"
+        );
+        assert!(words[2].starts_with("secret pin is not masked") && !words[2].contains("123"), "{words:?}");
+    }
+
+    #[test]
+    fn a_directory_that_others_can_read_is_refused_with_the_remedy() {
+        let place = Place::new();
+        let path = place.folder.path();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o750)).unwrap();
+        let error = Secrets::with(&place.config, None).check().unwrap_err().to_string();
+        assert!(
+            error.contains("0750") && error.contains(&format!("chmod 0700 {}", path.display())),
+            "{error}"
+        );
+        Secrets::with(&place.config, Some(path.to_owned())).check().unwrap();
+        let systemds = Secrets::with(&Config::default(), Some(path.to_owned()));
+        assert_eq!(systemds.directory(), Some(path));
+        systemds.check().unwrap();
+        assert_eq!(Secrets::with(&Config::default(), None).directory(), None);
+
+        let mut config = Config::default();
+        config.worker.credentials_dir = Some(path.join("missing"));
+        let error = Secrets::with(&config, None).check().unwrap_err();
+        assert!(format!("{error:#}").contains("worker.credentials_dir"), "{error:#}");
+    }
+}
