@@ -1,5 +1,6 @@
 //! A log on disk as it is sent: whole lines from wherever the timeline service wants them. The same while
-//! the log grows and when it was left by a crash, after which half a line at its end is nobody's.
+//! the log grows and when it was left by a crash, after which half a line at its end is nobody's. Neither is
+//! what a loss of power has left where the last lines were to be: zeros, or a later line without an earlier one.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -27,6 +28,8 @@ pub struct LogFile {
     offset: u64,
     /// The seq of the line at the position.
     seq: u64,
+    /// What stands at the position is no line that was written there.
+    is_torn: bool,
 }
 
 /// Lines to be sent with one call.
@@ -43,7 +46,7 @@ pub struct Batch {
 impl LogFile {
     /// A file that is not there yet is an empty log.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, file: None, passed: Digesting::new(io::sink()), offset: 0, seq: 0 }
+        Self { path, file: None, passed: Digesting::new(io::sink()), offset: 0, seq: 0, is_torn: false }
     }
 
     /// Takes it for another thread; what stays is the log at its beginning.
@@ -113,6 +116,16 @@ impl LogFile {
             }
         };
         bytes.truncate(whole);
+        let sound = sound(&bytes, self.seq);
+        if sound < bytes.len() {
+            bytes.truncate(sound);
+            if !std::mem::replace(&mut self.is_torn, true) {
+                let (path, line) =
+                    (self.path.display(), self.seq + memchr::memchr_iter(b'\n', &bytes).count() as u64);
+                tracing::warn!(%path, line, "the log is torn, as after a loss of power; it is taken up to this line");
+            }
+        }
+        let whole = bytes.len();
         self.seq += memchr::memchr_iter(b'\n', &bytes).count() as u64;
         self.offset += whole as u64;
         self.passed.write_all(&bytes)?;
@@ -129,6 +142,19 @@ impl LogFile {
         }
         Ok(self.file.as_ref())
     }
+}
+
+/// How many bytes of some whole lines, the first of which should have this seq, are what was written.
+fn sound(lines: &[u8], first: u64) -> usize {
+    let mut end = 0;
+    for (line, seq) in lines.split_inclusive(|&byte| byte == b'\n').zip(first..) {
+        let begins = line.starts_with(format!("{{\"seq\":{seq},").as_bytes());
+        if !begins || !line.ends_with(b"}\n") || memchr::memchr(0, line).is_some() {
+            break;
+        }
+        end += line.len();
+    }
+    end
 }
 
 /// Reads until the buffer is full or the file ends.
@@ -168,7 +194,9 @@ mod tests {
         let mut log = LogFile::new(path.clone());
         assert!(log.next().unwrap().is_none(), "no file, no lines");
         let long = "x".repeat(BATCH + 10);
-        let text = format!("{{\"at\":\"2026-11-23T10:15:02.123Z\"}}\ntwo\n{long}\nfour\n");
+        let text = format!(
+            "{{\"seq\":0,\"at\":\"2026-11-23T10:15:02.123Z\"}}\n{{\"seq\":1,}}\n{{\"seq\":2,\"{long}\"}}\n{{\"seq\":3,}}\n"
+        );
         std::fs::write(&path, format!("{text}half")).unwrap();
         let batch = log.next().unwrap().unwrap();
         assert_eq!(timestamp::to_string(batch.since), "2026-11-23T10:15:02.123Z");
@@ -179,11 +207,30 @@ mod tests {
         let sum = LogSum { count: 4, checksum: Digest::of(text.as_bytes()) };
         assert_eq!((log.sum(), log.offset()), (sum, text.len() as u64));
         log.seek(1).unwrap();
-        let first = &text[..text.find("two").unwrap()];
+        let first = &text[..text.find("{\"seq\":1").unwrap()];
         assert_eq!((log.seq(), log.sum().checksum), (1, Digest::of(first.as_bytes())));
         log.seek(7).unwrap();
         assert_eq!(log.sum(), sum, "there are no more");
-        std::fs::write(&path, format!("{text}half a line\n")).unwrap();
+        std::fs::write(&path, format!("{text}{{\"seq\":4,}}\n")).unwrap();
         assert_eq!(log.next().unwrap().unwrap().first, 4, "it grows");
+    }
+
+    #[test]
+    fn what_a_loss_of_power_has_torn_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.ndjson");
+        let text = "{\"seq\":0,}\n{\"seq\":1,}\n";
+        for torn in
+            ["\0\0\0\0\0\0{\"seq\":3,}\n", "{\"seq\":3,}\n", "{\"seq\":2,\0\0\0\0}\n{\"seq\":3,}\n", "\0\0\0"]
+        {
+            std::fs::write(&path, format!("{text}{torn}")).unwrap();
+            let mut log = LogFile::new(path.clone());
+            assert_eq!(log.next().unwrap().unwrap().first, 0);
+            assert!(log.next().unwrap().is_none(), "{torn:?}");
+            let sum = LogSum { count: 2, checksum: Digest::of(text.as_bytes()) };
+            assert_eq!(log.sum(), sum, "{torn:?}");
+            log.seek(9).unwrap();
+            assert_eq!(log.sum(), sum, "{torn:?}");
+        }
     }
 }
