@@ -62,7 +62,7 @@ impl DockerEngine {
         let docker = self.short();
         let (version, info) =
             self.within(async { tokio::try_join!(docker.version(), docker.info()) }).await?;
-        Ok(describe(version, &info, self.config()))
+        Ok(describe(version, &info, self.config(), clipping(self.config()).await))
     }
 }
 
@@ -74,7 +74,12 @@ fn root(info: &SystemInfo, config: &EngineConfig) -> Result<PathBuf, String> {
     }
 }
 
-fn describe(version: SystemVersion, info: &SystemInfo, config: &EngineConfig) -> EngineInfo {
+fn describe(
+    version: SystemVersion,
+    info: &SystemInfo,
+    config: &EngineConfig,
+    clipping: Clipping,
+) -> EngineInfo {
     let unknown = || "unknown".to_owned();
     let os = version.os.unwrap_or_else(unknown);
     let api_version = version.api_version.unwrap_or_else(unknown);
@@ -83,7 +88,7 @@ fn describe(version: SystemVersion, info: &SystemInfo, config: &EngineConfig) ->
         buildkit: os == "linux" && parts(&api_version).is_some_and(|api| api >= BUILDKIT_SINCE),
         storage: storage(info),
         cgroup: info.cgroup_version.map_or_else(unknown, |version| version.to_string()),
-        limits: limits(info, config),
+        limits: limits(info, config, &clipping),
         version: version.version.unwrap_or_else(unknown),
         api_version,
     }
@@ -103,15 +108,76 @@ fn storage(info: &SystemInfo) -> String {
     if containerd { format!("containerd image store ({driver})") } else { driver.to_owned() }
 }
 
-fn limits(info: &SystemInfo, config: &EngineConfig) -> Vec<String> {
+/// Whether BuildKit cuts the output of a step (moby/buildkit, util/progress/logs).
+#[derive(Debug, PartialEq, Eq)]
+enum Clipping {
+    Never,
+    /// By size or by speed; which variables would have to be -1.
+    Cuts(Vec<&'static str>),
+    /// It cannot be seen, for this reason.
+    Unknown(String),
+}
+
+/// The limits of a step's output, which only the engine's environment has.
+const CLIP_LIMITS: [&str; 2] = ["BUILDKIT_STEP_LOG_MAX_SIZE", "BUILDKIT_STEP_LOG_MAX_SPEED"];
+
+/// The engine does not tell over its API. Where it is a process of this machine whose environment may be read,
+/// that says it.
+async fn clipping(config: &EngineConfig) -> Clipping {
+    let Ok(Address::Unix(path)) = config.host.parse() else {
+        return Clipping::Unknown("it runs on another machine".to_owned());
+    };
+    let read = async {
+        let process = tokio::net::UnixStream::connect(path).await?.peer_cred()?.pid();
+        let process = process.ok_or_else(|| std::io::Error::other("its process is not known"))?;
+        let name = tokio::fs::read_to_string(format!("/proc/{process}/comm")).await?;
+        // Where systemd listens for it, the socket is systemd's.
+        if name.trim_end() != "dockerd" {
+            let reason = format!("its socket belongs to {}, not to dockerd", name.trim_end());
+            return Err(std::io::Error::other(reason));
+        }
+        tokio::fs::read(format!("/proc/{process}/environ")).await
+    };
+    match read.await {
+        Ok(environment) => clipping_in(&environment),
+        Err(error) => Clipping::Unknown(error.to_string()),
+    }
+}
+
+fn clipping_in(environment: &[u8]) -> Clipping {
+    let is_lifted = |name: &&str| {
+        let lifted = format!("{name}=-1");
+        environment.split(|&byte| byte == 0).any(|variable| variable == lifted.as_bytes())
+    };
+    let missing: Vec<&str> = CLIP_LIMITS.into_iter().filter(|name| !is_lifted(name)).collect();
+    if missing.is_empty() { Clipping::Never } else { Clipping::Cuts(missing) }
+}
+
+impl Clipping {
+    fn words(&self) -> Option<String> {
+        match self {
+            Self::Never => None,
+            Self::Cuts(missing) => Some(format!(
+                "a step's output is cut (at 2 MiB, and at 200 KiB/s, unless told otherwise); set {} in the engine's \
+                 environment to lift it",
+                missing.iter().map(|name| format!("{name}=-1")).collect::<Vec<_>>().join(" and ")
+            )),
+            Self::Unknown(reason) => Some(format!(
+                "whether a step's output is cut (at 2 MiB, and at 200 KiB/s, unless told otherwise) cannot be seen: \
+                 {reason}; the log marks where it was. Set BUILDKIT_STEP_LOG_MAX_SIZE=-1 and \
+                 BUILDKIT_STEP_LOG_MAX_SPEED=-1 in the engine's environment"
+            )),
+        }
+    }
+}
+
+fn limits(info: &SystemInfo, config: &EngineConfig, clipping: &Clipping) -> Vec<String> {
     let mut limits = vec![
         "memory, CPU and process limits of a build step are not enforced: BuildKit does not take them over the \
          engine's API; limit the engine's own service (systemd: MemoryMax=, CPUQuota=, TasksMax=)"
             .to_owned(),
-        "whether a step's output is cut (2 MiB and 200 KiB/s unless told otherwise) cannot be asked of the engine; \
-         set BUILDKIT_STEP_LOG_MAX_SIZE=-1 and BUILDKIT_STEP_LOG_MAX_SPEED=-1 in its environment"
-            .to_owned(),
     ];
+    limits.extend(clipping.words());
     if matches!(config.host.parse(), Ok(Address::Tcp(_))) {
         limits.push(
             "the connection to the engine is neither encrypted nor authenticated; use its socket, or keep the \
@@ -162,11 +228,11 @@ mod tests {
             ..SystemInfo::default()
         };
         let config = EngineConfig::default();
-        let described = describe(version, &info, &config);
+        let described = describe(version, &info, &config, Clipping::Never);
         assert_eq!(described.platform, "linux/arm64");
         assert_eq!(described.storage, "containerd image store (overlayfs)");
         assert!(described.buildkit);
-        assert_eq!(described.limits.len(), 3, "a rootless engine has one less: {:?}", described.limits);
+        assert_eq!(described.limits.len(), 2, "a rootless engine has one less: {:?}", described.limits);
     }
 
     #[test]
@@ -176,8 +242,33 @@ mod tests {
             os: Some("linux".into()),
             ..SystemVersion::default()
         };
-        let buildkit =
-            |api| describe(version(api), &SystemInfo::default(), &EngineConfig::default()).buildkit;
+        let buildkit = |api| {
+            describe(version(api), &SystemInfo::default(), &EngineConfig::default(), Clipping::Never).buildkit
+        };
         assert_eq!(["1.38", "1.39", "2.0", "?"].map(buildkit), [false, true, true, false]);
+    }
+
+    #[test]
+    fn the_engines_environment_says_whether_output_is_cut() {
+        let both = b"PATH=/bin\0BUILDKIT_STEP_LOG_MAX_SIZE=-1\0BUILDKIT_STEP_LOG_MAX_SPEED=-1\0";
+        assert_eq!(clipping_in(both), Clipping::Never);
+        assert_eq!(clipping_in(b"BUILDKIT_STEP_LOG_MAX_SIZE=-1\0"), Clipping::Cuts(vec![CLIP_LIMITS[1]]));
+        assert_eq!(clipping_in(b"BUILDKIT_STEP_LOG_MAX_SIZE=-10\0"), Clipping::Cuts(CLIP_LIMITS.to_vec()));
+        assert_eq!(Clipping::Never.words(), None);
+        assert!(clipping_in(b"").words().unwrap().contains("BUILDKIT_STEP_LOG_MAX_SPEED=-1"));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_seen_is_said() {
+        let words = async |host: &str| {
+            let config = EngineConfig { host: host.to_owned(), ..EngineConfig::default() };
+            clipping(&config).await.words().unwrap()
+        };
+        assert!(words("tcp://10.0.0.1:2375").await.contains("another machine"));
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker.sock");
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let words = words(&format!("unix://{}", socket.display())).await;
+        assert!(words.contains("not to dockerd"), "{words}");
     }
 }

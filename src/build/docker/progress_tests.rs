@@ -121,14 +121,56 @@ fn stdout_and_stderr_and_steps_do_not_mix() {
 }
 
 #[test]
-fn clipped_output_is_marked_once_with_the_remedy() {
-    let mut progress = started(&["one"]);
-    let clipped = b"\n[output clipped, log limit 200KiB/s reached]\n";
-    let lines = text(progress.update(output("one", 1, clipped)));
-    assert_eq!(lines.len(), 3);
-    assert_eq!(lines[1], "one out [output clipped, log limit 200KiB/s reached]");
-    assert!(lines[2].starts_with("one *** ") && lines[2].contains("BUILDKIT_STEP_LOG_MAX_SPEED=-1"));
-    assert_eq!(progress.update(output("one", 1, clipped)).len(), 2);
+fn clipped_output_is_marked_once_with_the_remedy_and_counted_at_the_end() {
+    // As BuildKit says it of the speed, after which output goes on, and of the size.
+    for limit in ["200KiB/s", "2MiB"] {
+        let mut progress = started(&["one"]);
+        let clipped = format!("half a li\n[output clipped, log limit {limit} reached]\n");
+        let lines = text(progress.update(output("one", 1, clipped.as_bytes())));
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[1], format!("one out [output clipped, log limit {limit} reached]"));
+        assert!(lines[2].starts_with("one *** ") && lines[2].contains("BUILDKIT_STEP_LOG_MAX_SPEED=-1"));
+        assert!(lines[2].contains(&format!("{limit} now")), "{}", lines[2]);
+        assert_eq!(progress.update(output("one", 2, clipped.as_bytes())).len(), 2, "once");
+        let mut ended = vertex("one");
+        ended.completed = ended.started;
+        let lines =
+            text(progress.update(StatusResponse { vertexes: vec![ended], ..StatusResponse::default() }));
+        assert!(lines[0].contains("in 2 places"), "{lines:?}");
+        assert_eq!(lines[1], "one *** done in 0.0 s");
+    }
+}
+
+#[test]
+fn secrets_are_in_no_line_no_step_and_no_excerpt() {
+    let mask = Mask::new([("s", &b"hunter2"[..])]).unwrap().0;
+    let mut progress = Progress::new(&mask);
+    let name = "[1/1] RUN login hunter2";
+    let mut lines =
+        progress.update(StatusResponse { vertexes: vec![vertex(name)], ..StatusResponse::default() });
+    for piece in ["\x1b[31mhun", "ter2\x1b[0m and aHVudGVy", "Mg==\n", "https://me:other@host hunt"] {
+        lines.extend(progress.update(output(name, 1, piece.as_bytes())));
+    }
+    let warning =
+        VertexWarning { vertex: name.to_owned(), short: b"hunter2".to_vec(), ..VertexWarning::default() };
+    lines.extend(progress.update(StatusResponse { warnings: vec![warning], ..StatusResponse::default() }));
+    let mut failed = vertex(name);
+    failed.completed = failed.started;
+    failed.error = "login hunter2: exit code: 1".into();
+    lines.extend(progress.update(StatusResponse { vertexes: vec![failed], ..StatusResponse::default() }));
+    let lines = text(lines);
+    assert_eq!(
+        lines,
+        [
+            "[1/1] RUN login *** *** started",
+            "[1/1] RUN login *** out \u{1b}[31m***\u{1b}[0m and ***",
+            "[1/1] RUN login *** *** warning: ***",
+            "[1/1] RUN login *** out https://me:***@host hunt",
+            "[1/1] RUN login *** *** failed after 0.0 s: login ***: exit code: 1",
+        ]
+    );
+    let failed = progress.failed("login hunter2: exit code: 1").unwrap();
+    assert_eq!(failed.excerpt, ["*** and ***", "https://me:***@host hunt"]);
 }
 
 #[test]
