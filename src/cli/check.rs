@@ -16,6 +16,7 @@ use crate::queue::embedded::EmbeddedQueue;
 use crate::store::{Store, StoreError};
 use crate::timeline::client::CallError;
 use crate::up;
+use crate::worker::secrets::Secrets;
 
 /// Report every fault of the configuration, then probe queue, engine, store, timeline and directories
 #[derive(clap::Args)]
@@ -48,6 +49,7 @@ pub async fn run(
     }
     let config = up.clone().unwrap_or(config);
     data_directory(&mut report, &config);
+    credentials(&mut report, &config);
     store(&mut report, &config);
     engine(&mut report, &config).await;
     disks(&mut report, &config).await;
@@ -89,6 +91,15 @@ fn data_directory(report: &mut Report, config: &Config) {
     match writable(path) {
         Ok(()) => report.good("worker.data_dir", path.display()),
         Err(error) => report.bad("worker.data_dir", format_args!("{}: {error}", path.display())),
+    }
+}
+
+fn credentials(report: &mut Report, config: &Config) {
+    let secrets = Secrets::new(config);
+    match (secrets.directory(), secrets.check()) {
+        (None, _) => report.note("worker.credentials_dir", "none: builds have no secrets to mask"),
+        (Some(directory), Ok(())) => report.good("worker.credentials_dir", directory.display()),
+        (Some(_), Err(error)) => report.bad("worker.credentials_dir", format_args!("{error:#}")),
     }
 }
 

@@ -105,6 +105,26 @@ async fn a_failing_step_is_told_with_code_and_last_lines() {
 }
 
 #[tokio::test]
+async fn no_secret_and_no_trick_of_a_step_reaches_the_log() {
+    let secret = "hunter2-of-acme";
+    let mask = Mask::new([("s", secret.as_bytes())]).unwrap().0;
+    let dockerfile = format!(
+        "FROM {BASE}\nRUN echo {}; printf 'a hunter2'; sleep 0.5; printf -- '-of-acme b\\n'; \
+         printf 'hunter2\\033[1m-of\\033[K-acme\\n'; printf %s '{secret}' | base64; \
+         printf '\\033]0;title\\007\\033[2Jx\\342\\200\\256y\\000z\\n'; printf '10%%\\r20%%\\rdone\\n'; exit 1\n",
+        unique()
+    );
+    let built = build_masked(&engine(), request(&dockerfile), mask, &CancellationToken::new()).await;
+    let lines = built.lines(Stream::Stdout, "[2/2] RUN");
+    let expected = ["a *** b", "***\u{1b}[1m\u{1b}[0m", "***", "x\\u{202e}y\\u{0}z", "done"];
+    assert_eq!(lines[1..], expected);
+    let log = format!("{:?}", built.log);
+    assert!(!log.contains(secret) && log.contains("RUN echo"), "{log}");
+    let failure = built.failure();
+    assert_eq!(failure.excerpt[1..], ["a *** b", "***", "***", "x\\u{202e}y\\u{0}z", "done"]);
+}
+
+#[tokio::test]
 async fn faults_of_the_dockerfile_are_the_builds_own() {
     let engine = engine();
     for (dockerfile, reason) in [

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod disk;
+mod logs;
 mod outages;
 mod policy;
 mod service;

@@ -140,16 +140,21 @@ pub async fn build(engine: &DockerEngine, request: BuildRequest) -> Built {
     build_until(engine, request, &CancellationToken::new()).await
 }
 
-pub async fn build_until(
+pub async fn build_until(engine: &DockerEngine, request: BuildRequest, cancel: &CancellationToken) -> Built {
+    build_masked(engine, request, Mask::none(), cancel).await
+}
+
+pub async fn build_masked(
     engine: &DockerEngine,
     mut request: BuildRequest,
+    mask: Mask,
     cancel: &CancellationToken,
 ) -> Built {
     let word = unique();
     request.labels.insert("buildgrid-test.build".to_owned(), word.clone());
     let spool = tempfile::tempdir().expect("a directory");
     request.spool = spool.path().to_owned();
-    let (sink, mut lines) = LogSink::channel(Mask::none());
+    let (sink, mut lines) = LogSink::channel(mask);
     let reader = tokio::spawn(async move {
         let mut log = Vec::new();
         while let Some(line) = lines.recv().await {
