@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::{Span, info, warn};
 
@@ -14,9 +13,6 @@ use crate::telemetry::status::{self, Readiness};
 
 /// The version of what lies under `buildgrid/`. It rises when an older program would misread it.
 const SCHEMA: u32 = 1;
-
-/// Temporary files not written to for this long were left by a crash: no publish pauses for a day.
-pub(super) const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A store. Clones are handles to the same store and share what it remembers.
 #[derive(Debug, Clone)]
@@ -44,7 +40,7 @@ impl Store {
         }
         let store = Self { directory: Arc::new(directory) };
         let mut swept = 0;
-        store.sweep(STALE, |_, removed| match removed {
+        store.sweep(|_, removed| match removed {
             Ok(_) => swept += 1,
             Err(error) => warn!(%error, "a temporary file that an earlier crash has left stays"),
         })?;

@@ -3,31 +3,16 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
 use super::error::StoreError;
-use super::handle::{STALE, Store};
+use super::handle::Store;
 use super::layout;
 
-/// The shortest time without a write after which a temporary file may be taken for a crash's. A publish in
-/// progress writes as fast as it compresses, and whatever it lost would be written again.
-const STALE_AT_LEAST: Duration = Duration::from_secs(60 * 60);
-
 impl Store {
-    /// How long a temporary file must not have been written to before it is removed; shorter when space is
-    /// short.
-    pub fn stale(is_short: bool) -> Duration {
-        if is_short { STALE_AT_LEAST } else { STALE }
-    }
-
-    /// Removes temporary files that were not written to for `age`. Of each, `told` hears its length in
-    /// bytes, or why it stays. Needs no space. Blocking.
-    pub fn sweep(
-        &self,
-        age: Duration,
-        told: impl FnMut(&Path, Result<u64, StoreError>),
-    ) -> Result<(), StoreError> {
-        self.directory().sweep(age, told)
+    /// Removes the temporary files that crashes have left, and none that is being written. Of each, `told`
+    /// hears its length in bytes, or why it stays. Needs no space. Blocking.
+    pub fn sweep(&self, told: impl FnMut(&Path, Result<u64, StoreError>)) -> Result<(), StoreError> {
+        self.directory().sweep(told)
     }
 
     /// The length of all blobs together, in bytes. Asks for the length of each: meant for once an hour.

@@ -48,15 +48,17 @@ async fn a_store_is_made_once_and_opened_read_only_only_when_it_is_there() {
 
 #[tokio::test]
 async fn opening_sweeps_what_a_crash_has_left() {
-    let (root, _) = store();
+    let (root, store) = store();
     let temporary = root.path().join("buildgrid/tmp");
-    let day = std::time::Duration::from_secs(24 * 60 * 60);
-    for (name, age) in [("stale", day + day / 24), ("fresh", day / 2)] {
-        let file = std::fs::File::create(temporary.join(name)).unwrap();
-        file.set_modified(std::time::SystemTime::now() - age).unwrap();
-    }
-    Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
-    assert_eq!(temporary_files(root.path()), [temporary.join("fresh")]);
+    let config = StoreConfig { path: root.path().to_owned() };
+    std::fs::write(temporary.join("left"), "half a layer").unwrap();
+    let mut writer = store.blob_writer().unwrap();
+    writer.write_all(b"layer").unwrap();
+    Store::open(&config).unwrap();
+    assert!(!temporary.join("left").exists());
+    assert_eq!(temporary_files(root.path()).len(), 1, "it is being written");
+    writer.commit().unwrap();
+    assert_eq!(temporary_files(root.path()), [] as [PathBuf; 0]);
 }
 
 #[tokio::test]

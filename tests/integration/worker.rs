@@ -78,10 +78,13 @@ async fn an_event_published_five_times_is_built_once() {
     grid.result("b-2", State::Published).await;
     assert!(!grid.build_directory("b-1").join("outcome.json").exists());
     grid.result("b-1", State::Published).await;
-    // What comes after the end is answered again.
-    grid.publish(event.clone()).await;
-    grid.nth_result("b-1", State::Published, 2).await;
-    assert_eq!(grid.ends("b-1").await.len(), 2);
+    // What comes after the end is answered again, and what comes at it needs no answer.
+    in_time("it is answered again", async {
+        while grid.ends("b-1").await.len() < 2 {
+            grid.publish(event.clone()).await;
+        }
+    })
+    .await;
     assert_eq!(grid.results("b-1").iter().filter(|r| r.state == State::Started).count(), 1);
     let directory = grid.build_directory("b-1");
     assert!(!directory.join("log.1.ndjson").exists(), "there was one attempt");

@@ -11,7 +11,9 @@ use super::engine::DockerEngine;
 use crate::disk::Fill;
 
 /// How often it is looked at. The engine keeps what a failed step has written until the build is over.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the end of a build waits for the last look.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// How long after it was seen full a failure is put down to that.
 const BLAME: Duration = Duration::from_secs(5);
 /// With so little space, or the hundredth part of the whole, a write may fail.
@@ -44,7 +46,7 @@ impl Room {
     /// Whether it is full, or was just now.
     pub(super) async fn ran_out(&self) -> bool {
         // A disk that hangs does not delay the build's end.
-        let _ = tokio::time::timeout(LOOK, self.look()).await;
+        let _ = tokio::time::timeout(PATIENCE, self.look()).await;
         self.seen_full().is_some_and(|seen| seen.elapsed() <= BLAME)
     }
 

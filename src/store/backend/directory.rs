@@ -5,11 +5,12 @@
 //! of every directory just made on the way ([`Batch`]).
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tempfile::TempPath;
 
@@ -20,6 +21,10 @@ use super::batch::Batch;
 
 /// Directories remembered, at most; beyond it the memory starts anew, which costs a few syncs.
 const MAX_KNOWN: usize = 8192;
+
+/// On a file system without locks, a temporary file not written to for this long was left by a crash: no
+/// publish pauses for a day.
+const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug)]
 pub(in crate::store) struct Directory {
@@ -173,31 +178,44 @@ impl Directory {
     /// A new file beside the objects, gone when it is dropped. The umask says who may read it, as with
     /// any other file of this user: a stock registry may run as another.
     pub(super) fn temporary(&self) -> Result<Temporary, StoreError> {
-        let path = self.path(&layout::temporary_files()).join(random_text::<10>());
-        let file = File::options().write(true).create_new(true).open(&path);
-        let file = file.map_err(|error| StoreError::io("write", &path, error))?;
-        let path = TempPath::try_from_path(&path).map_err(|error| StoreError::io("write", &path, error))?;
-        Ok(Temporary { file, path })
+        loop {
+            let path = self.path(&layout::temporary_files()).join(random_text::<10>());
+            let failed = |error| StoreError::io("write", &path, error);
+            let file = File::options().write(true).create_new(true).open(&path).map_err(failed)?;
+            // Held until it has its place: what nobody holds, a crash has left. A sweep may have come between.
+            let is_swept = matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+                || file.metadata().map_err(failed)?.nlink() == 0;
+            if !is_swept {
+                let path = TempPath::try_from_path(&path).map_err(failed)?;
+                return Ok(Temporary { file, path });
+            }
+        }
     }
 
-    /// Removes temporary files not written to for `age`, which an earlier crash has left. Of each, `told`
-    /// hears its length, or why it could not be removed.
+    /// Removes the temporary files that a crash has left: those that no writer holds. Of each, `told` hears
+    /// its length, or why it could not be removed.
     pub(in crate::store) fn sweep(
         &self,
-        age: Duration,
         mut told: impl FnMut(&Path, Result<u64, StoreError>),
     ) -> Result<(), StoreError> {
         let key = layout::temporary_files();
-        let Some(limit) = SystemTime::now().checked_sub(age) else { return Ok(()) };
         for name in self.list(&key)? {
             let path = self.path(&key).join(name);
             let remove = || {
-                let file = fs::metadata(&path)?;
-                let stale = file.modified()? < limit;
-                if stale {
+                let file = File::open(&path)?;
+                let metadata = file.metadata()?;
+                let is_left = match file.try_lock() {
+                    Ok(()) => true,
+                    Err(TryLockError::WouldBlock) => false,
+                    // A file system without locks.
+                    Err(TryLockError::Error(_)) => {
+                        metadata.modified()?.elapsed().is_ok_and(|age| age > STALE)
+                    }
+                };
+                if is_left {
                     fs::remove_file(&path)?;
                 }
-                Ok(stale.then_some(file.len()))
+                Ok(is_left.then_some(metadata.len()))
             };
             // A file that goes away meanwhile belongs to a writer that has just finished.
             match absent_is_none(remove()) {

@@ -131,10 +131,9 @@ pub(super) fn mirrors(
 }
 
 /// The store's temporary files.
-pub(super) fn temporary(store: &Store, is_short: bool, tally: &mut Tally) {
-    let why = "it was not written to for so long that a crash must have left it";
-    let swept = store.sweep(Store::stale(is_short), |path, removed| {
-        tally.note("a temporary file of the store", path, why, removed);
+pub(super) fn temporary(store: &Store, tally: &mut Tally) {
+    let swept = store.sweep(|path, removed| {
+        tally.note("a temporary file of the store", path, "a crash has left it", removed);
     });
     if let Err(error) = swept {
         tracing::warn!(%error, "the store cannot be looked through for what crashes have left");

@@ -7,7 +7,7 @@
 //! | directories of ended builds | after `worker.keep_builds`, if the timeline service has all of it | an hour after the end, the oldest first, if it does |
 //! | directories of builds without an event or an end | an hour, or `worker.keep_builds`, after the last change | |
 //! | git mirrors | after `source.keep_mirrors` | the longest unused first |
-//! | temporary files of the store | a day after the last write | an hour after it |
+//! | temporary files of the store | when a crash has left them: no writer holds them | |
 //! | private tags on the engine | once older than any build can be | |
 //! | the engine's build cache, if it is BuildGrid's alone | above `engine.keep_cache` | the longest unused first; all of it once a build has found the disk full |
 //!
@@ -150,7 +150,7 @@ impl Janitor {
         files::builds(&handler.data, &needs, &limits, short, &self.drain, &mut tally);
         files::mirrors(&handler.pipeline.sources, &limits, short, &self.drain, &mut tally);
         let store = handler.pipeline.publisher.store();
-        files::temporary(store, round.pressure.store, &mut tally);
+        files::temporary(store, &mut tally);
         if round.is_hourly {
             match store.blob_bytes() {
                 Ok(bytes) => metrics::gauge!("buildgrid_store_bytes").set(bytes as f64),
@@ -193,7 +193,7 @@ pub fn make_room(config: &Config, has_timeline: bool) -> anyhow::Result<()> {
     files::builds(&data, &Needs::Nobody { has_timeline }, &limits, true, &drain, &mut tally);
     files::mirrors(&Sources::new(config.source.clone(), data.mirrors())?, &limits, true, &drain, &mut tally);
     if let Ok(store) = Store::open_read_only(&config.store) {
-        files::temporary(&store, true, &mut tally);
+        files::temporary(&store, &mut tally);
     }
     tally.report();
     Ok(())

@@ -67,7 +67,10 @@ async fn an_engine_whose_disk_is_full_costs_no_build() {
     let server = TestEngine::start_in(disk.path()).await;
     let git = GitServer::start();
     let repository = git.empty("large");
-    repository.write("Dockerfile", format!("FROM {BASE}\nRUN head -c 60m /dev/urandom > /large\n"));
+    repository.write(
+        "Dockerfile",
+        format!("FROM {BASE}\nRUN head -c 60m /dev/urandom > /large || {{ sleep 1; exit 1; }}\n"),
+    );
     let commit = repository.commit("Build a large file");
     let grid = TestGrid::with(|config| {
         config.engine.host = server.host();

@@ -99,7 +99,6 @@ impl Scene {
         // A step that ran ends with the connection of its build.
         let orphan = until("the orphan's step is gone", || !runs(&self.word));
         tokio::time::timeout(Duration::from_secs(10), orphan).await.expect("within ten seconds");
-        self.grid.sweep_store();
         let worker = Worker::start(&self.config);
         let published = self.grid.result(&self.id, State::Published).await;
         self.grid.rabbit.until_empty().await;

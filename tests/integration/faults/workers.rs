@@ -109,7 +109,6 @@ async fn three_workers_killed_at_random_end_every_event_once() {
         let left = files(&place.home.path().join("data/builds"));
         assert!(!left.iter().any(|file| file.to_string_lossy().contains("/spool/")), "{left:?}");
     }
-    grid.sweep_store();
     grid.finish().await;
     timeline.stop().await;
 }

@@ -3,12 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use buildgrid::config::Config;
 use buildgrid::event::result::{ResultEvent, State};
 use buildgrid::queue::{Queue, QueueConfig};
-use buildgrid::store::Store;
 use buildgrid::telemetry::config::{Format, LoggingConfig};
 use buildgrid::timeline::entry::LogEntry;
 use buildgrid::worker::daemon::{self, Shutdown};
@@ -217,16 +216,6 @@ impl TestGrid {
             panic!("a dead letter without a reason: {headers:?}");
         };
         DeadLetter { reason: reason.to_string(), body: message.delivery.data }
-    }
-
-    /// Makes temporary files in the store, which killed writers have left, so old that they are removed, and
-    /// opens the store as the next worker does. While they are young, they may be those of another writer.
-    pub fn sweep_store(&self) {
-        for file in files(&self.config.store.path.join("buildgrid/tmp")) {
-            let old = SystemTime::now() - Duration::from_secs(48 * 3600);
-            std::fs::File::open(file).unwrap().set_modified(old).unwrap();
-        }
-        Store::open(&self.config.store).unwrap();
     }
 
     /// A registry login for `namespace`.

@@ -200,11 +200,12 @@ async fn a_disk_without_a_byte_is_cleared_and_recovers_by_itself() {
     let [stale, fresh] = ["stale", "fresh"].map(|name| store.join("buildgrid/tmp").join(name));
     heavy(&stale, 20);
     heavy(&fresh, 1);
-    // Too young to go at the start, old enough to go when space is short.
-    age(&stale, 2 * HOUR);
+    // As its writer does.
+    let writer = std::fs::File::open(&fresh).unwrap();
+    writer.try_lock().unwrap();
     let left = grid.build_directory("left");
     std::fs::create_dir(&left).unwrap();
-    heavy(&left.join(".event.json.new"), 1);
+    heavy(&left.join("half"), 1);
     age(&left, 2 * HOUR);
     disk.fill_to(100);
     assert!(disk.fill() > 99.9);
@@ -216,6 +217,7 @@ async fn a_disk_without_a_byte_is_cleared_and_recovers_by_itself() {
     assert!(fresh.exists(), "it may be a publish in progress");
     assert!(grid.build_directory("b-1").exists(), "its log is nowhere else");
     assert_eq!(fault(&grid).await, None);
+    drop(writer);
     std::fs::remove_file(&fresh).unwrap();
     grid.finish().await;
 }
