@@ -39,6 +39,18 @@ fn colours_and_removed_sequences_do_not_hide_a_secret() {
 }
 
 #[test]
+fn many_secrets_are_masked_like_few() {
+    let secrets: Vec<String> = (0..400).map(|n| format!("secret-number-{n:020}-of-many")).collect();
+    let mask = mask(&secrets.iter().map(String::as_str).collect::<Vec<_>>());
+    for secret in &secrets {
+        assert_eq!(
+            &*mask.shown(&format!("a {secret} {} b", BASE64.encode(secret.as_bytes()))),
+            "a *** *** b"
+        );
+    }
+}
+
+#[test]
 fn overlapping_secrets_are_masked_together() {
     let mask = mask(&["abcdef", "defghi", "ghij"]);
     assert_eq!(&*mask.shown("-abcdefghij-"), "-***-");

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 use percent_encoding::percent_decode_str;
@@ -16,7 +17,8 @@ use secrecy::{ExposeSecret, SecretSlice};
 use crate::config::Config;
 use crate::publish::name::Namespace;
 use crate::queue::QueueConfig;
-use crate::timeline::mask::{MIN_LINE, MIN_SECRET, Mask, Unmasked};
+use crate::store::digest::Digest;
+use crate::timeline::mask::{MIN_LINE, MIN_SECRET, Mask, Unmasked, WeakMask};
 
 /// The largest secret that is taken. Keys and tokens are smaller; all its forms are looked for in every log.
 pub const MAX_SECRET: u64 = 64 << 10;
@@ -33,6 +35,15 @@ pub struct Secrets {
     is_systemds: bool,
     queue: QueueConfig,
     token_file: Option<PathBuf>,
+    in_use: Arc<Mutex<Vec<InUse>>>,
+}
+
+/// A mask of attempts that run. Others with the same secrets use it as well: it may take megabytes.
+#[derive(Debug)]
+struct InUse {
+    secrets: Digest,
+    mask: WeakMask,
+    unmasked: Vec<Unmasked>,
 }
 
 /// A secret, as it stands in its file.
@@ -55,6 +66,7 @@ impl Secrets {
             directory,
             queue: config.queue.clone(),
             token_file: config.timeline.token_file.clone(),
+            in_use: Arc::default(),
         }
     }
 
@@ -97,10 +109,31 @@ impl Secrets {
         let mut words = Vec::new();
         let mut secrets = self.of(namespace, &mut words)?;
         secrets.extend(self.own());
-        let (mask, unmasked) =
-            Mask::new(secrets.iter().map(|secret| (secret.name.as_str(), secret.value.expose_secret())))?;
+        let (mask, unmasked) = self.shared(&secrets)?;
         words.extend(unmasked.iter().map(too_short));
         Ok((mask, words))
+    }
+
+    /// The mask of some secrets: one in use, or a new one.
+    fn shared(&self, secrets: &[Secret]) -> anyhow::Result<(Mask, Vec<Unmasked>)> {
+        let mut all = Vec::new();
+        for secret in secrets {
+            all.extend(Digest::of(secret.name.as_bytes()).to_string().bytes());
+            all.extend(Digest::of(secret.value.expose_secret()).to_string().bytes());
+        }
+        let digest = Digest::of(&all);
+        // Nothing is left half done by a panic in another thread.
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = in_use.iter().find(|other| other.secrets == digest);
+        if let Some((mask, other)) = found.and_then(|other| Some((other.mask.upgrade()?, other))) {
+            return Ok((mask, other.unmasked.clone()));
+        }
+        let (mask, unmasked) =
+            Mask::new(secrets.iter().map(|secret| (secret.name.as_str(), secret.value.expose_secret())))?;
+        in_use.retain(|other| other.mask.upgrade().is_some());
+        let weak = mask.downgrade();
+        in_use.extend(weak.map(|mask| InUse { secrets: digest, mask, unmasked: unmasked.clone() }));
+        Ok((mask, unmasked))
     }
 
     /// The secrets of a namespace's builds.
@@ -121,6 +154,8 @@ impl Secrets {
                 }
             }
         }
+        // A directory's order changes.
+        secrets.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(secrets)
     }
 
@@ -235,6 +270,25 @@ mod tests {
             "{words:?}"
         );
         assert!(words[2].starts_with("secret pin is not masked") && !words[2].contains("123"), "{words:?}");
+    }
+
+    #[test]
+    fn attempts_with_the_same_secrets_share_a_mask_while_they_run() {
+        let place = Place::new();
+        place.write("secret.acme.one", "0123456789");
+        let secrets = Secrets::with(&place.config, None);
+        let of = |namespace: &str| secrets.mask(&namespace.parse().unwrap()).unwrap().0;
+        let in_use = || secrets.in_use.lock().unwrap().len();
+        let (first, second) = (of("acme"), of("acme"));
+        assert_eq!(in_use(), 1);
+        place.write("secret.acme.one", "9876543210");
+        let third = of("acme");
+        assert_eq!((in_use(), &*third.shown("9876543210")), (2, "***"));
+        assert_eq!(&*second.shown("9876543210 0123456789"), "9876543210 ***");
+        drop((first, second, third));
+        place.write("secret.acme.one", "0000000000");
+        let _fourth = of("acme");
+        assert_eq!((in_use(), of("other").shown("0000000000").to_string()), (1, "0000000000".to_owned()));
     }
 
     #[test]

@@ -13,9 +13,9 @@ mod url;
 
 use std::fmt::{self, Display};
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use anyhow::Context;
 
 use super::escape;
@@ -28,6 +28,10 @@ pub const MIN_SECRET: usize = 4;
 /// The shortest line of a secret of several lines that is masked, in bytes: shorter ones, as `}` or `type:`, are
 /// no secret by themselves.
 pub const MIN_LINE: usize = 8;
+
+/// The most of all forms together, in bytes, for which the fastest automaton is made: it takes some 340 times as
+/// much memory. The other one is half as fast, and takes 12 times as much.
+const FASTEST: usize = 32 << 10;
 
 /// Text that anybody may see: without known secrets, and harmless for terminals and pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +86,16 @@ impl Display for Shown {
 #[derive(Debug, Clone, Default)]
 pub struct Mask(Option<Arc<Automaton>>);
 
+/// A mask for as long as somebody uses it.
+#[derive(Debug)]
+pub struct WeakMask(Weak<Automaton>);
+
+impl WeakMask {
+    pub fn upgrade(&self) -> Option<Mask> {
+        self.0.upgrade().map(|automaton| Mask(Some(automaton)))
+    }
+}
+
 #[derive(Debug)]
 struct Automaton {
     forms: AhoCorasick,
@@ -90,7 +104,7 @@ struct Automaton {
 }
 
 /// A secret, or lines of one, that a mask leaves as they are, since they are too short to be told from other text.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unmasked {
     pub name: String,
     /// How many lines are too short; `None` where the whole secret is.
@@ -127,8 +141,16 @@ impl Mask {
             all.extend(found.forms);
         }
         let Some(longest) = all.iter().map(String::len).max() else { return Ok((Self::none(), unmasked)) };
-        let forms = AhoCorasick::new(&all).context("look for the secrets in the log")?;
+        let bytes: usize = all.iter().map(String::len).sum();
+        let kind = if bytes <= FASTEST { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
+        let forms = AhoCorasick::builder().kind(Some(kind)).build(&all);
+        let forms = forms.context("look for the secrets in the log")?;
         Ok((Self(Some(Arc::new(Automaton { forms, longest }))), unmasked))
+    }
+
+    /// The same mask, for others who need it while it is used. One without secrets is not worth sharing.
+    pub fn downgrade(&self) -> Option<WeakMask> {
+        self.0.as_ref().map(|automaton| WeakMask(Arc::downgrade(automaton)))
     }
 
     /// A whole text as it may be shown. Line ends in it are written out.
