@@ -7,6 +7,8 @@ from pathlib import Path
 import commit_to_pullable
 import enqueue_to_log
 import fake_throughput
+import log_memory
+import masking
 import publish_memory
 import release_build
 import report
@@ -27,6 +29,8 @@ USUAL = [
     timeline_ingest,
     timeline_follow,
     timeline_read,
+    masking,
+    log_memory,
 ]
 # Only when named.
 ON_REQUEST = [release_build]

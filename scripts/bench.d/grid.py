@@ -83,6 +83,7 @@ name = "bench"
 data_dir = "{self.data}"
 slots = {slots}
 status_listen = "{self.worker_status}"
+{self.credentials()}
 
 [queue]
 url = "amqp://guest:guest@127.0.0.1:5672/{self.vhost}"
@@ -106,6 +107,11 @@ listen = "{self.timeline_host}"
 data_dir = "{self.up_data}"
 """
         )
+
+    def credentials(self):
+        """The builds' secrets, where a bench has made some."""
+        secrets = self.folder / "secrets"
+        return f'credentials_dir = "{secrets}"' if secrets.is_dir() else ""
 
     @contextlib.contextmanager
     def worker(self, slots=2):
