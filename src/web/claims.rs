@@ -36,7 +36,10 @@ pub(super) async fn claim(
     policy: &PolicyConfig,
     now: OffsetDateTime,
 ) -> Result<Claimed, Refusal> {
-    let mut others = turn::arrive(connection, event, &claim.event, policy, now).await?;
+    // One that asked nobody came when its worker took it: what came since is later.
+    let made = claim.late.then(|| claim.attempt.made_at()).flatten();
+    let came = made.map_or(now, |made| made.min(now));
+    let mut others = turn::arrive(connection, event, &claim.event, policy, came, now).await?;
     let answer = answer(connection, event, claim, policy, now, &mut others).await?;
     Ok(Claimed { answer, others })
 }

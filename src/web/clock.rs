@@ -47,7 +47,7 @@ pub(super) async fn watch(database: Database, stop: CancellationToken) {
                 Ok(leases) => {
                     unmended = None;
                     if leases > 0 || !by.is_zero() {
-                        let step_s = by.whole_seconds();
+                        let step_s = by.as_seconds_f64().round();
                         tracing::warn!(
                             step_s,
                             leases,

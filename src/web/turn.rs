@@ -16,19 +16,20 @@ use crate::event::deploy::{BuildId, DeployEvent};
 use crate::publish::name::Namespace;
 use crate::timeline::protocol::BuildState;
 
-/// Takes an event down. The first time it is known, it takes the place of those of its ref that no worker
+/// Takes an event down that `came` then. The first time it is known, it takes the place of those of its ref that no worker
 /// is at, where the policy is `latest-only`; answers which these were.
 pub(super) async fn arrive(
     connection: &mut SqliteConnection,
     event: &DeployEvent,
     text: &str,
     policy: &PolicyConfig,
+    came: OffsetDateTime,
     now: OffsetDateTime,
 ) -> Result<Vec<BuildId>, Refusal> {
-    let is_new = builds::insert(connection, event, text, now).await?;
+    let is_new = builds::insert(connection, event, text, came).await?;
     let replaces = policy.of(&event.namespace, &event.app) == Policy::LatestOnly && !event.options.rebuild;
     let Some(name) = event.git_ref.as_deref().filter(|_| is_new && replaces) else { return Ok(Vec::new()) };
-    let replaced = line::earlier(connection, event, now).await?;
+    let replaced = line::earlier(connection, event, came, now).await?;
     for id in &replaced {
         if let Some(row) = builds::get(connection, id).await? {
             end(connection, &row, Some(&replacement(&event.id, name)), now).await?;

@@ -61,7 +61,7 @@ impl World {
         self.now += Duration::from_millis(1);
         let (text, event, policy, now) = (text(name), event(name), self.policy.clone(), self.now);
         self.write(Box::new(move |connection| {
-            Box::pin(async move { arrive(connection, &event, &text, &policy, now).await.map(drop) })
+            Box::pin(async move { arrive(connection, &event, &text, &policy, now, now).await.map(drop) })
         }))
         .await;
     }
@@ -479,4 +479,18 @@ async fn leases_outlive_a_restart_of_the_service() {
     world.ends("serial-1", first, AttemptState::Building).await;
     world.now += LEASE;
     assert_eq!(world.state("serial-1").await, BuildState::Interrupted);
+}
+
+#[tokio::test]
+async fn what_was_begun_before_it_was_told_of_replaces_nothing_that_came_since() {
+    let mut world = World::new("").await;
+    let attempt = AttemptId::generate();
+    world.pass(60);
+    world.goes("latest-1 main").await;
+    world.waits("latest-2 main").await;
+    // Its worker took it while the service was away, and tells of it now.
+    let late = |claim: &mut Claim| (claim.late, claim.attempt) = (true, attempt);
+    let (_, answer) = world.claim_with("latest-0 main", late).await;
+    assert!(matches!(answer, ClaimAnswer::Go { .. }), "{answer:?}");
+    world.waits("latest-2 main").await;
 }

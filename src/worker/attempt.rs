@@ -18,6 +18,7 @@ use crate::event::deploy::DeployEvent;
 use crate::pipeline::{Outcome, Pipeline, Run, Stage};
 use crate::source::FetchedCommit;
 use crate::timeline::mask::Mask;
+use crate::timeline::protocol::CommitInfo;
 use crate::timeline::sink::LogSink;
 
 /// Where attempts are made: what stands in logs and results.
@@ -106,7 +107,11 @@ impl Attempt<'_> {
         };
         let fetched = |commit: &FetchedCommit| {
             if let Some(telling) = self.telling {
-                telling.fetched(commit);
+                telling.fetched(CommitInfo {
+                    subject: mask.shown(&commit.subject).plain(),
+                    author: mask.shown(&commit.author).plain(),
+                    at: commit.time,
+                });
             }
         };
         let run = Run {

@@ -113,12 +113,13 @@ impl Intake {
         loop {
             let slots = live.now().worker.slots;
             metrics::gauge!("buildgrid_slots_total").set(slots as f64);
-            while running.len() < slots {
+            // One too many that still builds takes the place of a new one until it has ended.
+            while running.len() < slots && tasks.len() < slots {
                 let drain = self.drain.child_token();
                 tasks.spawn(Self { drain: drain.clone(), ..self.clone() }.slot());
                 running.push(drain);
             }
-            running.drain(slots..).for_each(|surplus| surplus.cancel());
+            running.drain(slots.min(running.len())..).for_each(|surplus: CancellationToken| surplus.cancel());
             tokio::select! {
                 () = live.changed() => {}
                 ended = tasks.join_next() => match ended {

@@ -23,6 +23,12 @@ impl AttemptId {
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// When its worker made it, by the worker's clock.
+    pub fn made_at(self) -> Option<OffsetDateTime> {
+        let (seconds, _) = self.0.get_timestamp()?.to_unix();
+        OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
+    }
 }
 
 impl fmt::Display for AttemptId {

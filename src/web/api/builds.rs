@@ -242,7 +242,7 @@ async fn accept(timeline: &Timeline, principal: &Principal, bytes: &[u8]) -> Res
         .database
         .write::<_, Refusal>(Box::new(move |connection| {
             Box::pin(async move {
-                let others = turn::arrive(connection, &event, &text, &policy, now).await?;
+                let others = turn::arrive(connection, &event, &text, &policy, now, now).await?;
                 Ok((builds::get(connection, &event.id).await?, others))
             })
         }))

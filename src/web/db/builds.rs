@@ -298,7 +298,11 @@ pub(in crate::web) async fn begin_leases_anew(
     let (fresh, live) = (millis(now + lease), millis(now - by.max(time::Duration::ZERO)));
     let update = "UPDATE builds SET lease_until = $1 WHERE lease_until > $1 OR ($3 AND lease_until > $2)";
     let update = sqlx::query(update).bind(fresh).bind(live).bind(by.is_positive());
-    Ok(update.execute(connection).await?.rows_affected())
+    let begun = update.execute(&mut *connection).await?.rows_affected();
+    // Nor has anybody asked for a turn in what is the future now.
+    let update = "UPDATE builds SET in_line_at = $1 WHERE in_line_at > $1";
+    sqlx::query(update).bind(millis(now)).execute(connection).await?;
+    Ok(begun)
 }
 
 /// Keeps what the commit says of itself.

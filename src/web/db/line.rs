@@ -119,14 +119,15 @@ pub(in crate::web) async fn later(
     select.fetch_optional(connection).await?.as_ref().map(|row| parsed(row, "id")).transpose()
 }
 
-/// The other builds of the event's app and ref that have not ended and that no worker is at.
+/// The other builds of the event's app and ref that came no later, have not ended, and that no worker is at.
 pub(in crate::web) async fn earlier(
     connection: &mut SqliteConnection,
     event: &DeployEvent,
+    came: OffsetDateTime,
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<BuildId>> {
     let select = "SELECT id FROM builds
-        WHERE namespace = $1 AND app = $2 AND git_ref = $3 AND id <> $4
+        WHERE namespace = $1 AND app = $2 AND git_ref = $3 AND id <> $4 AND created_at <= $6
             AND state IN ('queued', 'claimed', 'fetching', 'building', 'publishing', 'retrying')
             AND coalesce(lease_until, 0) <= $5
         ORDER BY created_at, id";
@@ -135,6 +136,7 @@ pub(in crate::web) async fn earlier(
         .bind(event.app.as_str())
         .bind(event.git_ref.as_deref())
         .bind(event.id.as_str())
-        .bind(millis(now));
+        .bind(millis(now))
+        .bind(millis(came));
     select.fetch_all(connection).await?.iter().map(|row| parsed(row, "id")).collect()
 }

@@ -91,6 +91,10 @@ pub(super) fn builds(
             continue;
         };
         let Some(_held) = needs.hold(&directory) else { continue };
+        // Whoever used it since it was looked at has it still.
+        if directory.unchanged() < unchanged {
+            continue;
+        }
         let bytes = on_disk(directory.path());
         tally.note("a build directory", directory.path(), why, directory.remove().map(|()| bytes));
         is_short = is_short && limits.is_short();

@@ -18,10 +18,33 @@ pub struct Spool {
     waiting: Mutex<Waiting>,
 }
 
+/// The lengths, in bytes, of what is written and of what the service has.
+#[derive(Debug, Default, Clone, Copy)]
+struct Log {
+    written: u64,
+    confirmed: u64,
+}
+
+impl Log {
+    fn waits(self) -> u64 {
+        self.written.saturating_sub(self.confirmed)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
-    logs: HashMap<AttemptId, u64>,
+    logs: HashMap<AttemptId, Log>,
+    /// What all of them have that is not confirmed.
     total: u64,
+}
+
+impl Waiting {
+    fn change(&mut self, attempt: AttemptId, change: impl FnOnce(&mut Log)) {
+        let log = self.logs.entry(attempt).or_default();
+        let before = log.waits();
+        change(log);
+        self.total = self.total - before + log.waits();
+    }
 }
 
 impl Spool {
@@ -31,15 +54,21 @@ impl Spool {
 
     /// Counts the log of an attempt, which is so long now.
     pub fn wait_for(&self, attempt: AttemptId, length: u64) {
-        let mut waiting = self.waiting();
-        let before = waiting.logs.insert(attempt, length).unwrap_or(0);
-        waiting.total = waiting.total - before + length;
+        self.waiting().change(attempt, |log| log.written = length);
     }
 
     /// Counts an attempt's log no more: nothing more of it is told.
     pub fn forget(&self, attempt: AttemptId) {
         let mut waiting = self.waiting();
-        waiting.total -= waiting.logs.remove(&attempt).unwrap_or(0);
+        waiting.total -= waiting.logs.remove(&attempt).map_or(0, Log::waits);
+    }
+
+    /// Notes that the service has an attempt's log up to here, unless it does not wait any more.
+    pub fn confirmed(&self, attempt: AttemptId, length: u64) {
+        let mut waiting = self.waiting();
+        if waiting.logs.contains_key(&attempt) {
+            waiting.change(attempt, |log| log.confirmed = length);
+        }
     }
 
     /// For an attempt that begins.
@@ -75,9 +104,8 @@ impl SpoolShare {
     /// Counts bytes that were written, unless the attempt's log does not wait any more.
     pub fn add(&self, bytes: u64) {
         let mut waiting = self.spool.waiting();
-        if let Some(length) = waiting.logs.get_mut(&self.attempt) {
-            *length += bytes;
-            waiting.total += bytes;
+        if waiting.logs.contains_key(&self.attempt) {
+            waiting.change(self.attempt, |log| log.written += bytes);
         }
     }
 
@@ -103,6 +131,9 @@ mod tests {
         assert!(share.has_room(100) && !share.has_room(101));
         share.add(50);
         assert!(!share.is_free(), "hardly");
+        spool.confirmed(new, 500);
+        assert!(share.has_room(550) && !share.has_room(551), "the service has the most of it");
+        spool.confirmed(new, 0);
         spool.forget(old);
         assert!(share.is_free());
         spool.forget(new);

@@ -150,12 +150,14 @@ impl Reporter {
 
     /// Goes on where the service wants: all before `stored` is there.
     pub(super) async fn go_to(&self, stored: u64, at: &mut Position) -> Result<(), Trouble> {
-        if at.unsent() == stored {
-            return Ok(());
+        if at.unsent() != stored {
+            at.pending = None;
+            if at.log.seq() != stored {
+                on_disk(&mut at.log, move |log| log.seek(stored)).await?;
+            }
         }
-        at.pending = None;
-        if at.log.seq() != stored {
-            on_disk(&mut at.log, move |log| log.seek(stored)).await?;
+        if at.pending.is_none() {
+            self.spool.confirmed(self.journal.record().attempt, at.log.offset());
         }
         Ok(())
     }

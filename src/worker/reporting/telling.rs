@@ -15,7 +15,6 @@ use super::spool::SpoolShare;
 use crate::event::deploy::BuildId;
 use crate::event::result::ResultEvent;
 use crate::pipeline::Stage;
-use crate::source::FetchedCommit;
 use crate::timeline::protocol::{AttemptState, CommitInfo, StageTime};
 use crate::worker::build_directory::BuildDirectory;
 
@@ -83,10 +82,8 @@ impl Telling {
     }
 
     /// Keeps what the commit says of itself, for the next stage's report.
-    pub fn fetched(&self, commit: &FetchedCommit) {
-        let info =
-            CommitInfo { subject: commit.subject.clone(), author: commit.author.clone(), at: commit.time };
-        self.journal.remember(|record| record.commit = Some(info));
+    pub fn fetched(&self, commit: CommitInfo) {
+        self.journal.remember(|record| record.commit = Some(commit));
     }
 
     /// Tells how it ended. The first end stands.
