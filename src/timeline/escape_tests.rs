@@ -1,3 +1,5 @@
+//! Tests of cleaning: nothing harmful comes through, and nothing else is touched.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Tests of masking: no form of a secret is visible, however it is written and cut.
+
 use super::*;
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use proptest::prelude::*;

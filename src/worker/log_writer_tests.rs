@@ -1,3 +1,5 @@
+//! Tests of what is kept of a log: its bounds, full disks, and the marks where lines are missing.
+
 use super::*;
 use crate::worker::reporting::Spool;
 use std::fs::OpenOptions;
