@@ -48,9 +48,12 @@ def events(verdict, load, results, timeline):
             state = build and build["state"]
             verdict.lost.append(f"{event.id} has no end: results {sorted(ends)}, timeline {state}")
             continue
-        if event.cancelled and {state for state, _ in ends} == {"cancelled", "published"} and len(ends) == 2:
-            # Its image was published by a worker that nobody heard of when the cancel came.
+        images = {digest for state, digest in ends if state == "published"}
+        if event.cancelled and ends == {("cancelled", None)} | {("published", one) for one in images} and len(images) == 1:
+            # Of two workers that had it, one was cancelled, and the other could not ask the service. The image counts.
             verdict.crossed += 1
+            if (build["state"], build["digest"]) != ("published", *images):
+                verdict.torn.append(f"{event.id} is {build['state']} in the timeline, and its image is there")
             continue
         if len(ends) > 1:
             verdict.doubled.append(f"{event.id} ended as {sorted(map(str, ends))}")
