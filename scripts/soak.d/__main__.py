@@ -189,7 +189,6 @@ def report(world, faults, verdict, events, published, pulled):
         ("  published more than once, messages in all", published),
         ("images pulled and verified", pulled),
         ("events that the faults have kept from being built (told as infrastructure)", verdict.by_faults),
-        ("cancelled events that another worker built while it could not ask the service", verdict.crossed),
         ("lost", len(verdict.lost)),
         ("doubled", len(verdict.doubled)),
         ("torn", len(verdict.torn)),

@@ -117,6 +117,11 @@ pub struct ResultEvent {
 }
 
 impl ResultEvent {
+    /// Whether another attempt may end otherwise, so that an operator's requeue tries it again.
+    pub fn may_change(&self) -> bool {
+        matches!(self.kind, Some(Kind::Infrastructure | Kind::Event))
+    }
+
     /// What is known of an accepted event; the caller sets what became of it.
     pub fn of(event: &DeployEvent, attempt: u32, state: State, worker: &str) -> Self {
         Self {

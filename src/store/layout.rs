@@ -15,6 +15,7 @@
 //! └── buildgrid
 //!     ├── version                                          the schema version of this directory: "1"
 //!     ├── credentials/<user>.json                          registry logins (`credentials`)
+//!     ├── ends/<two digits>/<event id>.json                how an event ended, for all workers (`ends`)
 //!     ├── layers/<first two digits>/<diff id>.json         uncompressed layer → descriptor of its blob (`layers`)
 //!     ├── locks/tags                                       locked while a tag is replaced
 //!     └── tmp                                              files being written; swept at start
@@ -24,6 +25,7 @@
 
 use super::digest::Digest;
 use super::user::UserName;
+use crate::event::deploy::BuildId;
 use crate::publish::name::{ImageName, ImageRepository, Namespace};
 
 /// The place of an object in the store: a relative path whose parts are all checked names, so that
@@ -107,6 +109,24 @@ pub fn credentials() -> Key {
 
 pub fn credential(user: &UserName) -> Key {
     Key(format!("buildgrid/credentials/{user}.json"))
+}
+
+/// The directory of the ends of events.
+pub fn ends() -> Key {
+    Key("buildgrid/ends".to_owned())
+}
+
+/// The directories over which ends are spread.
+pub fn ends_in(shard: &str) -> Key {
+    Key(format!("buildgrid/ends/{shard}"))
+}
+
+/// The end of an event, or the one that it came to after an operator had put it back to the queue: ids have
+/// no dot, and a requeue may be called anything.
+pub fn end(id: &BuildId, requeue: Option<&str>) -> Key {
+    let shard = &Digest::of(id.as_str().as_bytes()).hex()[..2];
+    let requeue = requeue.map(|requeue| format!(".{}", &Digest::of(requeue.as_bytes()).hex()[..32]));
+    Key(format!("buildgrid/ends/{shard}/{id}{}.json", requeue.unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod blobs;
 mod config;
 mod credentials;
 pub mod digest;
+mod ends;
 mod error;
 mod handle;
 mod layers;

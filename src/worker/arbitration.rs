@@ -7,8 +7,10 @@ use time::OffsetDateTime;
 
 use super::claims::{Running, Settled};
 use super::delivery::{GaveUp, Handler, Verdict, gave_up, log_outcome};
-use super::reporting::{Permission, Wish};
+use super::ends::Found;
+use super::reporting::{Permission, Record, Wish};
 use crate::event::deploy::DeployEvent;
+use crate::event::result::State;
 use crate::pipeline::Outcome;
 use crate::queue::Delivery;
 
@@ -34,9 +36,9 @@ impl Handler {
             requeue: delivery.requeue(),
             directory: &directory,
         };
-        match reporting.claim(wish).await {
+        match reporting.claim(&wish).await {
             Permission::Go(record) => {
-                let telling = reporting.tell(&event.id, directory, *record, cancel.clone());
+                let telling = reporting.tell(&event.id, directory.clone(), *record, cancel.clone());
                 return Box::pin(self.run(delivery, event, running, number, cancel, Some(&telling))).await;
             }
             Permission::Wait(reason) => {
@@ -53,17 +55,28 @@ impl Handler {
                 tracing::info!(state = %result.state, "built already, says the timeline service; the result is sent again");
                 self.publish(&result).await?;
             }
+            // What a worker that could not ask the service has made of it meanwhile is told late.
+            Permission::Cancelled(_) if self.has_other_end(delivery, event).await => {
+                let record = Record::of(&wish);
+                let telling = reporting.tell(&event.id, directory.clone(), record, cancel.clone());
+                return Box::pin(self.run(delivery, event, running, number, cancel, Some(&telling))).await;
+            }
             Permission::Cancelled(reason) => {
                 let report = self.report(event, number, OffsetDateTime::now_utc());
                 log_outcome(&Outcome::Cancelled, event, Duration::ZERO);
                 let mut result = report.ended(&Outcome::Cancelled);
                 result.reason = reason.or(result.reason);
-                self.keep(delivery, event, &result).await?;
+                let result = self.keep(delivery, event, result).await?;
                 self.settle(delivery, &report, Verdict::Tell(result), None).await?;
             }
             Permission::Conflict => drop(self.conflict(delivery, event).await?),
         }
         running.settle(Settled::Dealt);
         Ok(Settled::Dealt)
+    }
+
+    /// Whether the event has ended, and not by a cancel.
+    async fn has_other_end(&self, delivery: &Delivery, event: &DeployEvent) -> bool {
+        matches!(self.end_elsewhere(delivery, event).await, Found::Ended(end) if end.state != State::Cancelled)
     }
 }

@@ -1,5 +1,6 @@
 //! One attempt at a build: its directory, its log, and the pipeline between them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -15,6 +16,7 @@ use super::secrets::Secrets;
 use crate::build::docker::EngineBuildId;
 use crate::build::engine::BuildFailure;
 use crate::event::deploy::DeployEvent;
+use crate::event::result::ResultEvent;
 use crate::pipeline::{Outcome, Pipeline, Run, Stage};
 use crate::source::FetchedCommit;
 use crate::timeline::mask::Mask;
@@ -52,6 +54,14 @@ pub struct Attempt<'a> {
     pub on_board: Option<&'a OnBoard>,
 }
 
+/// What an attempt has while it runs.
+struct Opened {
+    spool: PathBuf,
+    mask: Mask,
+    build_log: BuildLog,
+    log: LogSink,
+}
+
 impl Attempt<'_> {
     /// Runs the pipeline with a log of its own. What could not be kept of the log is no failure: the log says so
     /// itself.
@@ -63,28 +73,8 @@ impl Attempt<'_> {
     }
 
     async fn try_run(&self, pipeline: &Pipeline) -> anyhow::Result<Outcome> {
-        if let Some(telling) = self.telling {
-            telling.make_room().await;
-        }
-        let (directory, body, number) = (self.directory.clone(), self.body.to_vec(), self.number);
-        let spool = tokio::task::spawn_blocking(move || directory.begin(&body, number)).await??;
-        let (secrets, namespace) = (self.place.secrets.clone(), self.event.namespace.clone());
-        let (mask, unmasked) = tokio::task::spawn_blocking(move || secrets.mask(&namespace)).await??;
-        let limits = LogLimits { max_log: self.place.max_log, spool: self.telling.map(Telling::spool) };
-        let (build_log, log) = BuildLog::start(
-            &self.directory.log_path(),
-            &self.place.worker,
-            self.place.mirror.clone(),
-            mask.clone(),
-            limits,
-        )?;
-        if let Some(telling) = self.telling {
-            telling.begin(build_log.length()).await;
-        }
-        log.status(format!("attempt {} on {}", self.number, self.place.worker)).await;
-        for words in unmasked {
-            log.status(words).await;
-        }
+        let opened = self.open().await?;
+        let Opened { spool, mask, log, .. } = &opened;
         let engine_build = EngineBuildId::generate();
         let entered = |stage: Stage| -> BoxFuture<'static, ()> {
             tracing::info!(stage = stage.name(), "stage entered");
@@ -114,30 +104,52 @@ impl Attempt<'_> {
                 });
             }
         };
-        let run = Run {
-            spool: &spool,
-            engine_build,
-            log: &log,
-            cancel: self.cancel,
-            entered: &entered,
-            fetched: &fetched,
-        };
-        let outcome = shown(pipeline.run(self.event, run).await, &mask);
-        self.last_words(&log, &outcome).await;
-        drop(log);
-        let kept = build_log.finish().await;
-        let directory = self.directory.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || directory.clear_spool()).await? {
-            tracing::warn!(%error, "cannot remove the build's spool; the next start of the worker removes it");
-        }
-        match kept {
-            Ok(Kept { missing: 0, .. }) => {}
-            Ok(Kept { lines, missing }) => {
-                tracing::warn!(lines, missing, "the build's log had no room for all its lines");
-            }
-            Err(error) => tracing::error!(%error, "the build's log is not whole"),
-        }
+        let run = Run { spool, engine_build, log, cancel: self.cancel, entered: &entered, fetched: &fetched };
+        let outcome = shown(pipeline.run(self.event, run).await, mask);
+        self.last_words(log, &outcome).await;
+        opened.close(&self.directory).await?;
         Ok(outcome)
+    }
+
+    /// Ends unbuilt: the event has ended elsewhere, as its log says.
+    pub async fn leave(&self, result: &ResultEvent) {
+        let left = async {
+            let opened = self.open().await?;
+            let ResultEvent { state, worker, attempt, .. } = result;
+            opened.log.status(format!("{state} already, by {worker} (attempt {attempt})")).await;
+            opened.close(&self.directory).await
+        };
+        if let Err(error) = left.await {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "the build directory cannot be used; the attempt has no log");
+        }
+    }
+
+    /// Makes its directory ready and begins its log.
+    async fn open(&self) -> anyhow::Result<Opened> {
+        if let Some(telling) = self.telling {
+            telling.make_room().await;
+        }
+        let (directory, body, number) = (self.directory.clone(), self.body.to_vec(), self.number);
+        let spool = tokio::task::spawn_blocking(move || directory.begin(&body, number)).await??;
+        let (secrets, namespace) = (self.place.secrets.clone(), self.event.namespace.clone());
+        let (mask, unmasked) = tokio::task::spawn_blocking(move || secrets.mask(&namespace)).await??;
+        let limits = LogLimits { max_log: self.place.max_log, spool: self.telling.map(Telling::spool) };
+        let (build_log, log) = BuildLog::start(
+            &self.directory.log_path(),
+            &self.place.worker,
+            self.place.mirror.clone(),
+            mask.clone(),
+            limits,
+        )?;
+        if let Some(telling) = self.telling {
+            telling.begin(build_log.length()).await;
+        }
+        log.status(format!("attempt {} on {}", self.number, self.place.worker)).await;
+        for words in unmasked {
+            log.status(words).await;
+        }
+        Ok(Opened { spool, mask, build_log, log })
     }
 
     /// The end of the log says how the build ended, so that it can be read alone.
@@ -154,6 +166,26 @@ impl Attempt<'_> {
             Outcome::Infrastructure(reason) => format!("not the build's fault: {reason}"),
         };
         log.status(words).await;
+    }
+}
+
+impl Opened {
+    /// Ends the log and removes the spool.
+    async fn close(self, directory: &BuildDirectory) -> anyhow::Result<()> {
+        drop(self.log);
+        let kept = self.build_log.finish().await;
+        let directory = directory.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || directory.clear_spool()).await? {
+            tracing::warn!(%error, "cannot remove the build's spool; the next start of the worker removes it");
+        }
+        match kept {
+            Ok(Kept { missing: 0, .. }) => {}
+            Ok(Kept { lines, missing }) => {
+                tracing::warn!(lines, missing, "the build's log had no room for all its lines");
+            }
+            Err(error) => tracing::error!(%error, "the build's log is not whole"),
+        }
+        Ok(())
     }
 }
 

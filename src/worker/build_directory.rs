@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::build::docker::EngineBuildId;
 use crate::event::deploy::BuildId;
-use crate::event::result::{Kind, ResultEvent};
+use crate::event::result::ResultEvent;
 use crate::lock::{self, NotTaken};
 use crate::store::digest::Digest;
 
@@ -196,8 +196,7 @@ impl BuildDirectory {
             });
             return Ok(Known::Unfinished { next_attempt });
         };
-        let may_change = matches!(outcome.kind, Some(Kind::Infrastructure | Kind::Event));
-        if let Some(requeue) = requeue.filter(|_| may_change)
+        if let Some(requeue) = requeue.filter(|_| outcome.may_change())
             && self.reopen(requeue)?
         {
             return Ok(Known::Unfinished { next_attempt: 1 });

@@ -17,6 +17,7 @@ use super::build_directory::DataDirectory;
 use super::claims::Claims;
 use super::delivery::Handler;
 use super::disks::Disks;
+use super::ends::Ends;
 use super::intake::{self, Intake};
 use super::janitor::Janitor;
 use super::pause;
@@ -175,6 +176,7 @@ pub async fn run(
         max_attempts: config.queue.max_attempts,
         queue: queue.clone(),
         claims: Claims::new(data.clone()),
+        ends: Ends::new(pipeline.publisher.store().clone()),
         reporting: reporting.clone(),
         data: data.clone(),
         pipeline,

@@ -17,6 +17,7 @@ use super::attempt::{Attempt, Place};
 use super::board::Board;
 use super::build_directory::{BuildState, DataDirectory};
 use super::claims::{Claim, Claims, Running, Settled, attached};
+use super::ends::{Ends, Found};
 use super::report::Report;
 use super::reporting::{Cause, Reporting, Telling};
 use crate::event::deploy::{DeployEvent, Rejected};
@@ -38,6 +39,8 @@ pub struct Handler {
     pub queue: Queue,
     pub data: Arc<DataDirectory>,
     pub claims: Claims,
+    /// How events ended, as the other workers know it.
+    pub ends: Ends,
     /// The line to the timeline service, if there is one.
     pub reporting: Option<Arc<Reporting>>,
     pub pipeline: Pipeline,
@@ -208,10 +211,6 @@ impl Handler {
     ) -> Result<Settled, GaveUp> {
         let (started, started_at) = (Instant::now(), OffsetDateTime::now_utc());
         let report = self.report(event, number, started_at);
-        if let (1, Some(waited)) = (number, delivery.waited()) {
-            metrics::histogram!("buildgrid_queue_wait_seconds").record(waited);
-        }
-        tracing::info!(attempt = number, "build started");
         let on_board = self.board.attempt(&event.id);
         let attempt = Attempt {
             event,
@@ -223,6 +222,20 @@ impl Handler {
             telling,
             on_board: Some(&on_board),
         };
+        match self.end_elsewhere(delivery, event).await {
+            Found::Nothing => {}
+            Found::Ended(result) => return self.answer(delivery, &report, *result, &attempt).await,
+            Found::Conflict => {
+                if let Some(telling) = telling {
+                    telling.released().await;
+                }
+                return self.conflict(delivery, event).await;
+            }
+        }
+        if let (1, Some(waited)) = (number, delivery.waited()) {
+            metrics::histogram!("buildgrid_queue_wait_seconds").record(waited);
+        }
+        tracing::info!(attempt = number, "build started");
         let build = async {
             let mut outcome = attempt.run(&self.pipeline).await;
             on_board.settles();
@@ -236,12 +249,14 @@ impl Handler {
                 return Err(GaveUp);
             }
             log_outcome(&outcome, event, started.elapsed());
-            let verdict = self.judge(&report, &outcome);
-            if let Verdict::Tell(result) = &verdict {
-                self.keep(delivery, event, result).await?;
-                tell(telling, result).await;
-            }
-            Ok(verdict)
+            Ok(match self.judge(&report, &outcome) {
+                Verdict::Tell(result) => {
+                    let result = self.keep(delivery, event, result).await?;
+                    tell(telling, &result).await;
+                    Verdict::Tell(result)
+                }
+                verdict => verdict,
+            })
         };
         // The build does not wait for a broker that is away; the result events do.
         let start = report.started();
@@ -249,6 +264,30 @@ impl Handler {
         let verdict = verdict?;
         told?;
         self.settle(delivery, &report, verdict, telling).await
+    }
+
+    /// How the event has ended with another worker. Where the store cannot say, publishing finds out.
+    pub(super) async fn end_elsewhere(&self, delivery: &Delivery, event: &DeployEvent) -> Found {
+        self.ends.find(event, delivery.requeue()).await.unwrap_or_else(|error| {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "cannot learn from the store whether the event has ended already");
+            Found::Nothing
+        })
+    }
+
+    /// Ends an attempt as another worker has ended the event, unbuilt.
+    async fn answer(
+        &self,
+        delivery: &Delivery,
+        report: &Report<'_>,
+        result: ResultEvent,
+        attempt: &Attempt<'_>,
+    ) -> Result<Settled, GaveUp> {
+        tracing::info!(state = %result.state, worker = result.worker, "ended already, says the store; the result is sent again");
+        attempt.leave(&result).await;
+        let result = self.keep(delivery, report.event, result).await?;
+        tell(attempt.telling, &result).await;
+        self.settle(delivery, report, Verdict::Tell(result), attempt.telling).await
     }
 
     /// What becomes of an event whose attempt ended like this.
@@ -287,7 +326,7 @@ impl Handler {
             }
             Verdict::Bury { reason, result } => {
                 self.dead_letter(delivery, &reason).await?;
-                self.keep(delivery, report.event, &result).await?;
+                let result = self.keep(delivery, report.event, result).await?;
                 tell(telling, &result).await;
                 self.publish(&result).await?;
                 count_result(&result);
@@ -310,19 +349,25 @@ impl Handler {
         Ok(Settled::Dealt)
     }
 
-    /// Keeps the result in the build directory; waits for room where there is none.
+    /// Keeps the event's end, in the store for all workers and in the build directory, and answers with the one
+    /// that stands: another worker may have come to its own first. Waits for room where there is none.
     pub(super) async fn keep(
         &self,
         delivery: &Delivery,
         event: &DeployEvent,
-        result: &ResultEvent,
-    ) -> Result<(), GaveUp> {
-        let kept = Arc::new((delivery.body.clone(), result.clone()));
+        result: ResultEvent,
+    ) -> Result<ResultEvent, GaveUp> {
         loop {
-            let (directory, kept) = (self.data.build(&event.id), kept.clone());
-            let written = tokio::task::spawn_blocking(move || directory.end(&kept.0, &kept.1)).await;
-            match written.map_err(anyhow::Error::from).and_then(|written| written) {
-                Ok(()) => return Ok(()),
+            match self.try_keep(delivery, event, result.clone()).await {
+                Ok(kept) => {
+                    if kept != result {
+                        tracing::warn!(
+                            state = %kept.state, worker = kept.worker,
+                            "another worker has ended the event meanwhile; its end stands"
+                        );
+                    }
+                    return Ok(kept);
+                }
                 Err(error) => {
                     tracing::error!(error = format!("{error:#}"), "the outcome cannot be kept; trying again");
                 }
@@ -331,6 +376,19 @@ impl Handler {
                 return Err(GaveUp);
             }
         }
+    }
+
+    async fn try_keep(
+        &self,
+        delivery: &Delivery,
+        event: &DeployEvent,
+        result: ResultEvent,
+    ) -> anyhow::Result<ResultEvent> {
+        // The store first: what stands in the build directory is sent as the end.
+        let kept = self.ends.settle(event, delivery.requeue(), result).await?;
+        let (directory, body, end) = (self.data.build(&event.id), delivery.body.clone(), kept.clone());
+        tokio::task::spawn_blocking(move || directory.end(&body, &end)).await??;
+        Ok(kept)
     }
 
     pub(super) async fn publish(&self, result: &ResultEvent) -> Result<(), GaveUp> {

@@ -2,7 +2,7 @@
 //!
 //! Read [`daemon`] for start and drain, [`intake`] for the slots, [`delivery`] for what happens to a
 //! delivery, [`attempt`] for one run of the pipeline, [`build_directory`] for what survives a crash,
-//! [`log_writer`] for what is kept of a log, [`secrets`] for what must not stand in it, [`reporting`] for what the
+//! [`ends`] for what all workers know of an event's end, [`log_writer`] for what is kept of a log, [`secrets`] for what must not stand in it, [`reporting`] for what the
 //! timeline service is asked and told, [`board`] for how it is known that slots move, [`disks`] for the watch
 //! over the disks and [`janitor`] for what is removed.
 
@@ -16,6 +16,7 @@ pub mod config;
 pub mod daemon;
 mod delivery;
 mod disks;
+mod ends;
 mod gate;
 mod intake;
 pub mod janitor;

@@ -134,6 +134,17 @@ pub(super) fn mirrors(
     }
 }
 
+/// What the store remembers of how events ended.
+pub(super) fn ends(store: &Store, limits: &Limits, drain: &CancellationToken, tally: &mut Tally) {
+    let forgotten = store.forget_ends(limits.keep_builds, drain, |path, removed| match removed {
+        Ok(bytes) => tally.count(bytes),
+        failed => tally.note("the end of an event", path, "it is older than worker.keep_builds", failed),
+    });
+    if let Err(error) = forgotten {
+        tracing::warn!(%error, "the store cannot be looked through for ends of long ago");
+    }
+}
+
 /// The store's temporary files.
 pub(super) fn temporary(store: &Store, tally: &mut Tally) {
     let swept = store.sweep(|path, removed| {

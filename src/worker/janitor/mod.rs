@@ -7,6 +7,7 @@
 //! | directories of ended builds | after `worker.keep_builds`, if the timeline service has all of it | an hour after the end, the oldest first, if it does |
 //! | directories of builds without an event or an end | an hour, or `worker.keep_builds`, after the last change | |
 //! | git mirrors | after `source.keep_mirrors` | the longest unused first |
+//! | how events ended, in the store | after `worker.keep_builds` | |
 //! | temporary files of the store | when a crash has left them: no writer holds them | |
 //! | private tags on the engine | once older than any build can be | |
 //! | the engine's build cache, if it is BuildGrid's alone | above `engine.keep_cache` | the longest unused first; all of it once a build has found the disk full |
@@ -151,6 +152,7 @@ impl Janitor {
         files::mirrors(&handler.pipeline.sources, &limits, short, &self.drain, &mut tally);
         let store = handler.pipeline.publisher.store();
         files::temporary(store, &mut tally);
+        files::ends(store, &limits, &self.drain, &mut tally);
         if round.is_hourly {
             match store.blob_bytes() {
                 Ok(bytes) => metrics::gauge!("buildgrid_store_bytes").set(bytes as f64),

@@ -25,11 +25,16 @@ impl Tally {
         match removed {
             Ok(bytes) => {
                 tracing::info!(%path, why, bytes, "removed {what}");
-                self.things += 1;
-                self.bytes += bytes;
+                self.count(bytes);
             }
             Err(error) => tracing::warn!(%path, why, %error, "cannot remove {what}; it is tried again later"),
         }
+    }
+
+    /// One of many small things, which get no line each.
+    pub(super) fn count(&mut self, bytes: u64) {
+        self.things += 1;
+        self.bytes += bytes;
     }
 
     pub(super) fn add(&mut self, other: Self) {

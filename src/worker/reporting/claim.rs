@@ -45,19 +45,8 @@ pub struct Wish<'a> {
 
 impl Reporting {
     /// Asks for permission; answers within a few seconds, and at once while the service is away.
-    pub async fn claim(self: &Arc<Self>, wish: Wish<'_>) -> Permission {
-        let mut record = Record {
-            attempt: AttemptId::generate(),
-            number: wish.number,
-            worker: wish.worker.to_owned(),
-            requeue: wish.requeue.map(ToOwned::to_owned),
-            claimed: false,
-            stages: Vec::new(),
-            told: 0,
-            commit: None,
-            end: None,
-            closed: None,
-        };
+    pub async fn claim(self: &Arc<Self>, wish: &Wish<'_>) -> Permission {
+        let mut record = Record::of(wish);
         if self.presence.is_away() {
             return Permission::Go(Box::new(record));
         }
@@ -93,6 +82,24 @@ impl Reporting {
                 }
                 Permission::Go(Box::new(record))
             }
+        }
+    }
+}
+
+impl Record {
+    /// Of an attempt that the service has not been asked about.
+    pub fn of(wish: &Wish<'_>) -> Self {
+        Self {
+            attempt: AttemptId::generate(),
+            number: wish.number,
+            worker: wish.worker.to_owned(),
+            requeue: wish.requeue.map(ToOwned::to_owned),
+            claimed: false,
+            stages: Vec::new(),
+            told: 0,
+            commit: None,
+            end: None,
+            closed: None,
         }
     }
 }

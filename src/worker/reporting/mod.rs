@@ -22,7 +22,7 @@ mod telling;
 
 pub use claim::{Permission, Wish};
 pub use interrupt::Cause;
-pub use record::{is_confirmed, is_unconfirmed};
+pub use record::{Record, is_confirmed, is_unconfirmed};
 pub use reporting::Reporting;
 #[cfg(test)]
 pub use spool::Spool;

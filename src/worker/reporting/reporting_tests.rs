@@ -73,7 +73,7 @@ impl Fixture {
             requeue: None,
             directory: &directory,
         };
-        self.reporting.claim(wish).await
+        self.reporting.claim(&wish).await
     }
 
     /// Begins an attempt, as the worker does.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{lasting, nth_event};
 use crate::program::{Worker, written};
-use crate::support::grid::{TestGrid, files};
+use crate::support::grid::{TestGrid, fake_event, files};
 use crate::support::patience::until;
 use crate::support::timeline::TestTimeline;
 
@@ -167,4 +167,69 @@ async fn of_two_workers_without_a_timeline_the_loser_reports_the_image_as_reused
     assert_eq!((first.digest, first.image.as_ref()), (second.digest, second.image.as_ref()));
     assert_eq!([first.reused, second.reused].iter().filter(|reused| **reused).count(), 1, "{ends:#?}");
     grid.finish().await;
+}
+
+/// A worker dies between its end and the build directory; the next one finds the timeline service away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_event_is_not_built_by_a_worker_that_can_ask_nobody() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let mut timeline = TestTimeline::start(&grid.config.queue).await;
+    let (first, second) =
+        (Place::new(&grid, &timeline, "worker-1"), Place::new(&grid, &timeline, "worker-2"));
+    let mut dies = Worker::killed_at(&first.config, "rename", &first.build("b-1").join(".outcome.json.new"));
+    grid.publish(fake_event("b-1", r#"{"log_lines":100,"line_interval_ms":50}"#)).await;
+    timeline.until("it is built", "b-1", |build| build.build.state == BuildState::Building).await;
+    assert_eq!(timeline.post("builds/b-1/cancel", "").await.status().as_u16(), 202);
+    assert_eq!(dies.exit_code().await, None, "it was killed");
+    timeline.stop().await;
+
+    let worker = Worker::start(&second.config);
+    let told = grid.result("b-1", State::Cancelled).await;
+    assert_eq!(told.worker, "worker-1");
+    let log = std::fs::read_to_string(second.build("b-1").join("log.ndjson")).unwrap();
+    assert!(log.contains("cancelled already, by worker-1 (attempt 1)"), "{log}");
+
+    timeline.start_again().await;
+    let shown = timeline.has_all_of(&second.build("b-1")).await;
+    assert_eq!(shown.build.state, BuildState::Cancelled);
+    worker.ends().await;
+    assert!(grid.ends("b-1").await.iter().all(|end| *end == told), "more than one end");
+    grid.rabbit.until_empty().await;
+    grid.finish().await;
+    timeline.stop().await;
+}
+
+/// The other way round: what was built while nobody could be asked stands, whoever wants it cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_published_event_cannot_be_cancelled_any_more() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let mut timeline = TestTimeline::start(&grid.config.queue).await;
+    let (first, second) =
+        (Place::new(&grid, &timeline, "worker-1"), Place::new(&grid, &timeline, "worker-2"));
+    // Known to the service, and given back.
+    let mut stopped = Worker::start(&first.config);
+    grid.publish(fake_event("b-1", r#"{"log_lines":100,"line_interval_ms":50}"#)).await;
+    timeline.until("it is built", "b-1", |build| build.build.state == BuildState::Building).await;
+    stopped.signal("-TERM");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stopped.signal("-TERM");
+    stopped.exit_code().await;
+    timeline.until("it is given back", "b-1", |build| build.build.state == BuildState::Queued).await;
+    timeline.stop().await;
+    let mut dies = Worker::killed_at(&first.config, "rename", &first.build("b-1").join(".outcome.json.new"));
+    assert_eq!(dies.exit_code().await, None, "it was killed");
+    timeline.start_again().await;
+    assert_eq!(timeline.post("builds/b-1/cancel", "").await.status().as_u16(), 202);
+
+    let worker = Worker::start(&second.config);
+    let told = grid.result("b-1", State::Published).await;
+    assert_eq!(told.worker, "worker-1");
+    let is_published = |build: &buildgrid::timeline::protocol::BuildDetail| {
+        build.build.state == BuildState::Published && build.build.digest == told.digest
+    };
+    timeline.until("its image is shown", "b-1", is_published).await;
+    worker.ends().await;
+    assert!(grid.ends("b-1").await.iter().all(|end| *end == told), "more than one end");
+    grid.finish().await;
+    timeline.stop().await;
 }
