@@ -64,6 +64,12 @@ impl Scene {
         self.in_repository(&format!("_manifests/tags/{}/current/link", self.repository.head()))
     }
 
+    /// The event's end in the store.
+    fn end(&self) -> PathBuf {
+        let key = buildgrid::store::layout::end(&self.id.parse().unwrap(), None);
+        self.grid.config.store.path.join(key.as_str())
+    }
+
     fn in_build(&self, path: &str) -> PathBuf {
         self.grid.build_directory(&self.id).join(path)
     }
@@ -260,10 +266,20 @@ async fn a_worker_killed_with_a_manifest_but_no_tag() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_with_a_tag_but_no_outcome() {
     let scene = Scene::new().await;
-    scene.killed_at("rename", &scene.in_build(".outcome.json.new")).await;
+    scene.killed_at("renameat2,linkat,link", &scene.end()).await;
     assert!(scene.tag().exists());
     let (published, _) = scene.recovers().await;
     assert!(published.reused, "the image was there, of which nobody had been told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_with_an_end_in_the_store_but_no_outcome() {
+    let scene = Scene::new().await;
+    scene.killed_at("rename", &scene.in_build(".outcome.json.new")).await;
+    assert!(scene.end().exists());
+    let (published, build) = scene.recovers().await;
+    assert!(!published.reused, "it is told as it was built");
+    assert_eq!(build.attempts.len(), 2, "{build:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

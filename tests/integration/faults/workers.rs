@@ -1,5 +1,6 @@
 //! Several workers at one broker and one timeline service: processes of the program, killed and frozen.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -154,7 +155,7 @@ async fn a_worker_frozen_for_longer_than_its_lease_gives_its_build_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_workers_without_a_timeline_the_loser_reports_the_image_as_reused() {
+async fn two_workers_without_a_timeline_tell_the_same_end() {
     let mut grid = TestGrid::idle(|config| config.worker.slots = 1).await;
     grid.start_worker().await;
     grid.start_other_worker("worker-2").await;
@@ -163,9 +164,10 @@ async fn of_two_workers_without_a_timeline_the_loser_reports_the_image_as_reused
     grid.nth_result("b-1", State::Published, 2).await;
     let ends = grid.ends("b-1").await;
     let [first, second] = ends.as_slice() else { panic!("{ends:#?}") };
-    assert_ne!(first.worker, second.worker);
-    assert_eq!((first.digest, first.image.as_ref()), (second.digest, second.image.as_ref()));
-    assert_eq!([first.reused, second.reused].iter().filter(|reused| **reused).count(), 1, "{ends:#?}");
+    // Both have built it.
+    let started = grid.results("b-1").into_iter().filter(|result| result.state == State::Started);
+    assert_eq!(started.map(|result| result.worker).collect::<HashSet<_>>().len(), 2);
+    assert_eq!(first, second);
     grid.finish().await;
 }
 
