@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::build::docker::EngineConfig;
 use crate::disk::DiskConfig;
+use crate::permit::NamespacesConfig;
 use crate::publish::config::PublishConfig;
 use crate::queue::QueueConfig;
 use crate::registry::RegistryConfig;
@@ -68,6 +69,7 @@ sections! {
     registry: RegistryConfig,
     timeline: TimelineConfig,
     policy: PolicyConfig,
+    namespaces: NamespacesConfig,
     up: UpConfig,
     fake: FakeConfig,
     logging: LoggingConfig,

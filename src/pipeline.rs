@@ -15,7 +15,7 @@ use crate::build::engine::{BuildError, BuildFailure, BuiltImage};
 use crate::build::fake;
 use crate::event::deploy::{DeployEvent, Work};
 use crate::event::fake::FakeBuild;
-use crate::publish::name::Namespace;
+use crate::permit::{Rules, TimeLimits};
 use crate::publish::publisher::{Existing, Publication, PublishError, Published, Publisher};
 use crate::source::url::RepositoryUrl;
 use crate::source::{Fault, FetchedCommit, SourceError, Sources};
@@ -56,17 +56,6 @@ impl Stage {
             Self::Publishing => "publishing",
         }
     }
-}
-
-/// What the pipeline needs to know beside the event.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// Where fake builds are allowed.
-    pub fake_namespaces: Vec<Namespace>,
-    /// The time limit of an event that names none.
-    pub build_timeout: Duration,
-    /// The longest time limit an event may have.
-    pub max_build_timeout: Duration,
 }
 
 /// The stages, ready to run any number of builds at once.
@@ -154,15 +143,7 @@ impl Pipeline {
                 secrets.iter().cloned().collect::<Vec<_>>().join(", ")
             )));
         }
-        match &event.work {
-            Work::Fake(_) if !self.rules.fake_namespaces.contains(&event.namespace) => {
-                Err(Outcome::Rejected(format!(
-                    "fake builds are not allowed in namespace {}; fake.namespaces lists where they are",
-                    event.namespace
-                )))
-            }
-            _ => Ok(()),
-        }
+        self.rules.permit(event).map_err(Outcome::Rejected)
     }
 
     /// The platform that the event's image is for.
@@ -183,26 +164,20 @@ impl Pipeline {
     /// The longest that a stage of this event may take, with all that it may have to wait for.
     pub fn longest(&self, stage: Stage, event: &DeployEvent) -> Duration {
         match stage {
-            Stage::Building => {
-                self.rules.max_build_timeout.min(event.options.timeout.unwrap_or(self.rules.build_timeout))
-            }
+            Stage::Building => self.rules.limits(event).whole,
             // Fetches of one repository stand in line, and how long a publish takes is a matter of size.
             Stage::Fetching | Stage::Publishing => self.rules.max_build_timeout,
         }
     }
 
-    async fn limit(&self, event: &DeployEvent, log: &LogSink) -> Duration {
-        let asked = event.options.timeout.unwrap_or(self.rules.build_timeout);
-        let most = self.rules.max_build_timeout;
-        if asked > most {
-            log.status(format!(
-                "time limit {} s, as worker.max_build_timeout says; the event asks for {} s",
-                most.as_secs(),
-                asked.as_secs()
-            ))
-            .await;
+    /// How long the build may take, which its log hears where it is less than the event asks for.
+    async fn limits(&self, event: &DeployEvent, log: &LogSink) -> TimeLimits {
+        let limits = self.rules.limits(event);
+        if let Some((key, asked)) = &limits.cut {
+            let (whole, asked) = (limits.whole.as_secs(), asked.as_secs());
+            log.status(format!("time limit {whole} s, as {key} says; the event asks for {asked} s")).await;
         }
-        asked.min(most)
+        limits
     }
 
     async fn build_fake(
@@ -213,10 +188,13 @@ impl Pipeline {
         run: &Run<'_>,
     ) -> Result<BuiltImage, Outcome> {
         (run.entered)(Stage::Building).await;
-        let limit = self.limit(event, run.log).await;
-        let build = within(limit, run.cancel, |cancel| async move {
-            fake::build(spec, labels.clone(), run.log, &cancel).await
-        });
+        let limits = self.limits(event, run.log).await;
+        let build =
+            within(
+                limits,
+                run,
+                |cancel| async move { fake::build(spec, labels.clone(), run.log, &cancel).await },
+            );
         Ok(timed(Stage::Building, build).await?)
     }
 
@@ -242,7 +220,7 @@ impl Pipeline {
     ) -> Result<BuiltImage, Outcome> {
         let engine = self.engine()?;
         let options = &event.options;
-        let limit = self.limit(event, run.log).await;
+        let limits = self.limits(event, run.log).await;
         let context = commit.context(&options.root, &options.dockerfile);
         let context = run.cancel.run_until_cancelled(context).await.ok_or(Outcome::Cancelled)??;
         let dockerfile = context.dockerfile.clone();
@@ -260,7 +238,7 @@ impl Pipeline {
             spool: run.spool.to_owned(),
         };
         let built =
-            within(limit, run.cancel, |cancel| async move { engine.build(request, run.log, &cancel).await });
+            within(limits, run, |cancel| async move { engine.build(request, run.log, &cancel).await });
         match built.await {
             Ok(image) => Ok(image),
             Err(BuildError::Cancelled) => Err(Outcome::Cancelled),
@@ -274,27 +252,24 @@ impl Pipeline {
     }
 }
 
-/// Runs `work` with a token that is cancelled with `cancel` or when `limit` is over; after the
+/// Runs `work` with a token that is cancelled with `run.cancel`, or when a limit is over; after the
 /// latter, what it gives is the build's own failure.
 async fn within<T, F: Future<Output = Result<T, BuildError>>>(
-    limit: Duration,
-    cancel: &CancellationToken,
+    limits: TimeLimits,
+    run: &Run<'_>,
     work: impl FnOnce(CancellationToken) -> F,
 ) -> Result<T, BuildError> {
-    let token = cancel.child_token();
+    let token = run.cancel.child_token();
     let mut work = std::pin::pin!(work(token.clone()));
-    tokio::select! {
+    let over = tokio::select! {
         result = &mut work => return result,
-        () = tokio::time::sleep(limit) => token.cancel(),
-    }
+        over = limits.are_over(run.log) => over,
+    };
+    token.cancel();
     match work.await {
-        Err(BuildError::Cancelled) if !cancel.is_cancelled() => Err(BuildError::Failed(BuildFailure {
-            reason: format!(
-                "the build did not end within its time limit of {} s; raise build.timeout_s, or make it faster",
-                limit.as_secs()
-            ),
-            ..BuildFailure::default()
-        })),
+        Err(BuildError::Cancelled) if !run.cancel.is_cancelled() => {
+            Err(BuildError::Failed(BuildFailure { reason: over, ..BuildFailure::default() }))
+        }
         result => result,
     }
 }
@@ -369,26 +344,5 @@ impl From<PublishError> for Outcome {
             PublishError::Cancelled => Self::Cancelled,
             PublishError::Store(_) | PublishError::Image(_) => Self::Infrastructure(error.to_string()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_time_limit_is_the_builds_own_failure() {
-        let hang = |token: CancellationToken| async move {
-            token.cancelled().await;
-            Err::<(), _>(BuildError::Cancelled)
-        };
-        let cancel = CancellationToken::new();
-        let error = within(Duration::from_secs(1), &cancel, hang).await.unwrap_err();
-        let BuildError::Failed(failure) = error else { panic!("{error:?}") };
-        assert!(failure.reason.contains("1 s"), "{}", failure.reason);
-
-        cancel.cancel();
-        let error = within(Duration::from_secs(1), &cancel, hang).await.unwrap_err();
-        assert!(matches!(error, BuildError::Cancelled), "{error:?}");
     }
 }

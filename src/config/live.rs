@@ -65,6 +65,8 @@ impl Config {
         config.registry.host.clone_from(&newer.registry.host);
         config.fake = newer.fake.clone();
         config.policy = newer.policy.clone();
+        config.namespaces = newer.namespaces.clone();
+        config.worker.idle_timeout = newer.worker.idle_timeout;
         config.disk = newer.disk;
         config.logging.level.clone_from(&newer.logging.level);
         config.logging.build_output = newer.logging.build_output;

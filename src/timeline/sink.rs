@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::entry::Stream;
 use super::mask::{Mask, Shown};
@@ -38,6 +39,8 @@ pub struct Entry {
 pub struct LogSink {
     lines: mpsc::Sender<Line>,
     mask: Mask,
+    /// When the build last gave a sign of life.
+    sign: watch::Sender<Instant>,
 }
 
 impl LogSink {
@@ -45,7 +48,17 @@ impl LogSink {
     /// they were written.
     pub fn channel(mask: Mask) -> (Self, mpsc::Receiver<Line>) {
         let (lines, receiver) = mpsc::channel(CAPACITY);
-        (Self { lines, mask }, receiver)
+        (Self { lines, mask, sign: watch::Sender::new(Instant::now()) }, receiver)
+    }
+
+    /// Notes a sign of life, which every line is: a build that is silent for too long is ended.
+    pub fn is_alive(&self) {
+        self.sign.send_replace(Instant::now());
+    }
+
+    /// When the last one was.
+    pub fn last_sign(&self) -> Instant {
+        *self.sign.borrow()
     }
 
     /// What must not be shown, for a stage that joins lines out of pieces.
@@ -66,6 +79,7 @@ impl LogSink {
 
     /// Writes a line whose text and step have been masked.
     pub async fn put(&self, entry: Entry) {
+        self.is_alive();
         for line in split(entry) {
             // The receiver lives as long as the build; a line after its end has no log to go to.
             let _ = self.lines.send(line).await;
@@ -74,6 +88,7 @@ impl LogSink {
 
     /// As [`status`](Self::status), for code on a blocking thread.
     pub fn blocking_status(&self, text: impl AsRef<str>) {
+        self.is_alive();
         let text = self.mask.shown(text.as_ref());
         for line in split(Entry { stream: Stream::Status, step: None, text }) {
             let _ = self.lines.blocking_send(line);

@@ -37,6 +37,9 @@ pub struct WorkerConfig {
     /// The longest time limit an event may have; a longer one is cut to it.
     #[serde(with = "humantime_serde")]
     pub max_build_timeout: Duration,
+    /// How long a build may go on without a sign of life: a line of output, or progress that the engine reports.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
     /// How long running builds may go on after SIGTERM before they are given back to the queue.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -64,6 +67,7 @@ impl Default for WorkerConfig {
             status_listen: SocketAddr::from(([127, 0, 0, 1], 9441)),
             build_timeout: Duration::from_secs(3600),
             max_build_timeout: Duration::from_secs(6 * 3600),
+            idle_timeout: Duration::from_secs(3600),
             drain_timeout: Duration::from_secs(3600),
             keep_builds: Duration::from_secs(7 * 24 * 3600),
             credentials_dir: None,
@@ -95,6 +99,9 @@ impl WorkerConfig {
         }
         if self.build_timeout.is_zero() {
             faults.add("worker.build_timeout", "is zero; no build could end in time");
+        }
+        if self.idle_timeout.is_zero() {
+            faults.add("worker.idle_timeout", "is zero; no build could end in time");
         }
         if self.max_build_timeout > LONGEST_BUILD {
             faults.add("worker.max_build_timeout", "is longer than 30 days");

@@ -26,7 +26,8 @@ use super::secrets::Secrets;
 use super::upkeep;
 use crate::build::docker::DockerEngine;
 use crate::config::{Config, Live};
-use crate::pipeline::{Pipeline, Rules};
+use crate::permit::Rules;
+use crate::pipeline::Pipeline;
 use crate::publish::publisher::Publisher;
 use crate::queue::{DeclareError, Queue};
 use crate::source::Sources;
@@ -64,17 +65,9 @@ pub fn assemble(config: &Config, data_dir: &Path) -> anyhow::Result<(Pipeline, A
             false => Some(DockerEngine::connect(&config.engine, config.worker.max_build_timeout)?),
         },
         publisher: Publisher::new(&config.publish, store),
-        rules: rules(config),
+        rules: Rules::of(config),
     };
     Ok((pipeline, data))
-}
-
-fn rules(config: &Config) -> Rules {
-    Rules {
-        fake_namespaces: config.fake.namespaces.clone(),
-        build_timeout: config.worker.build_timeout,
-        max_build_timeout: config.worker.max_build_timeout,
-    }
 }
 
 fn place(config: &Config) -> Place {
@@ -102,7 +95,7 @@ impl Handler {
                 .as_ref()
                 .map(|engine| engine.lasting(config.worker.max_build_timeout)),
             publisher: self.pipeline.publisher.configured(&config.publish),
-            rules: rules(config),
+            rules: Rules::of(config),
         };
         Ok(Self { place: place(config), max_attempts: config.queue.max_attempts, pipeline, ..self.clone() })
     }

@@ -10,6 +10,7 @@ mod timeline;
 
 use std::time::Duration;
 
+use buildgrid::config::Config;
 use buildgrid::event::result::{Kind, State};
 use buildgrid::publish::name::ImageName;
 use buildgrid::queue::{Queue, Selection};
@@ -246,6 +247,44 @@ async fn a_hanging_build_ends_at_its_time_limit() {
     let failed = grid.result("b-1", State::Failed).await;
     assert_eq!(failed.kind, Some(Kind::Build));
     assert!(failed.reason.as_deref().unwrap().contains("time limit of 1 s"), "{:?}", failed.reason);
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_build_ends_at_its_namespaces_limit() {
+    let rules = "[namespaces]\nsmoke = { idle_timeout = \"1s\" }\n\"*\" = { idle_timeout = \"1h\" }\n";
+    let rules = Config::parse("", rules, []).unwrap().namespaces;
+    let grid = TestGrid::with(|config| config.namespaces = rules).await;
+    grid.publish(fake_event("b-1", r#"{"log_lines":1,"outcome":"hang"}"#)).await;
+    let failed = grid.result("b-1", State::Failed).await;
+    assert_eq!(failed.kind, Some(Kind::Build));
+    let reason = failed.reason.unwrap();
+    assert!(
+        reason.contains("no sign of life for 1 s, which is the limit (namespaces.smoke.idle_timeout)"),
+        "{reason}"
+    );
+    // One that says something all the time is not silent, however long it takes.
+    grid.publish(fake_event("b-2", r#"{"log_lines":15,"line_interval_ms":100}"#)).await;
+    grid.result("b-2", State::Published).await;
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_the_namespace_may_not_build_is_refused_with_the_rule() {
+    let rules = "[namespaces]\nsmoke = { repositories = [\"https://git.example.com/acme/\"] }\n";
+    let rules = Config::parse("", rules, []).unwrap().namespaces;
+    let grid = TestGrid::with(|config| config.namespaces = rules).await;
+    let event = r#"{"version":1,"id":"b-1","namespace":"smoke","app":"web","commit":"9fceb02d0ae598e95dc970b74767f19372d61af8",
+        "repository":{"url":"https://git.example.com/acme-2/shop.git"}}"#;
+    grid.publish(event).await;
+    let rejected = grid.result("b-1", State::Rejected).await;
+    assert_eq!(rejected.kind, Some(Kind::Event));
+    let reason = rejected.reason.unwrap();
+    assert!(
+        reason.ends_with("namespaces.smoke.repositories allows https://git.example.com/acme/"),
+        "{reason}"
+    );
+    assert_eq!(grid.dead_letter().await.reason, reason);
     grid.finish().await;
 }
 
