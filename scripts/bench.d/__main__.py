@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import commit_to_pullable
+import context
 import enqueue_to_log
 import fake_throughput
 import log_memory
@@ -25,6 +26,7 @@ USUAL = [
     enqueue_to_log,
     fake_throughput,
     commit_to_pullable,
+    context,
     publish_memory,
     timeline_ingest,
     timeline_follow,

@@ -1,0 +1,92 @@
+"""Large build contexts: how soon the engine has the whole of one, beside `docker build` of the same checkout.
+
+Both are timed from the beginning of the build to that of the step which copies the context; so a build ends
+right after it, by a step that fails. BuildGrid reads the files out of git, docker from the disk.
+"""
+
+import datetime
+import json
+import os
+import random
+import subprocess
+import time
+from statistics import median
+
+from grid import DOCKER, GitServer, git
+from images import base_image
+from publish_memory import forget_peak, peak
+from report import row
+
+NAME = "context"
+ROUNDS = 3
+PEER = "docker build"
+DOCKERFILE = b"ARG BASE\nFROM ${BASE}\nCOPY . /context\nRUN exit 7\n"
+COPY = "COPY . /context"
+
+
+def measure(grid):
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1", "DOCKER_CONFIG": str(grid.folder / "docker")}
+    with grid.worker() as worker, GitServer(grid.folder / "git") as server, base_image() as base:
+        for scenario, make in [("100,000 files", many), ("2 GiB in 64 files", large)]:
+            repository = server.repository(make.__name__)
+            # As it is on a server, where packs are made once: not what is measured here.
+            git("-C", repository.tree, "config", "core.compression", "0")
+            make(repository.tree)
+            ours, theirs, memory = [], [], []
+            for _ in range(ROUNDS + 1):
+                commit = repository.commit({"Dockerfile": DOCKERFILE, "nonce": os.urandom(16)})
+                forget_peak(worker)
+                ours.append(from_event(grid, repository, commit, base))
+                memory.append(peak(worker))
+                theirs.append(from_docker(repository, base, environment))
+            # The first round fills the mirror and the engine's memory of files.
+            yield row(NAME, scenario, f"context with the engine, median of {ROUNDS}", "s", median(ours[1:]), median(theirs[1:]), PEER)
+            yield row(NAME, scenario, "peak resident memory of the worker", "MiB", max(memory), below=256)
+
+
+def many(tree):
+    for folder in range(1000):
+        path = tree / f"d{folder}"
+        path.mkdir()
+        for number in range(100):
+            (path / f"f{number}").write_text(f"file {folder} {number}\n")
+
+
+def large(tree):
+    source = random.Random(1)
+    for number in range(64):
+        (tree / f"f{number}").write_bytes(source.randbytes(32 << 20))
+
+
+def from_event(grid, repository, commit, base):
+    build_id = f"context-{time.time_ns()}"
+    command = [
+        grid.binary, "--config", grid.config, "enqueue", "--id", build_id, "--namespace", "acme", "--app", "context",
+        "--repository", repository.url, "--commit", commit, "--ref", "refs/heads/main", "--arg", f"BASE={base}", "--wait",
+    ]  # fmt: skip
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    outcome = json.loads((grid.build(build_id) / "outcome.json").read_bytes())
+    if "exit code: 7" not in outcome["reason"] and "exit code 7" not in outcome["reason"]:
+        raise RuntimeError(f"{build_id} is {outcome['state']}: {outcome['reason']}")
+    entries = [json.loads(line) for line in (grid.build(build_id) / "log.ndjson").read_text().splitlines()]
+    # The commit is named once it is there, and the build begins.
+    begun = next(entry for entry in entries if entry["text"].startswith("commit "))
+    copied = next(entry for entry in entries if COPY in (entry["step"] or ""))
+    return (moment(copied) - moment(begun)).total_seconds()
+
+
+def moment(entry):
+    return datetime.datetime.fromisoformat(entry["at"].replace("Z", "+00:00"))
+
+
+def from_docker(repository, base, environment):
+    command = [DOCKER, "build", "--progress", "plain", "--build-arg", f"BASE={base}", repository.tree]
+    started = time.monotonic()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as build:
+        copied = None
+        for line in build.stderr:
+            if copied is None and COPY in line:
+                copied = time.monotonic() - started
+    if copied is None:
+        raise RuntimeError("docker build has not come to the copy")
+    return copied
