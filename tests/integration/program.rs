@@ -47,6 +47,9 @@ pub fn written(grid: &TestGrid, adjust: impl FnOnce(&mut toml::Table)) -> PathBu
         url = "{}"
         [engine]
         host = "none"
+        [disk]
+        high = "{}"
+        low = "{}"
         [source]
         allow_private_addresses = ["127.0.0.1"]
         [store]
@@ -58,6 +61,8 @@ pub fn written(grid: &TestGrid, adjust: impl FnOnce(&mut toml::Table)) -> PathBu
         "#,
         config.worker.data_dir.display(),
         config.queue.url.expose(),
+        config.disk.high,
+        config.disk.low,
         config.store.path.display(),
         config.registry.host
     )

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use buildgrid::build::docker::{DockerEngine, EngineConfig, Prune};
 use buildgrid::build::engine::BuildError;
+use buildgrid::disk::DiskConfig;
 use buildgrid::event::result::{Kind, State};
 use buildgrid::timeline::sink::LogSink;
 use tokio_util::sync::CancellationToken;
@@ -109,7 +110,11 @@ async fn intake_waits_for_the_engines_disk() {
         let url = format!("http://{}/readyz", grid.config.worker.status_listen);
         reqwest::get(url).await.unwrap().text().await.unwrap()
     };
-    let mut grid = TestGrid::with(|config| config.engine.host = server.host()).await;
+    let mut grid = TestGrid::with(|config| {
+        config.engine.host = server.host();
+        config.disk = DiskConfig::default();
+    })
+    .await;
     let fault = format!("{} (the Docker engine's data) is 95 % full", disk.path().display());
     in_time("readiness says it", async {
         while !said(&grid).await.contains(&fault) {

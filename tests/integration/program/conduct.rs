@@ -355,7 +355,7 @@ fn up_config(folder: &Path) -> PathBuf {
     let config = folder.join("worker-config.toml");
     let text = format!(
         "[up]\ndata_dir = \"{}\"\n[engine]\nhost = \"none\"\n[registry]\nlisten = \"{}\"\n\
-         [timeline]\nlisten = \"{}\"\n[worker]\nname = \"one\"\nstatus_listen = \"{}\"\n[logging]\nformat = \"text\"\n",
+         [timeline]\nlisten = \"{}\"\n[worker]\nname = \"one\"\nstatus_listen = \"{}\"\n[disk]\nhigh = \"100%\"\nlow = \"99%\"\n[logging]\nformat = \"text\"\n",
         folder.join("data").display(),
         free_address(),
         free_address(),

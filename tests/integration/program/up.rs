@@ -35,7 +35,8 @@ struct Up {
 impl Machine {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("worker-config.toml"), "").unwrap();
+        let marks = "[disk]\nhigh = \"100%\"\nlow = \"99%\"\n";
+        std::fs::write(folder.path().join("worker-config.toml"), marks).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { folder, registry: port.local_addr().unwrap().to_string() }
     }

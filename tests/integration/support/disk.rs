@@ -5,10 +5,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use buildgrid::disk::Fill;
+use buildgrid::disk::{DiskConfig, Fill, Mark};
 use tempfile::TempDir;
 
 use super::process::{as_root, output};
+
+/// Marks that no disk of this machine reaches: a worker that waits for room here would be no test's fault.
+pub fn never_full() -> DiskConfig {
+    DiskConfig { high: Mark::InUse(100.0), low: Mark::InUse(99.0) }
+}
 
 /// A small file system in memory, gone when dropped.
 pub struct SmallDisk {

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::broker::TestBroker;
+use super::disk::never_full;
 use super::patience::{PATIENCE, in_time, until};
 use super::proxy::Proxy;
 use super::registry::TestRegistry;
@@ -73,6 +74,7 @@ impl TestGrid {
         config.worker.status_listen = ([127, 0, 0, 1], 0).into();
         config.queue = rabbit.config();
         config.engine.host = "none".to_owned();
+        config.disk = never_full();
         let registry = TestRegistry::start().await;
         config.store.path = registry.root().to_owned();
         config.registry.host.clone_from(&registry.host);

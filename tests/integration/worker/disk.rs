@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buildgrid::config::Config;
+use buildgrid::disk::DiskConfig;
 use buildgrid::event::result::{Kind, State};
 use buildgrid::publish::name::ImageName;
 use buildgrid::source::Sources;
@@ -21,10 +22,13 @@ use crate::support::timeline::TestTimeline;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The data directory on a disk of 64 MiB.
+/// The data directory on a disk of 64 MiB, and the marks as they are by default.
 fn on(disk: &SmallDisk) -> impl FnOnce(&mut Config) {
     let data_dir = disk.path().join("data");
-    move |config| config.worker.data_dir = data_dir
+    move |config| {
+        config.worker.data_dir = data_dir;
+        config.disk = DiskConfig::default();
+    }
 }
 
 async fn page(grid: &TestGrid, name: &str) -> String {
