@@ -8,6 +8,7 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 use rustix::fs::{StatVfsMountFlags, statvfs};
+use tokio_util::sync::CancellationToken;
 
 /// How full a file system is, as it is for those who are not root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +62,19 @@ impl Display for Fill {
     }
 }
 
-/// The bytes that a file, or a folder with all that is in it, takes on the disk. What cannot be read is left out.
-pub fn on_disk(path: &Path) -> u64 {
+/// The bytes that a file, or a folder with all that is in it, takes on the disk. What cannot be read is left out,
+/// and so is what was not looked at when `cancel` was cancelled.
+pub fn on_disk(path: &Path, cancel: &CancellationToken) -> u64 {
+    if cancel.is_cancelled() {
+        return 0;
+    }
     let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
     let own = metadata.blocks().saturating_mul(512);
     match metadata.is_dir() {
         false => own,
         true => {
             let entries = fs::read_dir(path).into_iter().flatten().flatten();
-            own.saturating_add(entries.map(|entry| on_disk(&entry.path())).sum())
+            own.saturating_add(entries.map(|entry| on_disk(&entry.path(), cancel)).sum())
         }
     }
 }
@@ -98,12 +103,15 @@ mod tests {
     #[test]
     fn counts_what_lies_below() {
         let folder = tempfile::tempdir().unwrap();
-        let empty = on_disk(folder.path());
+        let cancel = CancellationToken::new();
+        let empty = on_disk(folder.path(), &cancel);
         fs::create_dir(folder.path().join("a")).unwrap();
         fs::write(folder.path().join("a/b"), vec![7; 100_000]).unwrap();
         std::os::unix::fs::symlink("/", folder.path().join("root")).unwrap();
-        let full = on_disk(folder.path());
+        let full = on_disk(folder.path(), &cancel);
         assert!((100_000..200_000).contains(&(full - empty)), "{empty} {full}");
-        assert_eq!(on_disk(Path::new("/no/such/place")), 0);
+        assert_eq!(on_disk(Path::new("/no/such/place"), &cancel), 0);
+        cancel.cancel();
+        assert_eq!(on_disk(folder.path(), &cancel), 0, "it is not waited for");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tracing::{Span, info, warn};
 
 use super::backend::{Directory, Swap, sync_directory};
@@ -40,7 +41,7 @@ impl Store {
         }
         let store = Self { directory: Arc::new(directory) };
         let mut swept = 0;
-        store.sweep(|_, removed| match removed {
+        store.sweep(&CancellationToken::new(), |_, removed| match removed {
             Ok(_) => swept += 1,
             Err(error) => warn!(%error, "a temporary file that an earlier crash has left stays"),
         })?;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::gate::{Gate, Keeper};
 use crate::build::docker::DockerEngine;
 use crate::config::Live;
-use crate::disk::{DiskConfig, Fill, Mark, Short};
+use crate::disk::{DiskConfig, Fill, Mark, Short, aside};
 
 /// How often the disks are looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -225,13 +225,9 @@ impl Place {
         let looking = match &mut self.looking {
             Some(looking) => looking,
             None => {
-                let (tell, looking) = oneshot::channel();
                 let path = self.path.clone();
-                // Not one of the runtime's threads, for whose end the program would wait.
-                let thread = std::thread::Builder::new().name("disk".to_owned());
-                let look = move || drop(tell.send(see(&path)));
-                thread.spawn(look).map_err(|error| format!("it cannot be looked at: {error}"))?;
-                self.looking.insert(looking)
+                let looking = aside("disk", move || see(&path));
+                self.looking.insert(looking.map_err(|error| format!("it cannot be looked at: {error}"))?)
             }
         };
         let Ok(seen) = tokio::time::timeout(patience, looking).await else {

@@ -3,6 +3,7 @@
 
 mod broker;
 mod connection;
+mod disks;
 mod engine;
 mod kills;
 mod matrix;

@@ -107,6 +107,10 @@ impl Worker {
         Self(strace.spawn().expect("strace can be run (Debian's package strace)"))
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status().unwrap();
         assert!(sent.success());

@@ -1,14 +1,15 @@
 //! Whether the engine's disk ran full in the course of a build. Programs say so in many ways, or not at all
 //! (busybox: "I/O error"), so the disk itself is looked at, where it is on this machine.
 
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
+use tokio::sync::oneshot;
 
 use super::engine::DockerEngine;
-use crate::disk::Fill;
+use crate::disk::{Fill, aside};
 
 /// How often it is looked at. The engine keeps what a failed step has written until the build is over.
 const LOOK: Duration = Duration::from_millis(50);
@@ -19,46 +20,63 @@ const BLAME: Duration = Duration::from_secs(5);
 /// With so little space, or the hundredth part of the whole, a write may fail.
 const FULL: u64 = 64 << 20;
 
+/// The engine's disk, which a thread looks at until this is dropped.
 pub(super) struct Room {
-    root: Option<PathBuf>,
-    seen_full: Mutex<Option<Instant>>,
+    seen: Arc<Seen>,
+    /// Asks the thread for a look at once; it answers when it has looked.
+    ask: mpsc::Sender<oneshot::Sender<()>>,
 }
+
+#[derive(Default)]
+struct Seen(Mutex<Option<Instant>>);
 
 impl Room {
     pub(super) async fn on(engine: &DockerEngine) -> Self {
-        Self { root: engine.known_root().await, seen_full: Mutex::default() }
-    }
-
-    /// What comes of `work`, during which the disk is looked at.
-    pub(super) async fn beside<T>(&self, work: impl Future<Output = T>) -> T {
-        let look = async {
-            loop {
-                self.look().await;
-                tokio::time::sleep(LOOK).await;
+        let (ask, asked) = mpsc::channel();
+        let seen = Arc::<Seen>::default();
+        // Of a disk that is elsewhere, nothing is seen.
+        if let Some(root) = engine.known_root().await {
+            let seen = seen.clone();
+            if let Err(error) = aside("engine's disk", move || seen.keep_looking(&root, &asked)) {
+                tracing::warn!(%error, "whether the engine's disk runs full is not looked at");
             }
-        };
-        tokio::select! {
-            done = work => done,
-            () = look => unreachable!("it is looked at without end"),
         }
+        Self { seen, ask }
     }
 
     /// Whether it is full, or was just now.
     pub(super) async fn ran_out(&self) -> bool {
-        // A disk that hangs does not delay the build's end.
-        let _ = tokio::time::timeout(PATIENCE, self.look()).await;
-        self.seen_full().is_some_and(|seen| seen.elapsed() <= BLAME)
+        let (looked, look) = oneshot::channel();
+        if self.ask.send(looked).is_ok() {
+            // A disk that hangs does not delay the build's end.
+            let _ = tokio::time::timeout(PATIENCE, look).await;
+        }
+        self.seen.full().is_some_and(|seen| seen.elapsed() <= BLAME)
+    }
+}
+
+impl Seen {
+    fn full(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seen_full(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.seen_full.lock().unwrap_or_else(PoisonError::into_inner)
+    fn look(&self, root: &Path) {
+        if Fill::of(root).is_ok_and(|fill| is_full(&fill)) {
+            *self.full() = Some(Instant::now());
+        }
     }
 
-    async fn look(&self) {
-        let Some(root) = self.root.clone() else { return std::future::pending().await };
-        let fill = tokio::task::spawn_blocking(move || Fill::of(&root)).await;
-        if matches!(fill, Ok(Ok(fill)) if is_full(&fill)) {
-            *self.seen_full() = Some(Instant::now());
+    fn keep_looking(&self, root: &Path, asked: &mpsc::Receiver<oneshot::Sender<()>>) {
+        loop {
+            self.look(root);
+            match asked.recv_timeout(LOOK) {
+                Ok(looked) => {
+                    self.look(root);
+                    let _ = looked.send(());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
         }
     }
 }

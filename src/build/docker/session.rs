@@ -36,7 +36,7 @@ pub(super) async fn solve(
     let run = async {
         let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
         let mut progress = Progress::new(log.mask());
-        let ended = room.beside(Box::pin(follow(engine, stream, &mut progress, log))).await;
+        let ended = Box::pin(follow(engine, stream, &mut progress, log)).await;
         write(log, progress.finish()).await;
         match ended {
             Ok(()) => Ok(()),

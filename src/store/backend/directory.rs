@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempPath;
+use tokio_util::sync::CancellationToken;
 
 use super::super::credentials::random_text;
 use super::super::error::StoreError;
@@ -193,13 +194,17 @@ impl Directory {
     }
 
     /// Removes the temporary files that a crash has left: those that no writer holds. Of each, `told` hears
-    /// its length, or why it could not be removed.
+    /// its length, or why it could not be removed. Goes no further once `cancel` is cancelled.
     pub(in crate::store) fn sweep(
         &self,
+        cancel: &CancellationToken,
         mut told: impl FnMut(&Path, Result<u64, StoreError>),
     ) -> Result<(), StoreError> {
         let key = layout::temporary_files();
         for name in self.list(&key)? {
+            if cancel.is_cancelled() {
+                break;
+            }
             let path = self.path(&key).join(name);
             let remove = || {
                 let file = File::open(&path)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::removal::Tally;
 use super::{Janitor, Round};
 use crate::build::docker::{DockerEngine, Prune};
+use crate::disk::aside;
 
 /// The steps in which the build cache of an engine whose disk is too full goes, until there is room again.
 const STEPS: [(Prune, &str); 3] = [
@@ -46,8 +47,10 @@ impl Janitor {
     async fn is_short(&self, engine: &DockerEngine) -> bool {
         let Ok(Ok(root)) = engine.root().await else { return false };
         let marks = self.limits().marks;
-        let short = tokio::task::spawn_blocking(move || super::is_short(marks, &root));
-        short.await.unwrap_or(false)
+        match aside("janitor", move || super::is_short(marks, &root)) {
+            Ok(short) => short.await.unwrap_or(false),
+            Err(_) => false,
+        }
     }
 }
 

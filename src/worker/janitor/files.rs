@@ -95,7 +95,7 @@ pub(super) fn builds(
         if directory.unchanged() < unchanged {
             continue;
         }
-        let bytes = on_disk(directory.path());
+        let bytes = on_disk(directory.path(), drain);
         tally.note("a build directory", directory.path(), why, directory.remove().map(|()| bytes));
         is_short = is_short && limits.is_short();
     }
@@ -124,7 +124,7 @@ pub(super) fn mirrors(
         if drain.is_cancelled() {
             return;
         }
-        let bytes = on_disk(&mirrors.folder);
+        let bytes = on_disk(&mirrors.folder, drain);
         match sources.remove(&mirrors) {
             Ok(false) => {}
             removed => {
@@ -146,8 +146,8 @@ pub(super) fn ends(store: &Store, limits: &Limits, drain: &CancellationToken, ta
 }
 
 /// The store's temporary files.
-pub(super) fn temporary(store: &Store, tally: &mut Tally) {
-    let swept = store.sweep(|path, removed| {
+pub(super) fn temporary(store: &Store, drain: &CancellationToken, tally: &mut Tally) {
+    let swept = store.sweep(drain, |path, removed| {
         tally.note("a temporary file of the store", path, "a crash has left it", removed);
     });
     if let Err(error) = swept {

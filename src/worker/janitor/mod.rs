@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ use super::build_directory::DataDirectory;
 use super::delivery::Handler;
 use super::disks::{Pressure, told};
 use crate::config::{Config, Live};
-use crate::disk::{DiskConfig, Fill};
+use crate::disk::{DiskConfig, Fill, aside};
 use crate::source::Sources;
 use crate::store::Store;
 use files::Needs;
@@ -41,6 +42,8 @@ use removal::Tally;
 const ROUND: Duration = Duration::from_secs(3600);
 /// How often while a disk is too full: builds end meanwhile, and leave what can go.
 const UNDER_PRESSURE: Duration = Duration::from_secs(60);
+/// How long the end waits for what is being removed.
+const LEAVE: Duration = Duration::from_secs(2);
 
 pub struct Janitor {
     handler: Arc<Handler>,
@@ -125,21 +128,26 @@ impl Janitor {
     }
 
     async fn go(self: Arc<Self>, round: Round) {
-        let janitor = self.clone();
-        let files = async {
-            let files = tokio::task::spawn_blocking(move || janitor.files(round)).await;
-            files.unwrap_or_else(|error| {
-                tracing::error!(%error, "the janitor has not ended its round");
-                Tally::default()
-            })
-        };
-        let round = async {
-            let mut tally = files.await;
-            tally.add(self.engine(round).await);
-            tally.report();
-        };
-        // A disk or an engine that hangs does not delay the end.
-        self.drain.run_until_cancelled(round).await;
+        let mut tally = self.clone().files_aside(round).await.unwrap_or_else(|error| {
+            tracing::error!(error = format!("{error:#}"), "the janitor has not ended its round");
+            Tally::default()
+        });
+        // Nor does an engine that hangs delay the end.
+        if let Some(engine) = self.drain.run_until_cancelled(self.engine(round)).await {
+            tally.add(engine);
+        }
+        tally.report();
+    }
+
+    /// What lies in files. A disk that hangs does not delay the end: of what is removed then, a part may stay, as
+    /// after a crash, and goes another time.
+    async fn files_aside(self: Arc<Self>, round: Round) -> anyhow::Result<Tally> {
+        let drain = self.drain.clone();
+        let files = aside("janitor", move || self.files(round)).context("start a thread")?;
+        tokio::select! {
+            tally = files => tally.context("it has panicked"),
+            () = async { drain.cancelled().await; tokio::time::sleep(LEAVE).await } => Ok(Tally::default()),
+        }
     }
 
     /// What lies in files. Blocking.
@@ -151,11 +159,12 @@ impl Janitor {
         files::builds(&handler.data, &needs, &limits, short, &self.drain, &mut tally);
         files::mirrors(&handler.pipeline.sources, &limits, short, &self.drain, &mut tally);
         let store = handler.pipeline.publisher.store();
-        files::temporary(store, &mut tally);
+        files::temporary(store, &self.drain, &mut tally);
         files::ends(store, &limits, &self.drain, &mut tally);
         if round.is_hourly {
-            match store.blob_bytes() {
-                Ok(bytes) => metrics::gauge!("buildgrid_store_bytes").set(bytes as f64),
+            match store.blob_bytes(&self.drain) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => metrics::gauge!("buildgrid_store_bytes").set(bytes as f64),
                 Err(error) => tracing::warn!(%error, "the size of the store cannot be counted"),
             }
         }
@@ -195,7 +204,7 @@ pub fn make_room(config: &Config, has_timeline: bool) -> anyhow::Result<()> {
     files::builds(&data, &Needs::Nobody { has_timeline }, &limits, true, &drain, &mut tally);
     files::mirrors(&Sources::new(config.source.clone(), data.mirrors())?, &limits, true, &drain, &mut tally);
     if let Ok(store) = Store::open_read_only(&config.store) {
-        files::temporary(&store, &mut tally);
+        files::temporary(&store, &drain, &mut tally);
     }
     tally.report();
     Ok(())
