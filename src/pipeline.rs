@@ -16,10 +16,11 @@ use crate::build::fake;
 use crate::event::deploy::{DeployEvent, Work};
 use crate::event::fake::FakeBuild;
 use crate::permit::{Rules, TimeLimits};
-use crate::publish::publisher::{Existing, Publication, PublishError, Published, Publisher};
+use crate::publish::publisher::{self, Existing, Publication, PublishError, Published, Publisher};
 use crate::source::url::RepositoryUrl;
 use crate::source::{Fault, FetchedCommit, SourceError, Sources};
 use crate::store::TagPut;
+use crate::telemetry::pulse::Pulse;
 use crate::timeline::sink::LogSink;
 
 /// The platform of fake images.
@@ -76,6 +77,8 @@ pub struct Run<'a> {
     pub engine_build: EngineBuildId,
     pub log: &'a LogSink,
     pub cancel: &'a CancellationToken,
+    /// Beats with what brings it forward, beside the stages that it enters: see [`Pipeline::longest`].
+    pub pulse: &'a Pulse,
     /// Told at the start of each stage.
     pub entered: &'a (dyn Fn(Stage) -> BoxFuture<'static, ()> + Sync),
     /// Told what the commit says of itself, between the fetch and the build.
@@ -130,7 +133,7 @@ impl Pipeline {
         (run.entered)(Stage::Publishing).await;
         run.log.status(format!("publishing {name}")).await;
         let publication = Publication { name: &name, definition, annotations: labels, put };
-        let publish = self.publisher.publish(image, publication, run.log, run.cancel);
+        let publish = self.publisher.publish(image, publication, run.log, run.cancel, run.pulse);
         Ok(timed(Stage::Publishing, publish).await?)
     }
 
@@ -161,12 +164,15 @@ impl Pipeline {
         })
     }
 
-    /// The longest that a stage of this event may take, with all that it may have to wait for.
+    /// The longest that a stage of this event may take without a beat of the run's pulse; a run that takes longer
+    /// hangs.
     pub fn longest(&self, stage: Stage, event: &DeployEvent) -> Duration {
         match stage {
             Stage::Building => self.rules.limits(event).whole,
-            // Fetches of one repository stand in line, and how long a publish takes is a matter of size.
-            Stage::Fetching | Stage::Publishing => self.rules.max_build_timeout,
+            // Fetches of one repository stand in line. That the line moves on is a beat.
+            Stage::Fetching => self.sources.longest(),
+            // How long it takes is a matter of size. Each piece that is read is a beat.
+            Stage::Publishing => publisher::LONGEST_PIECE,
         }
     }
 
@@ -204,7 +210,8 @@ impl Pipeline {
         url: &RepositoryUrl,
         run: &Run<'_>,
     ) -> Result<FetchedCommit, Outcome> {
-        let fetch = self.sources.fetch(url, &event.commit, event.git_ref.as_deref(), run.log, run.cancel);
+        let fetch =
+            self.sources.fetch(url, &event.commit, event.git_ref.as_deref(), run.log, run.cancel, run.pulse);
         let commit = fetch.await?;
         let words = format!("commit {} {:?} by {}", event.commit.short(), commit.subject, commit.author);
         run.log.status(words).await;

@@ -19,10 +19,16 @@ use super::name::ImageName;
 use crate::build::engine::BuiltImage;
 use crate::store::digest::Digest;
 use crate::store::{Layer, Store, StoreError, TagOutcome, TagPut};
+use crate::telemetry::pulse::Pulse;
 use crate::timeline::sink::LogSink;
 
 /// How long a cancelled publish waits for the layer that is being stored.
 const LEAVE: Duration = Duration::from_secs(2);
+
+/// How long publishing may take from one piece to the next, or for one of its small steps. A publish has no limit on
+/// the whole: that is a matter of size. The longest step between two pieces is the sync of a layer, of which the
+/// system may hold back some gigabytes; a disk that takes longer for it has stopped.
+pub const LONGEST_PIECE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -120,20 +126,22 @@ impl Publisher {
     }
 
     /// Publishes `image`. If another build was faster, its image stands and is returned as
-    /// reused; if that one has another definition, it is a conflict.
+    /// reused; if that one has another definition, it is a conflict. `pulse` beats with each piece of a layer.
     pub async fn publish(
         &self,
         image: BuiltImage,
         publication: Publication<'_>,
         log: &LogSink,
         cancel: &CancellationToken,
+        pulse: &Pulse,
     ) -> Result<Published, PublishError> {
         let Publication { name, definition, mut annotations, put } = publication;
         let image = Arc::new(image);
         let mut traffic = Traffic::default();
         let mut layers = Vec::with_capacity(image.diff_ids.len());
         for index in 0..image.diff_ids.len() {
-            let layer = self.layer(&image, index, &mut traffic, log, cancel).await?;
+            let layer = self.layer(&image, index, &mut traffic, log, cancel, pulse).await?;
+            pulse.beat();
             layers.push(layer);
         }
         let config = Part { digest: Digest::of(&image.config), size: image.config.len() as u64 };
@@ -170,11 +178,12 @@ impl Publisher {
         traffic: &mut Traffic,
         log: &LogSink,
         cancel: &CancellationToken,
+        pulse: &Pulse,
     ) -> Result<Part, PublishError> {
         let diff_id = image.diff_ids[index];
         let place = format!("layer {} of {}", index + 1, image.diff_ids.len());
         // It is read whole, which takes its time for a large one.
-        let known = cancel.run_until_cancelled(self.store.find_layer(diff_id)).await;
+        let known = cancel.run_until_cancelled(self.store.find_layer(diff_id, pulse)).await;
         if let Some(known) = known.ok_or(PublishError::Cancelled)?? {
             traffic.known += known.size;
             log.status(format!(
@@ -185,7 +194,7 @@ impl Publisher {
             return Ok(Part { digest: known.digest, size: known.size });
         }
         let started = std::time::Instant::now();
-        let part = self.store_layer(image.clone(), index, cancel.clone()).await?;
+        let part = self.store_layer(image.clone(), index, cancel.clone(), pulse.clone()).await?;
         traffic.stored += part.size;
         let layer = Layer { digest: part.digest, size: part.size, media_type: MediaType::ImageLayerGzip };
         self.store.index_layer(diff_id, &layer).await?;
@@ -203,6 +212,7 @@ impl Publisher {
         image: Arc<BuiltImage>,
         index: usize,
         cancel: CancellationToken,
+        pulse: Pulse,
     ) -> Result<Part, PublishError> {
         let (store, level, cancelled) = (self.store.clone(), self.gzip_level, cancel.clone());
         let span = tracing::Span::current();
@@ -220,7 +230,7 @@ impl Publisher {
                 .with_context(|| format!("open the layer {expected}"))
                 .map_err(PublishError::Image)?;
             let Compressed { diff_id, writer, .. } =
-                compress(layer, store.blob_writer()?, level, &cancel).map_err(reading)?;
+                compress(pulse.reading(layer), store.blob_writer()?, level, &cancel).map_err(reading)?;
             if diff_id != expected {
                 return Err(PublishError::Image(anyhow::anyhow!(
                     "the engine's layer {expected} has the digest {diff_id}; nothing was published"

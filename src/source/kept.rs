@@ -42,8 +42,8 @@ impl Sources {
         let name = mirrors.folder.file_name().and_then(|name| name.to_str());
         let is_ours = |name: &&str| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         let Some(name) = name.filter(is_ours) else { return Ok(false) };
-        let slot = self.slot_of(name.to_owned(), String::new());
-        match slot.try_lock() {
+        let line = self.line_of(name.to_owned(), String::new());
+        match line.slot.try_lock() {
             Ok(mut slot) => slot.clear(),
             Err(_) => Ok(false),
         }

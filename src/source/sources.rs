@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::address::AllowedAddress;
@@ -20,6 +21,7 @@ use super::mirror::Slot;
 use super::session::Session;
 use super::url::RepositoryUrl;
 use crate::store::digest::Digest;
+use crate::telemetry::pulse::Pulse;
 use crate::timeline::sink::LogSink;
 
 /// The repositories that builds are fetched from, and their mirrors on this machine. Clones share the mirrors.
@@ -28,9 +30,17 @@ pub struct Sources {
     config: Arc<SourceConfig>,
     allowed: Arc<[AllowedAddress]>,
     mirrors: PathBuf,
-    /// By the digest of the repository's URL. One entry for each repository this process has seen:
+    /// By the digest of the repository's URL. One line for each repository this process has seen:
     /// fewer than there are mirrors on the disk.
-    slots: Arc<Mutex<HashMap<String, Arc<AsyncMutex<Slot>>>>>,
+    lines: Arc<Mutex<HashMap<String, Line>>>,
+}
+
+/// The fetches of one repository, which stand in line for its mirrors.
+#[derive(Clone)]
+pub(super) struct Line {
+    pub(super) slot: Arc<AsyncMutex<Slot>>,
+    /// Told when the next one has its turn.
+    moves: watch::Sender<()>,
 }
 
 impl Sources {
@@ -39,7 +49,7 @@ impl Sources {
         libgit2::prepare()?;
         std::fs::create_dir_all(&mirrors).with_context(|| format!("create {}", mirrors.display()))?;
         let allowed = allowed(&config)?;
-        Ok(Self { config: Arc::new(config), allowed, mirrors, slots: Arc::default() })
+        Ok(Self { config: Arc::new(config), allowed, mirrors, lines: Arc::default() })
     }
 
     /// The same mirrors under another configuration, for fetches that begin from now on.
@@ -52,7 +62,9 @@ impl Sources {
     /// server does not give out commits by their ids. Progress goes to `log`.
     ///
     /// One fetch of a repository runs at a time; what an earlier one has brought is not fetched again,
-    /// and a commit that is here already needs no server. Dropping the future cancels the fetch.
+    /// and a commit that is here already needs no server. Dropping the future cancels the fetch. `pulse` beats each
+    /// time that the line of the repository's fetches moves on: one that has its turn takes `source.fetch_timeout`
+    /// at most.
     pub async fn fetch(
         &self,
         url: &RepositoryUrl,
@@ -60,19 +72,22 @@ impl Sources {
         git_ref: Option<&str>,
         log: &LogSink,
         cancel: &CancellationToken,
+        pulse: &Pulse,
     ) -> Result<FetchedCommit, SourceError> {
-        let slot = self.slot(url);
-        let slot = match Arc::clone(&slot).try_lock_owned() {
+        let line = self.line(url);
+        let slot = match Arc::clone(&line.slot).try_lock_owned() {
             Ok(slot) => slot,
             Err(_) => {
                 log.status(format!("waiting for another fetch of {url} to end")).await;
                 tokio::select! {
                     biased;
                     () = cancel.cancelled() => return Err(SourceError::Cancelled),
-                    slot = slot.lock_owned() => slot,
+                    slot = line.turn(pulse) => slot,
                 }
             }
         };
+        line.moves.send_replace(());
+        pulse.beat();
         let cancel = cancel.child_token();
         let _cancelled_when_dropped = cancel.clone().drop_guard();
         let session = Session::new(Arc::clone(&self.config), Arc::clone(&self.allowed), url, cancel);
@@ -87,22 +102,43 @@ impl Sources {
         libgit2::blocking(move || fetch.run(&mut slot)).await
     }
 
-    fn slot(&self, url: &RepositoryUrl) -> Arc<AsyncMutex<Slot>> {
-        let url = url.to_string();
-        self.slot_of(Digest::of(url.as_bytes()).hex(), url)
+    /// The longest that a fetch may take once it has its turn.
+    pub fn longest(&self) -> Duration {
+        self.config.fetch_timeout
     }
 
-    pub(super) fn slot_of(&self, digest: String, url: String) -> Arc<AsyncMutex<Slot>> {
+    fn line(&self, url: &RepositoryUrl) -> Line {
+        let url = url.to_string();
+        self.line_of(Digest::of(url.as_bytes()).hex(), url)
+    }
+
+    pub(super) fn line_of(&self, digest: String, url: String) -> Line {
         // No code that can panic runs while the lock is held.
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = slots.entry(digest).or_insert_with_key(|digest| {
-            Arc::new(AsyncMutex::new(Slot::new(self.mirrors.join(digest), url)))
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = lines.entry(digest).or_insert_with_key(|digest| Line {
+            slot: Arc::new(AsyncMutex::new(Slot::new(self.mirrors.join(digest), url))),
+            moves: watch::Sender::default(),
         });
-        Arc::clone(slot)
+        line.clone()
     }
 
     pub(super) fn folder(&self) -> &Path {
         &self.mirrors
+    }
+}
+
+impl Line {
+    /// Waits for a turn.
+    async fn turn(&self, pulse: &Pulse) -> OwnedMutexGuard<Slot> {
+        let mut moves = self.moves.subscribe();
+        let mut turn = std::pin::pin!(Arc::clone(&self.slot).lock_owned());
+        loop {
+            tokio::select! {
+                slot = &mut turn => return slot,
+                // The other end is this line's own.
+                _ = moves.changed() => pulse.beat(),
+            }
+        }
     }
 }
 

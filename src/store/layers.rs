@@ -13,6 +13,7 @@ use super::digest::{Digest, Digesting};
 use super::error::StoreError;
 use super::handle::Store;
 use super::layout;
+use crate::telemetry::pulse::Pulse;
 
 /// The compressed form of a layer: the fields of its descriptor in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +28,9 @@ pub struct Layer {
 impl Store {
     /// The blob of the layer whose uncompressed tar has the digest `diff_id`, if the store has it whole.
     /// Its content is read: a publish must not build on what the disk has damaged, and building again
-    /// must mend it. Beside the engine's export of the same layer, that costs little.
-    pub async fn find_layer(&self, diff_id: Digest) -> Result<Option<Layer>, StoreError> {
+    /// must mend it. Beside the engine's export of the same layer, that costs little. `pulse` beats meanwhile.
+    pub async fn find_layer(&self, diff_id: Digest, pulse: &Pulse) -> Result<Option<Layer>, StoreError> {
+        let pulse = pulse.clone();
         self.blocking(move |directory| {
             let key = layout::layer_index(diff_id);
             let Some(bytes) = directory.read(&key)? else { return Ok(None) };
@@ -45,7 +47,7 @@ impl Store {
                 return Ok(None);
             }
             let path = directory.path(&key);
-            match digest(&path) {
+            match digest(&path, &pulse) {
                 Ok(found) if found == layer.digest => return Ok(Some(layer)),
                 Ok(_) => warn!(path = %path.display(), "a blob is damaged; its layer is stored anew"),
                 Err(error) => {
@@ -66,8 +68,8 @@ impl Store {
     }
 }
 
-fn digest(path: &Path) -> io::Result<Digest> {
-    let mut content = Digesting::new(File::open(path)?);
+fn digest(path: &Path, pulse: &Pulse) -> io::Result<Digest> {
+    let mut content = Digesting::new(pulse.reading(File::open(path)?));
     io::copy(&mut content, &mut io::sink())?;
     Ok(content.finish().0)
 }

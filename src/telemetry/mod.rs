@@ -5,6 +5,7 @@ pub mod config;
 pub mod logging;
 pub mod metrics;
 pub mod printable;
+pub mod pulse;
 pub mod status;
 mod text;
 pub mod watchdog;

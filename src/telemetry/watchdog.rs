@@ -4,9 +4,7 @@
 //! A thread looks at [`Pulse`]s, each of which beats while its part moves. It is no task of the runtime, so that
 //! it can say in the log what has stopped, the runtime among it, before systemd ends the process.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -14,6 +12,7 @@ use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use super::printable::printable;
+use super::pulse::Pulse;
 
 /// How often the thread looks, at most.
 const LOOK: Duration = Duration::from_secs(1);
@@ -21,33 +20,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For how long each word asks systemd to wait for the next, while the daemon comes to its end.
 const EXTENSION: Duration = Duration::from_secs(60);
-
-/// Beats while a part of the program moves. Clones are of the same part.
-#[derive(Clone, Debug)]
-pub struct Pulse(Arc<AtomicU64>);
-
-static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-impl Default for Pulse {
-    fn default() -> Self {
-        let pulse = Self(Arc::default());
-        pulse.beat();
-        pulse
-    }
-}
-
-impl Pulse {
-    pub fn beat(&self) {
-        let since = u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.store(since, Ordering::Relaxed);
-    }
-
-    /// How long it has been silent.
-    pub fn silent(&self, now: Instant) -> Duration {
-        let last = Duration::from_millis(self.0.load(Ordering::Relaxed));
-        now.saturating_duration_since(*EPOCH + last)
-    }
-}
 
 /// Answers what has stopped although it must not, if anything has.
 pub type Check = Box<dyn FnMut(Instant) -> Option<String> + Send>;

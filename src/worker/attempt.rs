@@ -104,7 +104,15 @@ impl Attempt<'_> {
                 });
             }
         };
-        let run = Run { spool, engine_build, log, cancel: self.cancel, entered: &entered, fetched: &fetched };
+        let run = Run {
+            spool,
+            engine_build,
+            log,
+            cancel: self.cancel,
+            pulse: &self.on_board.map(OnBoard::pulse).unwrap_or_default(),
+            entered: &entered,
+            fetched: &fetched,
+        };
         let outcome = shown(pipeline.run(self.event, run).await, mask);
         self.last_words(log, &outcome).await;
         opened.close(&self.directory).await?;

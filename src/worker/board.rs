@@ -1,8 +1,9 @@
 //! The board: what each slot and each attempt is at, for the line in `systemctl status` and for the watchdog.
 //!
 //! A slot moves while it builds, waits for an event, is held by a gate, or pauses before it subscribes again.
-//! One that ought to subscribe and does not, although the queue is there, is stuck. So is an attempt in a
-//! stage that has outlasted its time limit: the limit itself should have ended it.
+//! One that ought to subscribe and does not, although the queue is there, is stuck. So is an attempt in a stage
+//! whose pulse has been silent for longer than [`Pipeline::longest`](crate::pipeline::Pipeline::longest) says: the
+//! stage's own limit should have ended it, or the disk it waits for is gone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use crate::event::deploy::BuildId;
 use crate::pipeline::Stage;
+use crate::telemetry::pulse::Pulse;
 
 /// How long a slot may take to subscribe while the queue is there. Each try has a time limit of its own, far
 /// shorter.
 const SUBSCRIBES_WITHIN: Duration = Duration::from_secs(300);
-/// How long an attempt may take to begin, and to end after its time limit has told it to: a full disk, or an
-/// engine that removes a large image, may be slow.
+/// How long an attempt may take to begin, and how much longer than a stage may be silent it may: after a time limit
+/// has told it to end, a full disk, or an engine that removes a large image, may be slow.
 const LENIENCY: Duration = Duration::from_secs(600);
 
 /// What a slot is at.
@@ -41,8 +43,10 @@ struct Marks {
 
 struct Attempt {
     stage: &'static str,
-    /// None while it waits for what may take any time: a broker that is away, room on a disk.
-    until: Option<Instant>,
+    /// For how long its pulse may be silent. None while it waits for what may take any time: a broker that is away,
+    /// room on a disk.
+    limit: Option<Duration>,
+    pulse: Pulse,
 }
 
 /// A slot's place on the board, until it is dropped.
@@ -55,6 +59,7 @@ pub struct OnSlot {
 pub struct OnBoard {
     board: Board,
     id: BuildId,
+    pulse: Pulse,
 }
 
 impl Board {
@@ -67,8 +72,9 @@ impl Board {
     }
 
     pub fn attempt(&self, id: &BuildId) -> OnBoard {
-        self.mark(id, "claimed", Some(Duration::ZERO));
-        OnBoard { board: self.clone(), id: id.clone() }
+        let attempt = OnBoard { board: self.clone(), id: id.clone(), pulse: Pulse::default() };
+        attempt.mark("claimed", Some(Duration::ZERO));
+        attempt
     }
 
     /// How many slots are at one of these.
@@ -90,15 +96,15 @@ impl Board {
                 ));
             }
         }
-        let overdue = |attempt: &Attempt| attempt.until.is_some_and(|until| now > until);
-        let (id, attempt) = marks.attempts.iter().find(|(_, attempt)| overdue(attempt))?;
-        let minutes = LENIENCY.as_secs() / 60;
-        Some(format!("build {id} is {} and has outlasted its time limit by {minutes} minutes", attempt.stage))
-    }
-
-    fn mark(&self, id: &BuildId, stage: &'static str, limit: Option<Duration>) {
-        let until = limit.and_then(|limit| Instant::now().checked_add(limit.saturating_add(LENIENCY)));
-        self.lock().attempts.insert(id.clone(), Attempt { stage, until });
+        let is_silent = |attempt: &Attempt| {
+            attempt.limit.is_some_and(|limit| attempt.pulse.silent(now) > limit.saturating_add(LENIENCY))
+        };
+        let (id, Attempt { stage, pulse, .. }) =
+            marks.attempts.iter().find(|(_, attempt)| is_silent(attempt))?;
+        let (silent, leniency) = (pulse.silent(now).as_secs() / 60, LENIENCY.as_secs() / 60);
+        Some(format!(
+            "build {id} is {stage} and has not come forward for {silent} minutes, {leniency} more than it may take"
+        ))
     }
 
     /// A panic in another thread cannot leave the marks half changed: each change is one call.
@@ -120,14 +126,25 @@ impl Drop for OnSlot {
 }
 
 impl OnBoard {
-    /// It enters a stage that may take so long.
+    /// It enters a stage that may be silent for so long.
     pub fn enters(&self, stage: Stage, limit: Duration) {
-        self.board.mark(&self.id, stage.name(), Some(limit));
+        self.mark(stage.name(), Some(limit));
+    }
+
+    /// Beats with whatever brings its stage forward.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Its outcome is known; telling it may take any time.
     pub fn settles(&self) {
-        self.board.mark(&self.id, "settled", None);
+        self.mark("settled", None);
+    }
+
+    fn mark(&self, stage: &'static str, limit: Option<Duration>) {
+        self.pulse.beat();
+        let attempt = Attempt { stage, limit, pulse: self.pulse.clone() };
+        self.board.lock().attempts.insert(self.id.clone(), attempt);
     }
 }
 
@@ -163,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_beyond_its_time_limit_is_stuck_until_it_settles() {
+    fn an_attempt_that_is_silent_for_too_long_is_stuck_until_it_settles() {
         let board = Board::default();
         let hour = Duration::from_secs(3600);
         let attempt = board.attempt(&"b-1".parse().unwrap());

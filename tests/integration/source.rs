@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use buildgrid::source::{FetchedCommit, SourceConfig, SourceError, Sources};
+use buildgrid::telemetry::pulse::Pulse;
 use buildgrid::timeline::mask::Mask;
 use buildgrid::timeline::sink::LogSink;
 use tempfile::TempDir;
@@ -60,7 +61,7 @@ impl Fetcher {
     ) -> Result<FetchedCommit, SourceError> {
         let cancel = CancellationToken::new();
         let (url, commit) = (url.parse().unwrap(), commit.parse().unwrap());
-        self.sources.fetch(&url, &commit, git_ref, &self.log, &cancel).await
+        self.sources.fetch(&url, &commit, git_ref, &self.log, &cancel, &Pulse::default()).await
     }
 
     /// The same mirrors in a new process.

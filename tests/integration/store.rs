@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use buildgrid::store::digest::Digest;
 use buildgrid::store::{Layer, Store, StoreConfig, StoreError, TagOutcome, TagPut};
+use buildgrid::telemetry::pulse::Pulse;
 use oci_spec::image::MediaType;
 use tempfile::TempDir;
 
@@ -100,27 +101,27 @@ async fn directories_that_vanish_under_a_running_store_are_made_again() {
 async fn a_layer_is_found_only_while_its_blob_is_whole() {
     let (root, store) = store();
     let diff_id = Digest::of(b"layer.tar");
-    assert_eq!(store.find_layer(diff_id).await.unwrap(), None);
+    assert_eq!(store.find_layer(diff_id, &Pulse::default()).await.unwrap(), None);
     let digest = put_streamed(&store, b"layer.tar.gz".to_vec()).await;
     let layer = Layer { media_type: MediaType::ImageLayerGzip, digest, size: 12 };
     store.index_layer(diff_id, &layer).await.unwrap();
-    assert_eq!(store.find_layer(diff_id).await.unwrap(), Some(layer.clone()));
+    assert_eq!(store.find_layer(diff_id, &Pulse::default()).await.unwrap(), Some(layer.clone()));
 
     let hex = digest.hex();
     let data = root.path().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
     for rotten in ["layer.t", "layer.tar.gx"] {
         std::fs::write(&data, rotten).unwrap();
-        assert_eq!(store.find_layer(diff_id).await.unwrap(), None);
+        assert_eq!(store.find_layer(diff_id, &Pulse::default()).await.unwrap(), None);
     }
     std::fs::remove_file(&data).unwrap();
-    assert_eq!(store.find_layer(diff_id).await.unwrap(), None);
+    assert_eq!(store.find_layer(diff_id, &Pulse::default()).await.unwrap(), None);
 
     put_streamed(&store, b"layer.tar.gz".to_vec()).await;
     let hex = diff_id.hex();
     std::fs::write(root.path().join(format!("buildgrid/layers/{}/{hex}.json", &hex[..2])), "").unwrap();
-    assert_eq!(store.find_layer(diff_id).await.unwrap(), None);
+    assert_eq!(store.find_layer(diff_id, &Pulse::default()).await.unwrap(), None);
     store.index_layer(diff_id, &layer).await.unwrap();
-    assert_eq!(store.find_layer(diff_id).await.unwrap(), Some(layer));
+    assert_eq!(store.find_layer(diff_id, &Pulse::default()).await.unwrap(), Some(layer));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use super::dial;
 use super::error::BrokerError;
 use crate::queue::QueueConfig;
 use crate::queue::retry::backoff;
-use crate::telemetry::watchdog::Pulse;
+use crate::telemetry::pulse::Pulse;
 
 /// A connection that lasted this long was a good one: the next attempt follows at once.
 const GOOD: Duration = Duration::from_secs(30);

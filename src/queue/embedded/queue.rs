@@ -14,7 +14,7 @@ use super::file::QueueFile;
 use super::keeper;
 use crate::event::result::ResultEvent;
 use crate::queue::{QueueConfig, QueueError, QueueStatus};
-use crate::telemetry::watchdog::Pulse;
+use crate::telemetry::pulse::Pulse;
 
 /// Results that a listener may be behind; beyond, it misses some, and is told.
 const RESULTS: usize = 4096;

@@ -16,8 +16,9 @@ use sqlx::sqlite::{
 use super::migrate::migrate;
 use super::writer::{Job, WriteError, Writer};
 use crate::lock::{self, Holder, NotTaken};
+use crate::telemetry::pulse::Pulse;
 use crate::telemetry::status::{self, Readiness};
-use crate::telemetry::watchdog::{self, Check, Pulse};
+use crate::telemetry::watchdog::{self, Check};
 
 /// Readers at a time. Each has a page cache of its own; more would not read faster on few cores.
 const READERS: u32 = 4;

@@ -1,8 +1,9 @@
 //! Servers that are away, slow, elsewhere, or none at all: each has its error, and its fault.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use buildgrid::source::{Fault, SourceError, Sources};
+use buildgrid::telemetry::pulse::Pulse;
 use tokio_util::sync::CancellationToken;
 
 use super::limits::noise;
@@ -284,6 +285,7 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
     let server = git_server().await;
     let repository = server.empty("x");
     let commit = repository.commit("One");
+    let pulse = Pulse::default();
     for objects in [false, true] {
         let proxy = GitProxy::start(&server.url, move |request| match request.is_for_objects() == objects {
             true => Reaction::Hang,
@@ -294,7 +296,7 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         let (url, id) = (format!("{}/x.git", proxy.url).parse().unwrap(), commit.parse().unwrap());
         let cancel = CancellationToken::new();
         let (result, ()) =
-            tokio::join!(fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel), async {
+            tokio::join!(fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel, &pulse), async {
                 until("the request is there", || proxy.seen().len() > usize::from(objects)).await;
                 // Into the middle of the answer.
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -307,7 +309,7 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         let cancel = CancellationToken::new();
         let waiting = async {
             fetcher.log_up_to("fetching").await;
-            let result = fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel);
+            let result = fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel, &pulse);
             let (result, ()) = tokio::join!(result, async {
                 fetcher.log_up_to("waiting for another fetch").await;
                 cancel.cancel();
@@ -320,7 +322,40 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         }
         let cancel = CancellationToken::new();
         cancel.cancel();
-        let result = fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel).await;
+        let result = fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel, &pulse).await;
         assert_eq!(result.unwrap_err(), SourceError::Cancelled);
     }
+}
+
+#[tokio::test]
+async fn who_stands_in_line_for_a_repository_shows_that_the_line_moves() {
+    // It accepts connections and says nothing at all: whose turn it is ends by the time limit.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let limit = Duration::from_secs(1);
+    let fetcher = Fetcher::with(|config| config.fetch_timeout = limit);
+    assert_eq!(fetcher.sources.longest(), limit);
+    let url = format!("http://{}/x.git", silent.local_addr().unwrap()).parse().unwrap();
+    let (commit, cancel, began) = (COMMIT.parse().unwrap(), CancellationToken::new(), Instant::now());
+    let pulses = [0; 4].map(|_| Pulse::default());
+    let fetches = pulses.iter().map(|pulse| {
+        // Silent for longer than the limit is only what hangs; some time goes by from one's end to the next one's turn.
+        let watch = async {
+            loop {
+                let silent = pulse.silent(Instant::now());
+                assert!(silent < limit + limit / 2, "{silent:?}");
+                tokio::time::sleep(limit / 20).await;
+            }
+        };
+        let fetch = fetcher.sources.fetch(&url, &commit, None, &fetcher.log, &cancel, pulse);
+        async {
+            tokio::select! {
+                fetched = fetch => fetched.unwrap_err(),
+                () = watch => unreachable!("it watches without end"),
+            }
+        }
+    });
+    for error in futures::future::join_all(fetches).await {
+        assert!(matches!(error, SourceError::TimedOut { key: "fetch_timeout", .. }), "{error}");
+    }
+    assert!(began.elapsed() >= limit * 4, "one after the other: {:?}", began.elapsed());
 }

@@ -10,6 +10,7 @@ use buildgrid::event::result::{Kind, State};
 use buildgrid::publish::name::ImageName;
 use buildgrid::source::Sources;
 use buildgrid::store::Store;
+use buildgrid::telemetry::pulse::Pulse;
 use buildgrid::timeline::sink::LogSink;
 use tokio_util::sync::CancellationToken;
 
@@ -306,7 +307,10 @@ async fn fetch(sources: &Sources, url: &str, commit: &str) {
     let (log, mut lines) = LogSink::channel(buildgrid::timeline::mask::Mask::none());
     let reading = tokio::spawn(async move { while lines.recv().await.is_some() {} });
     let (url, commit) = (url.parse().unwrap(), commit.parse().unwrap());
-    sources.fetch(&url, &commit, Some("refs/heads/main"), &log, &CancellationToken::new()).await.unwrap();
+    sources
+        .fetch(&url, &commit, Some("refs/heads/main"), &log, &CancellationToken::new(), &Pulse::default())
+        .await
+        .unwrap();
     drop(log);
     reading.await.unwrap();
 }
