@@ -1,8 +1,13 @@
 //! Whose turn it is: an app's policy and a namespace's limit, applied to a claim within its transaction.
 //!
 //! Who comes first goes first, by when the service first knew of the event: a build waits for those that run,
-//! and for those in line before it that could go instead of it. A place in line is kept by asking: of an event
-//! that was told to wait and does not come again, nobody knows whether it ever will.
+//! and for those in line before it that could go instead of it.
+//!
+//! A place in line is kept however long all slots are busy: of an event that was told to wait and does not come
+//! again, nobody knows then whether it ever will. That another one has come, which was told to wait later, is a sign:
+//! both went the same way, ten seconds in a retry queue and then to the end of the builds queue, which keeps the
+//! order. Whoever did not come before that one, although told to wait [`PATIENCE`] earlier, is out of line until it
+//! does.
 
 use sqlx::SqliteConnection;
 use time::OffsetDateTime;
@@ -68,6 +73,9 @@ pub(super) async fn must_wait(
     if !of_app.is_serial() && limit.is_none() {
         return Ok(None);
     }
+    if let Some(put_off) = row.put_off_at() {
+        line::forget(connection, namespace, put_off - PATIENCE).await?;
+    }
     let running = line::running(connection, namespace, &row.build.id, now).await?;
     let same_app = running.iter().find(|other| other.app == *app);
     if let Some(other) = same_app.filter(|_| of_app.is_serial()) {
@@ -77,7 +85,7 @@ pub(super) async fn must_wait(
     if let Some((most, key)) = most.filter(|(most, _)| running.len() >= *most) {
         return Ok(Some(full(namespace, &running, most, key)));
     }
-    let before = line::before(connection, row, PATIENCE, now).await?;
+    let before = line::before(connection, row).await?;
     let same_app = before.iter().find(|before| before.app == *app);
     if let Some(other) = same_app.filter(|_| of_app.is_serial()) {
         return Ok(Some(format!("build {} of the same app comes before it (policy {of_app})", other.id)));
@@ -160,6 +168,10 @@ pub(super) async fn end(
 #[cfg(test)]
 #[path = "turn_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "turn_queue_tests.rs"]
+mod queue_tests;
 
 #[cfg(test)]
 #[path = "turn_model_tests.rs"]

@@ -56,6 +56,8 @@ struct Modelled {
     fenced: bool,
     lease: u64,
     in_line: Option<u64>,
+    /// It was told to wait, then.
+    put_off: bool,
     cancel: bool,
     ended: Option<BuildState>,
     /// It was never permitted to be where it is.
@@ -114,7 +116,8 @@ impl Model {
 
     fn end(&mut self, build: usize, state: BuildState) {
         let modelled = &mut self.builds[build];
-        (modelled.ended, modelled.lease, modelled.in_line) = (Some(state), 0, None);
+        (modelled.ended, modelled.lease) = (Some(state), 0);
+        (modelled.in_line, modelled.put_off) = (None, false);
     }
 
     fn arrive(&mut self, build: usize) {
@@ -132,15 +135,22 @@ impl Model {
         }
     }
 
+    /// One that was told to wait has come again: what was told so long before it, and has not, is not believed in.
+    fn forget(&mut self, build: usize) {
+        let Some(put_off) = self.builds[build].in_line.filter(|_| self.builds[build].put_off) else { return };
+        for other in &mut self.builds {
+            if other.in_line.is_some_and(|at| at + (PATIENCE.as_millis() as u64) < put_off) {
+                (other.in_line, other.put_off) = (None, false);
+            }
+        }
+    }
+
     fn must_wait(&self, build: usize) -> bool {
         let running: Vec<usize> = self.others(build).filter(|&other| self.leased(other)).collect();
         let runs = |one: usize| running.iter().any(|&other| app(other) == app(one));
         let before: Vec<usize> = self
             .others(build)
-            .filter(|&other| {
-                let seen = self.builds[other].in_line.map(|at| at + PATIENCE.as_millis() as u64);
-                seen.is_some_and(|until| until >= self.now) && self.place(other) < self.place(build)
-            })
+            .filter(|&other| self.builds[other].in_line.is_some() && self.place(other) < self.place(build))
             .collect();
         if serial(build) && (runs(build) || before.iter().any(|&other| app(other) == app(build))) {
             return true;
@@ -174,8 +184,11 @@ impl Model {
         if self.leased(build) {
             return if late { Answer::Go } else { Answer::Wait };
         }
+        if !late {
+            self.forget(build);
+        }
         if !late && self.must_wait(build) {
-            self.builds[build].in_line = Some(self.now);
+            (self.builds[build].in_line, self.builds[build].put_off) = (Some(self.now), true);
             return Answer::Wait;
         }
         if !late && serial(build) {
@@ -186,13 +199,14 @@ impl Model {
                 }
                 if silent {
                     (self.builds[other].fenced, self.builds[other].lease) = (true, 0);
-                    self.builds[other].in_line = None;
+                    (self.builds[other].in_line, self.builds[other].put_off) = (None, false);
                 }
             }
         }
         let modelled = &mut self.builds[build];
         modelled.attempt = Some((attempt, AttemptState::Claimed));
-        (modelled.fenced, modelled.late, modelled.in_line) = (false, late, None);
+        (modelled.fenced, modelled.late) = (false, late);
+        (modelled.in_line, modelled.put_off) = (None, false);
         modelled.lease = self.now + LEASE.as_millis() as u64;
         Answer::Go
     }
@@ -209,11 +223,12 @@ impl Model {
         match state {
             AttemptState::Published => self.end(build, BuildState::Published),
             AttemptState::Building => {
-                (modelled.lease, modelled.in_line) = (now + LEASE.as_millis() as u64, None);
+                modelled.lease = now + LEASE.as_millis() as u64;
+                (modelled.in_line, modelled.put_off) = (None, false);
             }
             _ if self.builds[build].cancel || self.replaced(build) => self.end(build, BuildState::Cancelled),
             _ => {
-                self.builds[build].lease = 0;
+                (self.builds[build].lease, self.builds[build].put_off) = (0, false);
                 self.builds[build].in_line = (state == AttemptState::Released).then_some(now);
             }
         }

@@ -21,7 +21,7 @@ struct World {
 }
 
 /// An event of acme: `serial-1 main` is of the app `serial`, for the branch main, and has this id.
-fn text(name: &str) -> String {
+pub(super) fn text(name: &str) -> String {
     let (id, git_ref) = name.split_once(' ').map_or((name, None), |(id, name)| (id, Some(name)));
     let app = id.rsplit_once('-').unwrap().0;
     let git_ref = git_ref.map_or("null".to_owned(), |name| format!("\"refs/heads/{name}\""));
@@ -32,7 +32,7 @@ fn text(name: &str) -> String {
     )
 }
 
-fn event(name: &str) -> DeployEvent {
+pub(super) fn event(name: &str) -> DeployEvent {
     DeployEvent::parse(text(name).as_bytes()).unwrap().0
 }
 
@@ -206,14 +206,70 @@ async fn nobody_waits_for_ever_for_one_that_does_not_come_again() {
     world.pass(50);
     world.waits("serial-3").await;
     world.pass(11);
-    // It has not asked for a minute: perhaps its event was purged.
+    // It has not asked for a minute: perhaps its event was purged, or no slot was free.
     assert_eq!(
         (world.build("serial-2").await.waiting, world.state("serial-2").await),
         (None, BuildState::Queued)
     );
+    world.waits("serial-3").await;
+    world.pass(10);
+    // Put off a minute later, it is here again, and the other one was not before it.
     let third = world.goes("serial-3").await;
     world.waits("serial-2").await;
     world.ends("serial-3", third, AttemptState::Published).await;
+    world.goes("serial-2").await;
+}
+
+#[tokio::test]
+async fn a_place_in_line_outlasts_any_time_in_which_no_slot_is_free() {
+    let mut world = World::new("").await;
+    let first = world.goes("serial-1").await;
+    world.waits("serial-2").await;
+    for _ in 0..60 {
+        world.pass(20);
+        world.ends("serial-1", first, AttemptState::Building).await;
+    }
+    world.ends("serial-1", first, AttemptState::Published).await;
+    // It came only now, and says nothing of what stood in the queue before it.
+    let reason = world.waits("serial-3").await;
+    assert_eq!(reason, "build serial-2 of the same app comes before it (policy serial)");
+    world.goes("serial-2").await;
+}
+
+#[tokio::test]
+async fn one_that_does_not_come_again_is_waited_for_once() {
+    let mut world = World::new("max_running = 1").await;
+    let first = world.goes("serial-1").await;
+    world.waits("serial-2").await;
+    world.ends("serial-1", first, AttemptState::Published).await;
+    world.pass(600);
+    world.waits("web-1").await;
+    world.pass(10);
+    let web = world.goes("web-1").await;
+    world.ends("web-1", web, AttemptState::Published).await;
+    for name in ["web-2", "serial-3"] {
+        let attempt = world.goes(name).await;
+        world.ends(name, attempt, AttemptState::Published).await;
+    }
+    world.goes("serial-2").await;
+}
+
+#[tokio::test]
+async fn what_was_given_back_says_nothing_of_the_queues_end() {
+    let mut world = World::new("max_running = 2").await;
+    let first = world.goes("serial-1").await;
+    world.waits("serial-2").await;
+    let web = world.goes("web-1").await;
+    for _ in 0..4 {
+        world.pass(20);
+        world.ends("serial-1", first, AttemptState::Building).await;
+        world.ends("web-1", web, AttemptState::Building).await;
+    }
+    // It comes at once, to the queue's head.
+    world.ends("web-1", web, AttemptState::Released).await;
+    world.goes("web-1").await;
+    world.ends("serial-1", first, AttemptState::Published).await;
+    world.waits("serial-3").await;
     world.goes("serial-2").await;
 }
 

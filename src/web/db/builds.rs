@@ -31,18 +31,24 @@ pub(in crate::web) struct BuildRow {
     pub result: Option<ResultEvent>,
     /// When it came: at first, or out of the dead letters since then. Its place in line.
     pub arrived_at: OffsetDateTime,
-    /// When it was last heard of that it waits.
+    /// When it was last heard of that it waits; none where it is not in line.
     pub in_line_at: Option<OffsetDateTime>,
 }
 
-/// For how long a build that waits is believed in without a word of it: six times as long as it is deferred
-/// for. Its event may have been lost, or lie in the dead letters.
+/// How long a build that waits is believed in without a word of it, where others are heard of: six times as long as
+/// it is deferred for. Its event may have been lost, or lie in the dead letters; or it may be at a worker that is
+/// slow, or whose connection is gone.
 pub(in crate::web) const PATIENCE: Duration = Duration::from_secs(60);
 
 impl BuildRow {
     /// Whether an attempt holds a lease.
     pub(in crate::web) fn is_leased(&self, now: OffsetDateTime) -> bool {
         self.lease_until.is_some_and(|until| until > now)
+    }
+
+    /// When it was last told to wait, if it is in line for that.
+    pub(in crate::web) fn put_off_at(&self) -> Option<OffsetDateTime> {
+        self.in_line_at.filter(|_| self.build.waiting.is_some())
     }
 
     /// The build as it is shown: one whose lease is over is never running, and has ended if that was asked

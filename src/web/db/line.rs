@@ -1,7 +1,5 @@
 //! The line before an app or a namespace: which builds run, which are told to wait, and which come before which.
 
-use std::time::Duration;
-
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use time::OffsetDateTime;
@@ -64,21 +62,28 @@ pub(in crate::web) struct Before {
     pub id: BuildId,
 }
 
-/// Who is in line before a build of this namespace, by app: those that have come before it, and were heard
-/// of within `patience`. What is not heard of any more is out of line: nobody waits for it.
+/// Puts out of line what waits in the namespace and was not heard of since then: nobody waits for it any more.
+pub(in crate::web) async fn forget(
+    connection: &mut SqliteConnection,
+    namespace: &Namespace,
+    since: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let update =
+        "UPDATE builds SET in_line_at = NULL, waiting = NULL WHERE namespace = $1 AND in_line_at < $2";
+    sqlx::query(update).bind(namespace.as_str()).bind(millis(since)).execute(connection).await.map(drop)
+}
+
+/// Who is in line before a build of this namespace, by app: those that have come before it.
 pub(in crate::web) async fn before(
     connection: &mut SqliteConnection,
     row: &BuildRow,
-    patience: Duration,
-    now: OffsetDateTime,
 ) -> sqlx::Result<Vec<Before>> {
     let select = "SELECT app, count(*) AS builds, min(id) AS id FROM builds
-        WHERE namespace = $1 AND in_line_at >= $2 AND id <> $3
-            AND (coalesce(arrived_at, created_at), id) < ($4, $3)
+        WHERE namespace = $1 AND in_line_at IS NOT NULL AND id <> $2
+            AND (coalesce(arrived_at, created_at), id) < ($3, $2)
         GROUP BY app ORDER BY app";
     let select = sqlx::query(select)
         .bind(row.build.namespace.as_str())
-        .bind(millis(now - patience))
         .bind(row.build.id.as_str())
         .bind(millis(row.arrived_at));
     let read = |row: &SqliteRow| {
