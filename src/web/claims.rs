@@ -7,7 +7,8 @@ use sqlx::SqliteConnection;
 use time::OffsetDateTime;
 
 use super::db::attempts::{self, AttemptRow};
-use super::db::builds::{self, BuildRow, Change};
+use super::db::builds::{self, BuildRow};
+use super::db::leases::{self, Change};
 use super::db::line;
 use super::db::logs::{self, Appended, LogId};
 use super::log::batch::Batch;
@@ -64,11 +65,11 @@ async fn answer(
         row.build.finished_at = None;
         // Whoever puts it back wants it built, whatever was wished before.
         row.build.cancel_requested_at = None;
-        builds::comes_again(connection, &event.id, now).await?;
+        leases::comes_again(connection, &event.id, now).await?;
         row.arrived_at = now;
         row.requeued.clone_from(&claim.requeue);
         row.result = None;
-        builds::change(connection, &event.id, Change::unleased(&row)).await?;
+        leases::change(connection, &event.id, Change::unleased(&row)).await?;
     }
     let known = attempts::get(connection, &event.id, claim.attempt).await?;
     let next_seq = logs::state(connection, &LogId::of_attempt(claim.attempt)).await?.next_seq;
@@ -170,7 +171,7 @@ async fn take_over(
         heard_at: Some(now),
         ..Change::unleased(&row)
     };
-    builds::change(connection, &row.build.id, change).await?;
+    leases::change(connection, &row.build.id, change).await?;
     Ok(())
 }
 
@@ -292,7 +293,7 @@ async fn advance(
         started_at: row.build.started_at.or(Some(report.at)),
         finished_at: state.is_final().then_some(report.at),
     };
-    builds::change(connection, &row.build.id, change).await?;
+    leases::change(connection, &row.build.id, change).await?;
     Ok(())
 }
 
@@ -337,7 +338,7 @@ pub(super) async fn cancel(
     if row.build.state.is_final() {
         return Ok(Cancel::Over);
     }
-    builds::ask_for_cancel(connection, id, now).await?;
+    leases::ask_for_cancel(connection, id, now).await?;
     if !row.is_leased(now) {
         turn::end(connection, &row, None, now).await?;
     }
@@ -371,7 +372,7 @@ async fn renew(
     now: OffsetDateTime,
 ) -> Result<(), Refusal> {
     if row.build.attempt == Some(attempt) && row.build.state.is_running() {
-        builds::renew(connection, &row.build.id, now, LEASE).await?;
+        leases::renew(connection, &row.build.id, now, LEASE).await?;
     }
     Ok(())
 }

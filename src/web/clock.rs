@@ -9,7 +9,7 @@ use sqlx::SqliteConnection;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::db::builds;
+use super::db::leases;
 use super::db::{Database, Job, WriteError};
 use crate::timeline::protocol::LEASE;
 
@@ -73,7 +73,7 @@ pub(super) async fn watch(database: Database, stop: CancellationToken) {
 
 fn mend(now: OffsetDateTime, by: time::Duration) -> Job<u64, WriteError> {
     Box::new(move |connection: &mut SqliteConnection| {
-        Box::pin(async move { Ok(builds::begin_leases_anew(connection, now, by, LEASE).await?) })
+        Box::pin(async move { Ok(leases::begin_leases_anew(connection, now, by, LEASE).await?) })
     })
 }
 

@@ -13,8 +13,9 @@ use sqlx::SqliteConnection;
 use time::OffsetDateTime;
 
 use super::db::attempts;
-use super::db::builds::{self, BuildRow, Change, PATIENCE};
-use super::db::line::{self, Before, Running};
+use super::db::builds::{self, BuildRow};
+use super::db::leases::{self, Change};
+use super::db::line::{self, Before, PATIENCE, Running};
 use super::policy::{Policy, PolicyConfig};
 use super::refusal::Refusal;
 use crate::event::deploy::{BuildId, DeployEvent};
@@ -140,7 +141,7 @@ pub(super) async fn alone(
             Some(_) => end(connection, &other, None, now).await?,
             None => {
                 let queued = Change { state: BuildState::Queued, ..Change::unleased(&other) };
-                builds::change(connection, &silent.id, queued).await?;
+                leases::change(connection, &silent.id, queued).await?;
             }
         }
         fenced.push(silent.id);
@@ -161,7 +162,7 @@ pub(super) async fn end(
         finished_at: Some(now),
         ..Change::unleased(row)
     };
-    builds::change(connection, &row.build.id, ended).await?;
+    leases::change(connection, &row.build.id, ended).await?;
     Ok(())
 }
 

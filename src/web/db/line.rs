@@ -1,5 +1,7 @@
 //! The line before an app or a namespace: which builds run, which are told to wait, and which come before which.
 
+use std::time::Duration;
+
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use time::OffsetDateTime;
@@ -10,6 +12,11 @@ use super::row::{optional, parsed};
 use crate::event::deploy::{BuildId, DeployEvent};
 use crate::publish::name::{AppName, Namespace};
 use crate::timeline::protocol::AttemptId;
+
+/// How long a build that waits is believed in without a word of it, where others are heard of: six times as long as
+/// it is deferred for. Its event may have been lost, or lie in the dead letters; or it may be at a worker that is
+/// slow, or whose connection is gone.
+pub(in crate::web) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A build that holds a lease.
 pub(in crate::web) struct Running {
