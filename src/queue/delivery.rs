@@ -4,6 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use super::{amqp, embedded};
 
+/// How often it is looked whether a delivery is ours still: no event tells it.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// One slot's subscription to the queue. Dropping it stops deliveries; one that is still being worked
 /// on can be acknowledged nevertheless.
 pub struct Subscription(pub(super) Subscribed);
@@ -60,6 +63,22 @@ impl Delivery {
         match &self.receipt {
             Receipt::Amqp(receipt) => receipt.ack().await,
             Receipt::Embedded(lease) => lease.ack().await,
+        }
+    }
+
+    /// Resolves once the event is ours no longer, since its channel or connection is gone: somebody else gets it, or
+    /// has it. Looks every second.
+    pub async fn lost(&self) {
+        while self.is_ours() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        match &self.receipt {
+            Receipt::Amqp(receipt) => receipt.is_usable(),
+            // Of this process alone.
+            Receipt::Embedded(_) => true,
         }
     }
 

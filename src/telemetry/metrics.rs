@@ -44,6 +44,10 @@ fn describe() {
     describe_histogram!("buildgrid_stage_seconds", Unit::Seconds, "Time in each stage of a build");
     describe_histogram!("buildgrid_queue_wait_seconds", Unit::Seconds, "Time an event waited for a slot");
     describe_gauge!("buildgrid_slots_busy", "Slots that are building");
+    describe_gauge!(
+        "buildgrid_deliveries_attached",
+        "Deliveries that wait, outside the slots, for a build that runs here already"
+    );
     describe_gauge!("buildgrid_slots_total", "Slots of this worker");
     describe_counter!(
         "buildgrid_published_bytes_total",

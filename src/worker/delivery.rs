@@ -78,10 +78,15 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Waits for the build's end.
+    /// Waits for the build's end, for as long as the delivery can be settled: one whose channel is gone comes again,
+    /// and that one waits in its place.
     pub async fn settle(self) {
-        let settled = attached(self.settled).await;
-        settle(self.delivery, settled).await;
+        let Self { delivery, settled } = self;
+        let settled = tokio::select! {
+            settled = attached(settled) => settled,
+            () = delivery.lost() => return,
+        };
+        settle(delivery, settled).await;
     }
 }
 

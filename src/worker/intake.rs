@@ -208,7 +208,9 @@ impl Intake {
                 (None, _) => {}
                 (Some(waiting), Ok(place)) => {
                     attached.spawn(async move {
+                        metrics::gauge!("buildgrid_deliveries_attached").increment(1);
                         waiting.settle().await;
+                        metrics::gauge!("buildgrid_deliveries_attached").decrement(1);
                         drop(place);
                     });
                     return Left::Attached;

@@ -31,7 +31,7 @@ pub struct Subscription {
 pub struct Receipt {
     acker: lapin::Acker,
     /// Keeps the channel open when the subscription is dropped first.
-    _channel: Channel,
+    channel: Channel,
 }
 
 impl Broker {
@@ -81,7 +81,7 @@ impl Subscription {
                 redelivered: delivery.redelivered,
                 receipt: delivery::Receipt::Amqp(Receipt {
                     acker: delivery.acker,
-                    _channel: self.channel.clone(),
+                    channel: self.channel.clone(),
                 }),
             }),
             Err(error) => {
@@ -104,6 +104,11 @@ impl Receipt {
             // The channel is gone: the broker has given the event to someone else or will.
             Ok(false) | Err(_) => Ack::Lost,
         }
+    }
+
+    /// Whether an acknowledgement can still reach the broker.
+    pub(in crate::queue) fn is_usable(&self) -> bool {
+        self.acker.usable() && self.channel.status().connected()
     }
 
     pub(in crate::queue) async fn release(self) {

@@ -8,7 +8,7 @@ use buildgrid::queue::QueueConfig;
 use super::{lasting, nth_event, readiness};
 use crate::program::{Worker, buildgrid, written};
 use crate::support::grid::TestGrid;
-use crate::support::patience::until;
+use crate::support::patience::{in_time, until};
 use crate::support::proxy::{Mode, Proxy};
 
 /// A grid whose worker reaches the broker through a proxy, with heartbeats of two seconds; the test itself
@@ -146,7 +146,7 @@ async fn an_event_that_kills_its_workers_ends_in_the_dead_letters() {
         table["queue"].as_table_mut().unwrap().insert("delivery_limit".into(), 2.into());
         table["worker"].as_table_mut().unwrap().insert("slots".into(), 1.into());
     });
-    grid.publish(nth_event(1, &lasting(300))).await;
+    grid.publish(nth_event(1, &lasting(400))).await;
     for attempt in 1..=3 {
         let mut worker = Worker::start(&config);
         let earlier = grid.build_directory("b-1").join(format!("log.{}.ndjson", attempt - 1));
@@ -165,5 +165,47 @@ async fn an_event_that_kills_its_workers_ends_in_the_dead_letters() {
     assert!(grid.ends("b-1").await.is_empty());
     worker.ends().await;
     grid.broker.drop_letters(&buildgrid::queue::Selection::All, |_| ()).await.unwrap();
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_whose_channel_is_gone_keep_no_place() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let status = port.local_addr().unwrap().to_string();
+    drop(port);
+    let config = written(&grid, |table| {
+        table["worker"].as_table_mut().unwrap().insert("status_listen".into(), status.clone().into());
+    });
+    let log = config.with_file_name("log");
+    let worker = Worker::saying(&config, &log);
+    grid.publish(nth_event(1, &lasting(400))).await;
+    grid.log_line("b-1", "attempt 1").await;
+    let again = "delivered again while it is being built";
+    for cut in 1..=3 {
+        // The worker's connections, as an operator closes them.
+        grid.rabbit.cut_client("worker-1").await;
+        until("it is delivered again", || {
+            std::fs::read_to_string(&log).unwrap().matches(again).count() == cut
+        })
+        .await;
+    }
+    let attached = async || {
+        let metrics = reqwest::get(format!("http://{status}/metrics")).await.unwrap().text().await.unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("buildgrid_deliveries_attached "));
+        line.unwrap().to_owned()
+    };
+    in_time("only the last one waits", async {
+        while attached().await != "1" {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert!(!grid.build_directory("b-1").join("outcome.json").exists(), "it still runs");
+    // Which is acknowledged with the build: nothing is left, says `finish`.
+    grid.result("b-1", State::Published).await;
+    grid.rabbit.until_empty().await;
+    assert_eq!(attached().await, "0");
+    worker.ends().await;
     grid.finish().await;
 }
