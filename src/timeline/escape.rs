@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::telemetry::printable::{is_hidden, write_out};
+use crate::telemetry::printable::{is_hidden, is_invisible, write_out};
 
 /// The longest escape sequence that is waited for and removed; hyperlinks are the longest that are meant well.
 const MAX_SEQUENCE: usize = 4096;
@@ -232,6 +232,31 @@ pub fn colour(clean: &str) -> usize {
         Found::Whole(_, length) => length,
         Found::Unfinished | Found::Nothing => 1,
     }
+}
+
+/// The length of what clean text begins with and is no part of its words: a colour, a hidden character as it is
+/// written out, or one that takes no room. 0 where a word begins.
+pub fn beside_words(clean: &str) -> usize {
+    match clean.as_bytes().first() {
+        Some(b'\x1b') => colour(clean),
+        Some(b'\\') => written_out(clean),
+        Some(0x80..) => clean.chars().next().filter(|c| is_invisible(*c)).map_or(0, char::len_utf8),
+        _ => 0,
+    }
+}
+
+/// The length of the hidden character, written out as `\u{…}`, that `text` begins with.
+fn written_out(text: &str) -> usize {
+    const PREFIX: &str = "\\u{";
+    let number = text.strip_prefix(PREFIX).and_then(|rest| {
+        let end = rest.bytes().take(7).position(|byte| byte == b'}')?;
+        Some(&rest[..end])
+    });
+    let is_written_out = |number: &&str| {
+        let c = u32::from_str_radix(number, 16).ok().and_then(char::from_u32);
+        c.is_some_and(is_hidden)
+    };
+    number.filter(is_written_out).map_or(0, |number| PREFIX.len() + number.len() + 1)
 }
 
 /// Ends the colours of clean text with it: those who read it line by line show other text after it.

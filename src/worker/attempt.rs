@@ -199,7 +199,11 @@ impl Opened {
 
 /// An outcome as it may be told: what engine, git server and steps have said is masked as in the log.
 fn shown(outcome: Outcome, mask: &Mask) -> Outcome {
-    let shown = |text: String| mask.shown(&text.replace(['\r', '\n'], " ")).plain();
+    // Line ends become blanks only when it is masked: one in the middle of a secret must not take it apart.
+    let line_ends = ["\\u{d}\\u{a}", "\\u{a}", "\\u{d}"];
+    let shown = |text: String| {
+        line_ends.iter().fold(mask.shown(&text).plain(), |text, line_end| text.replace(line_end, " "))
+    };
     match outcome {
         Outcome::Failed(failure) => Outcome::Failed(BuildFailure {
             reason: shown(failure.reason),
@@ -222,4 +226,20 @@ pub fn to_program_log() -> Mirror {
         };
         tracing::info!(target: "buildgrid::build_output", step = entry.step, stream, "{}", entry.text);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_is_told_in_one_line_without_secrets() {
+        let mask = Mask::new([("s", &b"hunter2"[..])]).unwrap().0;
+        let told = |reason: &str| match shown(Outcome::Rejected(reason.to_owned()), &mask) {
+            Outcome::Rejected(reason) => reason,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told("no\nsuch\r\nthing: \x1b[31mred"), "no such thing: red");
+        assert_eq!(told("denied: hun\rter2, h\0u\nnter2"), "denied: ***, ***");
+    }
 }

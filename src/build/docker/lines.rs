@@ -8,12 +8,14 @@ pub(super) const MAX_LINE: usize = crate::timeline::sink::MAX_TEXT;
 
 /// Joins the pieces of one output stream into lines. Of a line that was overwritten with carriage
 /// returns, as progress bars do, the last state remains. A line is cleaned as it comes and masked when it is
-/// whole, so that neither the edges of pieces nor what is removed can take a secret apart.
+/// whole, so that neither the edges of pieces nor what is removed or overwritten can take a secret apart.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     mask: Mask,
     cleaner: Cleaner,
     line: String,
+    /// What it has overwritten, as far as a secret can reach from there.
+    overwritten: String,
     /// A carriage return came last: what follows overwrites the line, unless it is a line feed.
     returned: bool,
 }
@@ -49,7 +51,9 @@ impl Lines {
     }
 
     fn end(&mut self, emit: &mut impl FnMut(Shown)) {
-        self.mask.masked(std::mem::take(&mut self.line)).split(MAX_LINE).for_each(emit);
+        let line = std::mem::take(&mut self.line);
+        self.mask.masked_after(&self.overwritten, line).split(MAX_LINE).for_each(emit);
+        self.overwritten.clear();
     }
 
     fn append(&mut self, bytes: &[u8], emit: &mut impl FnMut(Shown)) {
@@ -57,7 +61,7 @@ impl Lines {
             return;
         }
         if std::mem::take(&mut self.returned) {
-            self.line.clear();
+            self.overwrite();
         }
         for piece in bytes.chunks(MAX_LINE) {
             self.cleaner.push(piece, &mut self.line);
@@ -65,13 +69,25 @@ impl Lines {
         }
     }
 
+    fn overwrite(&mut self) {
+        self.overwritten.push_str(&self.line);
+        self.line.clear();
+        let most = self.mask.reach();
+        // Not each time: a progress bar is overwritten often.
+        if self.overwritten.len() > 2 * most {
+            let begin = self.overwritten.ceil_char_boundary(self.overwritten.len() - most);
+            self.overwritten.drain(..begin);
+        }
+    }
+
     /// Hands over the beginning of a line that is too long, as much as is not part of a secret.
     fn cut(&mut self, emit: &mut impl FnMut(Shown)) {
         let most = MAX_LINE + self.mask.reach();
         while self.line.len() > most {
-            let edge = self.mask.edge(&self.line, MAX_LINE);
+            let edge = self.mask.edge(&self.overwritten, &self.line, MAX_LINE);
             let rest = self.line.split_off(edge);
-            self.mask.masked(std::mem::replace(&mut self.line, rest)).split(MAX_LINE).for_each(&mut *emit);
+            self.end(emit);
+            self.line = rest;
         }
     }
 }
@@ -93,6 +109,13 @@ mod tests {
         }
         lines.finish(&mut |line| out.push(line.to_string()));
         out
+    }
+
+    /// A line without the hidden characters that are written out in it, and those that join others.
+    fn words_of(line: &str) -> String {
+        ["\\u{0}", "\\u{7}", "\\u{8}", "\\u{200b}", "\u{200d}", "\\u{feff}", "\\u{ad}"]
+            .iter()
+            .fold(line.to_owned(), |line, hidden| line.replace(hidden, ""))
     }
 
     fn mask(secrets: &[&str]) -> Mask {
@@ -138,7 +161,7 @@ mod tests {
         for _ in 0..10_000 {
             lines.push(&[b"#".repeat(80), b"\r".to_vec()].concat(), &mut |line| out.push(line));
         }
-        assert!(lines.line.capacity() < 1024);
+        assert!(lines.line.capacity() < 1024 && lines.overwritten.capacity() < MAX_LINE);
         assert_eq!(out, []);
     }
 
@@ -172,7 +195,8 @@ mod tests {
     fn a_secret_is_masked_over_the_edges_of_pieces_and_lines() {
         let secret = mask(&["hunter2-hunter2"]);
         assert_eq!(masked(&secret, &[b"a hunter2", b"-hun", b"ter2 b\n"]), ["a *** b"]);
-        assert_eq!(masked(&secret, &[b"hunter2-\r", b"hunter2\n"]), ["hunter2"], "it was overwritten");
+        assert_eq!(masked(&secret, &[b"hunter2-\r", b"hunter2 b\nhunter2\n"]), ["*** b", "hunter2"]);
+        assert_eq!(masked(&secret, &[b"hunter2-\r\n", b"hunter2\n"]), ["hunter2-", "hunter2"]);
         for before in MAX_LINE - 20..MAX_LINE + 5 {
             let text = format!("{}hunter2-hunter2{}", "x".repeat(before), "y".repeat(MAX_LINE * 2));
             let out = masked(&secret, &[text.as_bytes()]);
@@ -183,18 +207,46 @@ mod tests {
         assert!(!masked(&secret, &[many.as_bytes()]).concat().contains("hunter2"));
     }
 
+    #[test]
+    fn what_nobody_sees_hides_no_secret_from_the_mask() {
+        let secret = mask(&["hunter2-hunter2"]);
+        for inside in
+            ["\0", "\x07", "\x08", "\u{200b}", "\u{200d}", "\u{2060}", "\u{feff}", "\u{ad}", "\r", "\0\0\0"]
+        {
+            let spread: String =
+                "hunter2-hunter2".chars().flat_map(|c| [c.to_string(), inside.to_owned()]).collect();
+            let out = masked(&secret, &[format!("a {spread}b\n").as_bytes()]).concat();
+            let words = words_of(&out);
+            assert!(
+                matches!(words.as_str(), "a ***b" | "b" | "***b" | "a ***\\u{2060}b"),
+                "{inside:?}: {out}"
+            );
+            // However long the line is that it stands in.
+            for before in [MAX_LINE - 30, MAX_LINE - 1] {
+                let text = format!("{}{spread}{}", "x".repeat(before), "y".repeat(MAX_LINE * 2));
+                let out = words_of(&masked(&secret, &[text.as_bytes()]).concat());
+                assert!(!out.contains("hunt") && !out.contains("ter2"), "{inside:?}, {before}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn no_secret_is_visible_however_the_output_is_cut(
             secrets in proptest::collection::vec("[A-Zé0-9]{8,20}(\n[A-Z0-9]{8,20}){0,2}", 1..4),
-            words in proptest::collection::vec(("[a-z \\x1b\\[m;\r\n]{0,9}", 0_usize..4), 0..12),
+            words in proptest::collection::vec(
+                ("[a-z \\x1b\\[m;\r\n]{0,9}", 0_usize..4, "[\r\u{0}\u{7}\u{8}\u{200b}\u{200d}\u{feff}\u{ad}]{0,3}", 0_usize..20),
+                0..12,
+            ),
             sizes in proptest::collection::vec(1_usize..9, 1..20),
         ) {
             let mask = mask(&secrets.iter().map(String::as_str).collect::<Vec<_>>());
             let mut text = String::new();
-            for (word, secret) in &words {
+            for (word, secret, inside, at) in &words {
                 text.push_str(word);
-                text.push_str(&secrets[secret % secrets.len()]);
+                let secret = &secrets[secret % secrets.len()];
+                let (front, back) = secret.split_at(secret.floor_char_boundary(*at));
+                text.extend([front, inside, back]);
             }
             let (mut pieces, mut rest, mut sizes) = (Vec::new(), text.as_bytes(), sizes.iter().cycle());
             while !rest.is_empty() {
@@ -205,7 +257,7 @@ mod tests {
             let cut = masked(&mask, &pieces);
             prop_assert_eq!(&cut, &masked(&mask, &[text.as_bytes()]), "cuts change nothing");
             for line in secrets.iter().flat_map(|secret| secret.lines()) {
-                prop_assert!(!cut.join("\n").contains(line), "{} is in {:?}", line, cut);
+                prop_assert!(!words_of(&cut.join("\n")).contains(line), "{} is in {:?}", line, cut);
             }
         }
     }

@@ -1,26 +1,26 @@
 //! The forms in which a secret may stand in a log, as they are looked for: line by line, since a log's line
 //! never holds more than one of a secret's.
 //!
-//! - the line itself;
-//! - percent-encoded, with either case of the hex digits: everything but the unreserved characters, as
-//!   `encodeURIComponent` does, and as forms do, with `+` for a blank;
+//! - the line itself, and with `+` for a blank, as forms are encoded;
 //! - as in a JSON string, and as Go's encoder escapes it for HTML;
+//! - in hex, with either case of the digits;
 //! - in base64, with either alphabet, wherever the line stands in what was encoded: of its three places in a
 //!   group of three bytes, each time the digits that do not depend on what stands beside it;
 //! - the whole secret in base64, alone, in lines of 64 and 76 digits, as `base64` and `openssl` write it.
+//!
+//! Each is found percent-encoded, too ([`Decoded`](super::seen::Decoded)). Characters that nobody sees are in none of
+//! them, since they are passed over in the text ([`Seen`]).
 
 use std::collections::BTreeSet;
 
-use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, Encoding};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD, Encoding, HEXLOWER, HEXUPPER};
 
+use super::seen::Seen;
 use super::{MIN_LINE, MIN_SECRET};
 use crate::timeline::escape;
 
-/// All but the unreserved characters (RFC 3986 2.3).
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// What `encodeURIComponent` encodes.
-const COMPONENT: &AsciiSet = &RESERVED.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
+/// What some editors put before a text, and those who read it do not.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// The lengths of lines in which base64 is written (RFC 2045 6.8, RFC 7468 3).
 const WRAPPED: [usize; 2] = [76, 64];
 
@@ -35,18 +35,20 @@ pub(super) struct Forms {
 
 pub(super) fn forms(secret: &[u8]) -> Forms {
     let mut found = Forms::default();
-    let secret = secret.trim_ascii_end();
+    let secret = secret.strip_prefix(BYTE_ORDER_MARK).unwrap_or(secret).trim_ascii_end();
     let lines = secret.split(|byte| matches!(byte, b'\n' | b'\r'));
     let lines: Vec<&[u8]> = lines.map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()).collect();
     let least = if lines.len() > 1 { MIN_LINE } else { MIN_SECRET };
-    for line in lines.iter().filter(|line| line.len() >= least) {
-        add_line(line, &mut found.forms);
+    for line in &lines {
+        let clean = escape::clean(&String::from_utf8_lossy(line)).into_owned();
+        match line.len().min(Seen::of(&clean).text().len()) < least {
+            true => found.short_lines += 1,
+            false => add_line(line, &mut found.forms),
+        }
     }
     if found.forms.is_empty() {
-        found.is_too_short = true;
-        return found;
+        return Forms { is_too_short: true, ..Forms::default() };
     }
-    found.short_lines = lines.iter().filter(|line| line.len() < least).count();
     for width in WRAPPED {
         let encoded = [&BASE64, &BASE64URL].map(|alphabet| alphabet.encode(secret));
         // A single line that is not wrapped is one of a line's own forms.
@@ -62,34 +64,26 @@ pub(super) fn forms(secret: &[u8]) -> Forms {
 fn add_line(line: &[u8], forms: &mut BTreeSet<String>) {
     let text = String::from_utf8_lossy(line);
     let mut add = |form: &str| {
-        // In the log it will have been cleaned.
+        // In the log it will have been cleaned. What then reads like a hidden character that is written out need
+        // not have been one.
         let clean = escape::clean(form);
-        let seen = escape::without_colours(&clean);
-        if seen.len() >= MIN_SECRET {
-            forms.insert(seen.into_owned());
-        }
+        let read = [escape::without_colours(&clean).into_owned(), Seen::of(&clean).text().to_owned()];
+        forms.extend(read.into_iter().filter(|form| form.len() >= MIN_SECRET));
     };
     add(&text);
-    for set in [RESERVED, COMPONENT] {
-        let upper = percent_encode(line, set).to_string();
-        add(&upper);
-        add(&upper.replace("%20", "+"));
-        let lower = with_lower_hex(&upper);
-        add(&lower);
-        add(&lower.replace("%20", "+"));
-    }
+    add(&text.replace(' ', "+"));
     if let Ok(json) = serde_json::to_string(&text) {
         let inside = &json[1..json.len() - 1];
         add(inside);
         add(&inside.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"));
     }
+    for alphabet in [HEXLOWER, HEXUPPER, BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD] {
+        add(&alphabet.encode(line));
+    }
     for alphabet in [BASE64_NOPAD, BASE64URL_NOPAD] {
         for before in 0..3 {
             add(&encoded(&alphabet, line, before));
         }
-    }
-    for whole in [BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD] {
-        add(&whole.encode(line));
     }
 }
 
@@ -106,22 +100,6 @@ fn inner(before: usize, length: usize) -> (usize, usize) {
     (first, ((before + length) * 8 / 6).max(first))
 }
 
-fn with_lower_hex(encoded: &str) -> String {
-    let mut digits = 0;
-    let lower = |c: char| match c {
-        '%' => {
-            digits = 2;
-            c
-        }
-        c if digits > 0 => {
-            digits -= 1;
-            c.to_ascii_lowercase()
-        }
-        c => c,
-    };
-    encoded.chars().map(lower).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +111,16 @@ mod tests {
     #[test]
     fn a_word_has_itself_and_base64() {
         // Of what base64 makes of "hunter2", "?hunter2" and "??hunter2", the edges depend on what stands there.
-        let expected = ["aHVudGVyM", "aHVudGVyMg", "aHVudGVyMg==", "h1bnRlcj", "hunter2", "odW50ZXIy"];
+        let expected = [
+            "68756E74657232",
+            "68756e74657232",
+            "aHVudGVyM",
+            "aHVudGVyMg",
+            "aHVudGVyMg==",
+            "h1bnRlcj",
+            "hunter2",
+            "odW50ZXIy",
+        ];
         assert_eq!(all("hunter2\n"), expected);
     }
 
@@ -153,13 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn urls_forms_and_json_have_their_own() {
+    fn forms_json_and_hex_have_their_own() {
         let found = all("a b/\u{e9}\"<k>(1)");
         for form in [
-            "a%20b%2F%C3%A9%22%3Ck%3E%281%29",
-            "a%20b%2f%c3%a9%22%3ck%3e%281%29",
-            "a%20b%2F%C3%A9%22%3Ck%3E(1)",
-            "a+b%2F%C3%A9%22%3Ck%3E%281%29",
+            "a+b/\u{e9}\"<k>(1)",
+            "6120622fc3a9223c6b3e283129",
+            "6120622FC3A9223C6B3E283129",
             "a b/\u{e9}\\\"<k>(1)",
             "a b/\u{e9}\\\"\\u003ck\\u003e(1)",
         ] {
@@ -176,6 +162,19 @@ mod tests {
         assert_eq!((lines.is_too_short, lines.short_lines), (false, 2));
         assert!(lines.forms.contains("\"key\": \"0123456789\""));
         assert!(forms(b"a\nb\nc").is_too_short);
+        assert!(forms(b"\0a\x07b\0c").is_too_short, "of which three characters are seen");
+    }
+
+    #[test]
+    fn what_nobody_sees_is_in_no_form() {
+        let found = all("\u{feff}hun\u{200b}ter2\0");
+        assert!(found.contains(&"hunter2".to_owned()), "{found:?}");
+        // But it may have been written like that.
+        let found = all("hun\\u{0}ter2");
+        assert!(
+            ["hunter2", "hun\\u{0}ter2"].iter().all(|form| found.contains(&(*form).to_owned())),
+            "{found:?}"
+        );
     }
 
     #[test]

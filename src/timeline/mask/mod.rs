@@ -1,14 +1,15 @@
 //! No secret leaves the worker in text: what stages write is cleaned and masked here before anything else is
 //! done with it, the splitting into entries included.
 //!
-//! All forms of all secrets of one attempt are one automaton, which reads each line once; [`forms`] says which
-//! forms there are. It reads what a reader sees, so that neither colours in the middle of a secret nor escape
-//! sequences that are removed hide it. A secret of several lines is masked line by line. Logins in URLs are
-//! masked whether they are known or not; [`url`] finds them.
+//! All forms of all secrets of one attempt are one automaton; [`forms`] says which forms there are. It reads each
+//! line as [`seen`] says: without what is no part of its words, so that neither colours nor characters that nobody
+//! sees hide a secret, and a line with percent-encoding a second time, decoded. A secret of several lines is
+//! masked line by line. Logins in URLs are masked whether they are known or not; [`url`] finds them.
 //!
 //! Masking is against accidents. Whoever writes the Dockerfile can always print a secret in a form of their own.
 
 mod forms;
+mod seen;
 mod url;
 
 use std::fmt::{self, Display};
@@ -20,6 +21,7 @@ use anyhow::Context;
 
 use super::escape;
 use forms::forms;
+use seen::{Decoded, Seen};
 
 /// What stands in a secret's place.
 const MASK: &str = "***";
@@ -28,6 +30,9 @@ pub const MIN_SECRET: usize = 4;
 /// The shortest line of a secret of several lines that is masked, in bytes: shorter ones, as `}` or `type:`, are
 /// no secret by themselves.
 pub const MIN_LINE: usize = 8;
+
+/// How many bytes of clean text a byte of a form may take: beside each there may be a hidden character, written out.
+const SPREAD: usize = "x\\u{200b}".len();
 
 /// The most of all forms together, in bytes, for which the fastest automaton is made: it takes some 340 times as
 /// much memory. The other one is half as fast, and takes 12 times as much.
@@ -159,8 +164,13 @@ impl Mask {
     }
 
     /// Clean text as it may be shown.
-    pub fn masked(&self, mut clean: String) -> Shown {
-        let spans = self.spans(&clean);
+    pub fn masked(&self, clean: String) -> Shown {
+        self.masked_after("", clean)
+    }
+
+    /// As [`masked`](Self::masked), of text that stood behind `before`: what a secret has there is masked, too.
+    pub fn masked_after(&self, before: &str, mut clean: String) -> Shown {
+        let spans = self.spans_after(before, &clean);
         if !spans.is_empty() {
             clean = hide(&clean, &spans);
         }
@@ -168,10 +178,10 @@ impl Mask {
         Shown(clean)
     }
 
-    /// Of a clean text that is to be cut because it is too long: where it can be cut, at `most` or before, so
-    /// that no secret is cut apart. The text must be longer than that by [`reach`](Self::reach).
-    pub fn edge(&self, clean: &str, most: usize) -> usize {
-        let spans = self.spans(clean);
+    /// Of a clean text behind `before` that is to be cut because it is too long: where it can be cut, at `most` or
+    /// before, so that no secret is cut apart. The text must be longer than that by [`reach`](Self::reach).
+    pub fn edge(&self, before: &str, clean: &str, most: usize) -> usize {
+        let spans = self.spans_after(before, clean);
         let around = |edge| {
             let cut = |span: &&Span| span.whole.start < edge && edge < span.whole.end;
             spans.iter().find(cut).map(|span| &span.whole)
@@ -186,7 +196,19 @@ impl Mask {
 
     /// How far behind a place one must look to know whether a secret stands there.
     pub fn reach(&self) -> usize {
-        self.0.as_ref().map_or(0, |automaton| automaton.longest).max(url::LONGEST)
+        SPREAD * self.0.as_ref().map_or(0, |automaton| automaton.longest).max(url::LONGEST)
+    }
+
+    /// As [`spans`](Self::spans), of what stands behind `before`.
+    fn spans_after(&self, before: &str, clean: &str) -> Vec<Span> {
+        if before.is_empty() {
+            return self.spans(clean);
+        }
+        let begin = before.len();
+        let behind = |range: Range<usize>| range.start.saturating_sub(begin)..range.end.saturating_sub(begin);
+        let spans = self.spans(&[before, clean].concat()).into_iter();
+        let spans = spans.map(|span| Span { whole: behind(span.whole), hidden: behind(span.hidden) });
+        spans.filter(|span| !span.hidden.is_empty()).collect()
     }
 
     /// Where secrets stand in a clean text, in order and apart from each other.
@@ -196,8 +218,12 @@ impl Mask {
             url::logins(seen.text()).map(|login| Span { whole: login.url, hidden: login.secret }).collect();
         if let Some(automaton) = &self.0 {
             // All that there are: two secrets may overlap, and one may begin like another.
-            for found in automaton.forms.find_overlapping_iter(seen.text()) {
-                spans.push(Span { whole: found.range(), hidden: found.range() });
+            let same = |range: Range<usize>| Span { whole: range.clone(), hidden: range };
+            let found = automaton.forms.find_overlapping_iter(seen.text());
+            spans.extend(found.map(|found| same(found.range())));
+            if let Some(decoded) = Decoded::of(seen.text()) {
+                let found = automaton.forms.find_overlapping_iter(decoded.bytes());
+                spans.extend(found.map(|found| same(decoded.place(&found.range()))));
             }
         }
         if spans.is_empty() {
@@ -239,50 +265,6 @@ fn hide(clean: &str, spans: &[Span]) -> String {
     }
     masked.push_str(&clean[done..]);
     masked
-}
-
-/// Clean text as a reader sees it: without colours.
-enum Seen<'a> {
-    All(&'a str),
-    Coloured {
-        text: String,
-        /// Where in the text colours were taken out, and how many bytes up to there.
-        taken: Vec<(usize, usize)>,
-    },
-}
-
-impl<'a> Seen<'a> {
-    fn of(clean: &'a str) -> Self {
-        let mut escapes = memchr::memchr_iter(b'\x1b', clean.as_bytes()).peekable();
-        if escapes.peek().is_none() {
-            return Self::All(clean);
-        }
-        let (mut text, mut taken, mut done) = (String::with_capacity(clean.len()), Vec::new(), 0);
-        for at in escapes {
-            text.push_str(&clean[done..at]);
-            done = at + escape::colour(&clean[at..]);
-            taken.push((text.len(), done - text.len()));
-        }
-        text.push_str(&clean[done..]);
-        Self::Coloured { text, taken }
-    }
-
-    fn text(&self) -> &str {
-        match self {
-            Self::All(text) => text,
-            Self::Coloured { text, .. } => text,
-        }
-    }
-
-    /// Where a piece of it, which is not empty, stands in the clean text.
-    fn place(&self, seen: &Range<usize>) -> Range<usize> {
-        let Self::Coloured { taken, .. } = self else { return seen.clone() };
-        let place = |at: usize| {
-            let before = taken.partition_point(|&(place, _)| place <= at);
-            at + before.checked_sub(1).map_or(0, |last| taken[last].1)
-        };
-        place(seen.start)..place(seen.end - 1) + 1
-    }
 }
 
 #[cfg(test)]

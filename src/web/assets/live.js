@@ -34,7 +34,7 @@
 
   const printable = (text) =>
     text.replace(
-      /[\0-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+      /[\0-\x08\x0a-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g,
       (c) => `\\u{${c.codePointAt(0).toString(16)}}`,
     );
 

@@ -6,12 +6,13 @@ use regex::Regex;
 
 use super::samples;
 use super::*;
+use crate::telemetry::printable::is_hidden;
 use crate::timeline::entry::{LogEntry, Stream};
 use crate::timeline::protocol::{App, Attempt, Build, BuildState, CommitInfo, Page};
 
 /// Ends what it might stand in, begins what it might begin, and is easily found.
 const HOSTILE: &str = "\"'>--></title></template></script><script src=//evil>alert('xss')</script><img src=x onerror='xss' \
-     style=\"xss\">&lt;b&gt;\u{1b}[31m<i>red</i>\u{1b}[0m\u{1b}]0;<b>\u{7}\u{202e}gnp.exe\u{2066}\r\u{0}`${xss}{{xss}}javascript:xss";
+     style=\"xss\">&lt;b&gt;\u{1b}[31m<i>red</i>\u{1b}[0m\u{1b}]0;<b>\u{7}\u{202e}gnp.exe\u{2066}\u{200b}\r\u{0}`${xss}{{xss}}javascript:xss";
 
 fn hostile() -> String {
     HOSTILE.to_owned()
@@ -139,12 +140,20 @@ fn nothing_hostile_becomes_markup() {
 #[test]
 fn nothing_hidden_comes_through() {
     for (page, document) in pages() {
-        let hidden = |c: &char| {
-            (c.is_control() && !matches!(c, '\n' | '\t'))
-                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        };
+        let hidden = |c: &char| is_hidden(*c) && *c != '\n';
         let found: Vec<char> = document.html().chars().filter(hidden).collect();
         assert!(found.is_empty(), "{page}: {found:?}");
+    }
+}
+
+#[test]
+fn the_script_writes_out_what_the_pages_do() {
+    let script = include_str!("../assets/live.js");
+    let class =
+        Regex::new(r"/(\[\\0-[^\]]*\])/g").unwrap().captures(script).unwrap()[1].replace(r"\0", r"\x00");
+    let class = Regex::new(&format!("^{class}$")).unwrap();
+    for c in '\0'..='\u{ffff}' {
+        assert_eq!(class.is_match(c.encode_utf8(&mut [0; 4])), is_hidden(c), "{c:?}");
     }
 }
 
