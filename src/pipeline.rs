@@ -10,7 +10,8 @@ use futures::future::BoxFuture;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::build::docker::{BuildRequest, DockerEngine, EngineBuildId};
+use crate::build::credentials::BuildCredentials;
+use crate::build::docker::{BuildRequest, DockerEngine, Dockerfile, EngineBuildId};
 use crate::build::engine::{BuildError, BuildFailure, BuiltImage};
 use crate::build::fake;
 use crate::event::deploy::{DeployEvent, Work};
@@ -230,17 +231,19 @@ impl Pipeline {
         let limits = self.limits(event, run.log).await;
         let context = commit.context(&options.root, &options.dockerfile);
         let context = run.cancel.run_until_cancelled(context).await.ok_or(Outcome::Cancelled)??;
-        let dockerfile = context.dockerfile.clone();
+        let (dockerfile, text) = (context.dockerfile.clone(), Dockerfile::new(&context.text));
         let (stream, sent) = context.split();
         let request = BuildRequest {
             id: run.engine_build,
             namespace: event.namespace.clone(),
             dockerfile,
+            text,
             target: options.target.clone(),
             args: options.args.clone(),
             labels: labels.clone(),
             platform: options.platform.clone(),
             no_cache: options.no_cache,
+            credentials: BuildCredentials::default(),
             context: Box::pin(stream),
             spool: run.spool.to_owned(),
         };

@@ -19,6 +19,8 @@ const WAITING: usize = 16;
 pub struct Context {
     /// The Dockerfile, relative to the context.
     pub dockerfile: String,
+    /// What stands in the Dockerfile.
+    pub text: Vec<u8>,
     stream: ContextStream,
     outcome: ContextOutcome,
 }
@@ -48,6 +50,7 @@ impl Context {
     /// Runs `write` on a blocking thread, which waits whenever the stream's reader is slower.
     pub(super) fn stream(
         dockerfile: String,
+        text: Vec<u8>,
         write: impl FnOnce(&mut dyn Write) -> Result<ContextSummary, SourceError> + Send + 'static,
     ) -> Self {
         let (pieces, stream) = mpsc::channel(WAITING);
@@ -63,7 +66,7 @@ impl Context {
             // Nobody may care for the outcome.
             let _ = done.send(result);
         });
-        Self { dockerfile, stream: ContextStream(stream), outcome: ContextOutcome(outcome) }
+        Self { dockerfile, text, stream: ContextStream(stream), outcome: ContextOutcome(outcome) }
     }
 }
 
@@ -140,7 +143,7 @@ mod tests {
     async fn gives_the_bytes_and_the_outcome() {
         let content: Vec<u8> = (0..3 * PIECE + 17).map(|n| n as u8).collect();
         let sent = content.clone();
-        let context = Context::stream("Dockerfile".into(), move |out| {
+        let context = Context::stream("Dockerfile".into(), Vec::new(), move |out| {
             out.write_all(&sent).unwrap();
             Ok(ContextSummary { files: 1, bytes: 2 })
         });
@@ -153,11 +156,11 @@ mod tests {
 
     #[tokio::test]
     async fn never_ends_as_if_it_were_whole() {
-        let failing = Context::stream("Dockerfile".into(), |out| {
+        let failing = Context::stream("Dockerfile".into(), Vec::new(), |out| {
             out.write_all(b"x").unwrap();
             Err(SourceError::Submodule { path: "lib".into() })
         });
-        let panicking = Context::stream("Dockerfile".into(), |_| panic!("as the test wants it"));
+        let panicking = Context::stream("Dockerfile".into(), Vec::new(), |_| panic!("as the test wants it"));
         for (context, expected) in
             [(failing, SourceError::Submodule { path: "lib".into() }), (panicking, SourceError::Cancelled)]
         {
@@ -170,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_stream_ends_the_work() {
-        let context = Context::stream("Dockerfile".into(), |out| {
+        let context = Context::stream("Dockerfile".into(), Vec::new(), |out| {
             loop {
                 out.write_all(&[0; PIECE]).map_err(|_| SourceError::Cancelled)?;
             }

@@ -106,9 +106,9 @@ impl FetchedCommit {
     /// stream runs.
     pub async fn context(&self, root: &str, dockerfile: &str) -> Result<Context, SourceError> {
         let (source, root, dockerfile) = (self.source.clone(), root.to_owned(), dockerfile.to_owned());
-        let plan = libgit2::blocking(move || Plan::make(source, &root, dockerfile)).await?;
-        let dockerfile = plan.dockerfile.clone();
-        Ok(Context::stream(dockerfile, move |out| archive::write(&plan, out)))
+        let mut plan = libgit2::blocking(move || Plan::make(source, &root, dockerfile)).await?;
+        let (dockerfile, text) = (plan.dockerfile.clone(), std::mem::take(&mut plan.text));
+        Ok(Context::stream(dockerfile, text, move |out| archive::write(&plan, out)))
     }
 }
 

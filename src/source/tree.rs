@@ -14,6 +14,8 @@ use super::libgit2;
 const MAX_LINKS: usize = 40;
 /// The largest `.dockerignore` that is read.
 const MAX_IGNORE_FILE: ByteSize = ByteSize::mib(1);
+/// The largest Dockerfile that is read.
+const MAX_DOCKERFILE: ByteSize = ByteSize::mib(4);
 /// The largest tree, and the largest commit, that is read: half a million names in one folder.
 pub(super) const MAX_TREE: ByteSize = ByteSize::mib(16);
 /// The longest target of a symbolic link, in bytes: Linux' PATH_MAX.
@@ -31,6 +33,8 @@ pub(super) struct Plan {
     pub(super) root: Oid,
     /// The Dockerfile, relative to the root, as the event names it.
     pub(super) dockerfile: String,
+    /// What stands in it.
+    pub(super) text: Vec<u8>,
     pub(super) rules: Rules,
     /// What is sent whatever the rules say, relative to the root: the Dockerfile and the
     /// `.dockerignore`, and the links that lead to them.
@@ -46,6 +50,7 @@ impl Plan {
             let found = git.dockerfiles()?;
             return Err(SourceError::NoDockerfile { root: root.to_owned(), dockerfile, found });
         };
+        let text = git.blob(found.id, &dockerfile, MAX_DOCKERFILE, None)?.content().to_vec();
         let mut always = found.way;
         let mut rules = Rules::default();
         for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
@@ -55,7 +60,7 @@ impl Plan {
             always.extend(found.way);
             break;
         }
-        Ok(Self { root: root_tree, dockerfile, rules, always, source, repository })
+        Ok(Self { root: root_tree, dockerfile, text, rules, always, source, repository })
     }
 }
 

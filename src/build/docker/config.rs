@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::frontend::Frontend;
 use super::transport::Address;
 use crate::config::Faults;
 
@@ -19,6 +20,9 @@ pub struct EngineConfig {
     /// in a row without an answer it is given up, and the build is tried again.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// The front ends that a Dockerfile may name by `# syntax=`: images, with a tag or digest for only that one. The
+    /// engine pulls and runs them, with the whole build in their hands.
+    pub frontends: Vec<Frontend>,
     /// Whether the engine builds for BuildGrid alone. Only then may BuildGrid prune its build cache, in which
     /// nothing says whose it is.
     pub dedicated: bool,
@@ -32,6 +36,7 @@ impl Default for EngineConfig {
         Self {
             host: "unix:///var/run/docker.sock".to_owned(),
             timeout: Duration::from_secs(30),
+            frontends: vec![Frontend::official()],
             dedicated: false,
             keep_cache: ByteSize::gib(20),
         }

@@ -16,7 +16,7 @@ use super::config::EngineConfig;
 use super::export;
 use super::failure;
 use super::request::BuildRequest;
-use super::session;
+use super::solve;
 use super::tags::{self, EngineBuildId};
 use super::transport::{Address, Transport};
 use super::watch::{Pulse, SILENCE};
@@ -70,7 +70,7 @@ impl DockerEngine {
         log: &LogSink,
         cancel: &CancellationToken,
     ) -> Result<BuiltImage, BuildError> {
-        request.check()?;
+        request.check(&self.config)?;
         if cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
@@ -81,7 +81,7 @@ impl DockerEngine {
         let severed = CancellationToken::new();
         let _sever = severed.clone().drop_guard();
         let transport = Transport { address: self.address.clone(), severed };
-        let image = match session::solve(self, &transport, request, log, cancel).await {
+        let image = match solve::solve(self, &transport, request, log, cancel).await {
             Ok(()) => export::export(self, &transport, &tag, &spool, log, cancel).await,
             Err(error) => Err(error),
         };

@@ -134,6 +134,13 @@ pub(super) fn classify(
     }
 }
 
+/// A build that has asked its session for what it may not have, or what is not there.
+pub(super) fn refused(reason: String, failed: Option<FailedStep>) -> BuildError {
+    let (step, excerpt) = failed.map_or((None, Vec::new()), |step| (Some(step.name), step.excerpt));
+    let reason = step.as_ref().map_or_else(|| reason.clone(), |step| format!("step {step}: {reason}"));
+    BuildError::Failed(BuildFailure { reason, step, excerpt })
+}
+
 /// What an error of the HTTP client means in answer to `POST /build`, whose every parameter comes from
 /// the event.
 pub(super) fn of_build_call(host: &str, error: Error) -> BuildError {

@@ -5,11 +5,14 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 
-use bollard::query_parameters::{BuildImageOptions, BuilderVersion};
+use bollard::query_parameters::BuildImageOptions;
 use bytes::Bytes;
 use futures::Stream;
 
+use super::config::EngineConfig;
+use super::dockerfile::Dockerfile;
 use super::tags::EngineBuildId;
+use crate::build::credentials::BuildCredentials;
 use crate::build::engine::{BuildError, BuildFailure};
 use crate::publish::name::Namespace;
 
@@ -27,6 +30,8 @@ pub struct BuildRequest {
     pub namespace: Namespace,
     /// The Dockerfile's path in the context.
     pub dockerfile: String,
+    /// What stands in it.
+    pub text: Dockerfile,
     /// The stage to build; the last one if `None`.
     pub target: Option<String>,
     /// With the labels at most 64 KiB, percent-encoded.
@@ -35,6 +40,8 @@ pub struct BuildRequest {
     /// `os/architecture[/variant]`; the engine's own if `None`.
     pub platform: Option<String>,
     pub no_cache: bool,
+    /// What the engine is given when the build asks for it, and nothing else.
+    pub credentials: BuildCredentials,
     pub context: Context,
     /// An existing private directory, to which the image is exported.
     pub spool: PathBuf,
@@ -49,18 +56,26 @@ const PASSED_ON: [&str; 3] =
 
 impl BuildRequest {
     /// Refuses what no build may ask for.
-    pub(super) fn check(&self) -> Result<(), BuildError> {
+    pub(super) fn check(&self, config: &EngineConfig) -> Result<(), BuildError> {
+        let failed = |reason| Err(BuildError::Failed(BuildFailure { reason, ..BuildFailure::default() }));
         let refused = |name: &&String| name.starts_with("BUILDKIT_") && !PASSED_ON.contains(&name.as_str());
-        match self.args.keys().find(refused) {
-            Some(name) => Err(BuildError::Failed(BuildFailure {
-                reason: format!(
-                    "build.args: {name} is not allowed; of BuildKit's own arguments only {} are passed on",
-                    PASSED_ON.join(", ")
-                ),
-                ..BuildFailure::default()
-            })),
-            None => Ok(()),
+        if let Some(name) = self.args.keys().find(refused) {
+            return failed(format!(
+                "build.args: {name} is not allowed; of BuildKit's own arguments only {} are passed on",
+                PASSED_ON.join(", ")
+            ));
         }
+        let foreign = |image: &&str| !config.frontends.iter().any(|frontend| frontend.allows(image));
+        if let Some(image) = self.text.frontends().into_iter().find(foreign) {
+            let allowed = config.frontends.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
+            return failed(format!(
+                "{} names the front end {image:?} (syntax=), which this worker does not allow; engine.frontends \
+                 allows {allowed}",
+                self.dockerfile
+            ));
+        }
+        Ok(())
     }
 
     /// The query of `POST /build` for this request.
@@ -75,8 +90,6 @@ impl BuildRequest {
             labels: Some(self.labels.clone().into_iter().collect()),
             platform: self.platform.clone().unwrap_or_default(),
             target: self.target.clone().unwrap_or_default(),
-            version: BuilderVersion::BuilderBuildKit,
-            session: Some(self.id.to_string()),
             ..BuildImageOptions::default()
         }
     }
@@ -91,11 +104,13 @@ mod tests {
             id: EngineBuildId::generate(),
             namespace: "acme".parse().unwrap(),
             dockerfile: "Dockerfile".into(),
+            text: Dockerfile::default(),
             target: None,
             args: args.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             labels: BTreeMap::new(),
             platform: None,
             no_cache: false,
+            credentials: BuildCredentials::default(),
             context: Box::pin(futures::stream::empty()),
             spool: PathBuf::new(),
         }
@@ -103,11 +118,33 @@ mod tests {
 
     #[test]
     fn refuses_the_arguments_that_would_change_buildkit_itself() {
-        assert!(request(&[("RAILS_ENV", "production"), ("BUILDKIT_INLINE_CACHE", "1")]).check().is_ok());
+        let config = EngineConfig::default();
+        let allowed = [("RAILS_ENV", "production"), ("BUILDKIT_INLINE_CACHE", "1")];
+        assert!(request(&allowed).check(&config).is_ok());
         for name in ["BUILDKIT_SYNTAX", "BUILDKIT_CACHE_MOUNT_NS", "BUILDKIT_OF_TOMORROW"] {
-            let Err(BuildError::Failed(failure)) = request(&[(name, "x")]).check() else { panic!("{name}") };
+            let Err(BuildError::Failed(failure)) = request(&[(name, "x")]).check(&config) else {
+                panic!("{name}")
+            };
             assert!(failure.reason.contains(name), "{}", failure.reason);
         }
+    }
+
+    #[test]
+    fn refuses_front_ends_that_are_not_on_the_list() {
+        let mut config = EngineConfig::default();
+        let with = |text: &str| BuildRequest { text: Dockerfile::new(text.as_bytes()), ..request(&[]) };
+        for text in ["FROM a\n", "# syntax=docker/dockerfile:1.7@sha256:00\nFROM a\n"] {
+            assert!(with(text).check(&config).is_ok(), "{text}");
+        }
+        let Err(BuildError::Failed(failure)) = with("# syntax=evil/frontend\nFROM a\n").check(&config) else {
+            panic!("it was allowed");
+        };
+        assert!(
+            failure.reason.contains("\"evil/frontend\"") && failure.reason.ends_with("docker/dockerfile")
+        );
+        config.frontends.clear();
+        assert!(with("# syntax=docker/dockerfile:1\nFROM a\n").check(&config).is_err());
+        assert!(with("FROM a\n").check(&config).is_ok(), "the engine's own");
     }
 
     #[test]

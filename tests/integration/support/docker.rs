@@ -9,7 +9,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use buildgrid::build::docker::{BuildRequest, Context, DockerEngine, EngineBuildId, EngineConfig};
+use buildgrid::build::credentials::BuildCredentials;
+use buildgrid::build::docker::{
+    BuildRequest, Context, DockerEngine, Dockerfile, EngineBuildId, EngineConfig,
+};
 use buildgrid::build::engine::{BuildError, BuiltImage};
 use buildgrid::event::deploy::BuildId;
 use buildgrid::store::digest::Digest;
@@ -83,11 +86,13 @@ pub fn request(dockerfile: &str) -> BuildRequest {
         id: EngineBuildId::generate(),
         namespace: "acme".parse().expect("a namespace"),
         dockerfile: "Dockerfile".to_owned(),
+        text: Dockerfile::new(dockerfile.as_bytes()),
         target: None,
         args: BTreeMap::new(),
         labels: BTreeMap::new(),
         platform: None,
         no_cache: false,
+        credentials: BuildCredentials::default(),
         context: context(&[("Dockerfile", dockerfile)]),
         spool: std::path::PathBuf::new(),
     }

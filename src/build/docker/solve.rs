@@ -12,6 +12,7 @@ use super::failure;
 use super::progress::Progress;
 use super::request::BuildRequest;
 use super::room::Room;
+use super::session::{Offer, Session};
 use super::tags::EngineBuildId;
 use super::transport::Transport;
 use crate::build::engine::BuildError;
@@ -30,17 +31,23 @@ pub(super) async fn solve(
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
     let options = request.options();
-    let BuildRequest { id, context, dockerfile, .. } = request;
-    let docker = identified(engine.docker(transport.clone(), engine.longest_build()), id);
+    let BuildRequest { id, context, dockerfile, text, credentials, .. } = request;
+    let offer = Offer { credentials, optional_secrets: text.optional_secrets() };
+    let opening = cancel.run_until_cancelled(engine.within(Session::open(transport, id, offer)));
+    let session = Box::pin(opening).await.unwrap_or(Err(BuildError::Cancelled))?;
+    let docker = with_buildkit(engine.docker(transport.clone(), engine.longest_build()), id);
     let room = Box::pin(Room::on(engine)).await;
     let run = async {
         let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
         let mut progress = Progress::new(log.mask());
-        let ended = Box::pin(follow(engine, stream, &mut progress, log)).await;
+        let ended = Box::pin(follow(engine, stream, &session, &mut progress, log)).await;
         write(log, progress.finish()).await;
         match ended {
             Ok(()) => Ok(()),
             Err(Ended::Error(Error::DockerStreamError { error })) => {
+                if let Some(reason) = session.refused() {
+                    return Err(failure::refused(reason, progress.failed(&error)));
+                }
                 let ran_full = room.ran_out().await;
                 Err(failure::classify(&error, progress.failed(&error), &dockerfile, ran_full))
             }
@@ -73,6 +80,7 @@ enum Ended {
 async fn follow(
     engine: &DockerEngine,
     stream: impl futures::Stream<Item = Result<BuildInfo, Error>>,
+    session: &Session,
     progress: &mut Progress,
     log: &LogSink,
 ) -> Result<(), Ended> {
@@ -80,6 +88,9 @@ async fn follow(
     let pulse = engine.pulse();
     let mut image = None;
     while let Some(message) = pulse.next(&mut stream).await.map_err(|_| Ended::Silent)? {
+        for words in session.omitted() {
+            log.status(format!("warning: {words}")).await;
+        }
         match message.map_err(Ended::Error)?.aux {
             Some(BuildInfoAux::BuildKit(status)) => write(log, progress.update(status)).await,
             Some(BuildInfoAux::Default(id)) => image = id.id.or(image),
@@ -95,17 +106,27 @@ async fn write(log: &LogSink, entries: Vec<Entry>) {
     }
 }
 
-/// Gives the build an id by which it can be cancelled (`POST /build/cancel?id=`): bollard has no
-/// parameter for it.
-fn identified(docker: Docker, id: EngineBuildId) -> Docker {
+/// Has a build done by BuildKit, in our own session, and gives it an id by which it can be cancelled
+/// (`POST /build/cancel?id=`). bollard has no parameter for the id, and left to it a build by BuildKit would get a
+/// session of bollard's.
+fn with_buildkit(docker: Docker, id: EngineBuildId) -> Docker {
     docker.with_request_modifier(move |mut request| {
         let uri = request.uri();
         if uri.path().ends_with("/build") {
-            let with_id = format!("{uri}{}buildid={id}", if uri.query().is_some() { '&' } else { '?' });
-            if let Ok(uri) = with_id.parse() {
-                *request.uri_mut() = uri;
+            let query =
+                uri.query().unwrap_or_default().split('&').filter(|part| !part.starts_with("version="));
+            let query = query.collect::<Vec<_>>().join("&");
+            let whole = format!("{}?{query}&version=2&session={id}&buildid={id}", uri.path());
+            if let Ok(whole) = rebuilt(uri, &whole) {
+                *request.uri_mut() = whole;
             }
         }
         request
     })
+}
+
+fn rebuilt(uri: &http::Uri, path_and_query: &str) -> Result<http::Uri, http::Error> {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path_and_query.parse()?);
+    Ok(http::Uri::from_parts(parts)?)
 }

@@ -1,0 +1,140 @@
+//! What BuildGrid reads in a Dockerfile before an engine does: which front end it names, and which secrets it can do
+//! without. Everything else in it is the engine's business.
+
+use std::collections::BTreeSet;
+
+/// A Dockerfile's text, as the engine will read it.
+#[derive(Debug, Clone, Default)]
+pub struct Dockerfile(String);
+
+impl Dockerfile {
+    /// Bytes that are not UTF-8 are replaced: neither a front end nor a secret has them in its name.
+    pub fn new(text: &[u8]) -> Self {
+        Self(String::from_utf8_lossy(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)).into_owned())
+    }
+
+    /// The images of all front ends that an engine could take it to name, in every form that one of them reads
+    /// (moby/buildkit, frontend/dockerfile/parser/directives.go): `# syntax=`, `// syntax=`, and JSON. Lines count
+    /// as long as nothing but comments came before, which is further than engines look.
+    pub(super) fn frontends(&self) -> Vec<&str> {
+        let head = self.0.lines().map(str::trim_ascii).take_while(|line| {
+            line.is_empty() || line.starts_with('#') || line.starts_with("//") || line.starts_with('{')
+        });
+        let mut found: Vec<&str> = head.filter_map(directive).collect();
+        found.extend(json_directive(&self.0));
+        found
+    }
+
+    /// The secrets whose every mount says `required=false`.
+    pub(super) fn optional_secrets(&self) -> BTreeSet<String> {
+        let (mut optional, mut needed) = (BTreeSet::new(), BTreeSet::new());
+        let lines = self.0.lines().filter(|line| !line.trim_ascii_start().starts_with('#'));
+        for mount in
+            lines.flat_map(str::split_ascii_whitespace).filter_map(|word| word.strip_prefix("--mount="))
+        {
+            let Some(secret) = SecretMount::parse(mount) else { continue };
+            if secret.is_optional {
+                optional.insert(secret.id)
+            } else {
+                needed.insert(secret.id)
+            };
+        }
+        &optional - &needed
+    }
+}
+
+/// The first word of a `syntax` directive's value, which is the image.
+fn directive(line: &str) -> Option<&str> {
+    let comment = line.strip_prefix('#').or_else(|| line.strip_prefix("//"))?;
+    let (key, value) = comment.split_once('=')?;
+    (key.trim_ascii().eq_ignore_ascii_case("syntax")).then(|| first_word(value))
+}
+
+fn first_word(text: &str) -> &str {
+    text.split_ascii_whitespace().next().unwrap_or_default()
+}
+
+/// A file that is one JSON object may name its front end in it. It is looked for as text, so that no reader of JSON
+/// can be more lenient than this.
+fn json_directive(text: &str) -> Option<&str> {
+    let body = text.lines().map(str::trim_ascii).find(|line| !line.is_empty() && !line.starts_with("#!"))?;
+    if !body.starts_with('{') {
+        return None;
+    }
+    let lower = text.to_ascii_lowercase();
+    let after = lower.find("\"syntax\"").or_else(|| lower.find("\\u"))?;
+    // What cannot be read is no image's name, and so is not on any list.
+    Some(text[after..].split('"').nth(3).unwrap_or_default())
+}
+
+struct SecretMount {
+    id: String,
+    is_optional: bool,
+}
+
+impl SecretMount {
+    /// The options of a mount (moby/buildkit, frontend/dockerfile/instructions/commands_runmount.go), if it is a
+    /// secret's.
+    fn parse(options: &str) -> Option<Self> {
+        let (mut is_secret, mut is_optional) = (false, false);
+        let (mut id, mut target) = (None, None);
+        for option in options.split(',') {
+            let (key, value) = option.trim_matches('"').split_once('=').unwrap_or((option, ""));
+            match key.to_ascii_lowercase().as_str() {
+                "type" => is_secret = value.eq_ignore_ascii_case("secret"),
+                "id" => id = Some(value),
+                "target" | "dst" | "destination" => target = value.rsplit('/').next(),
+                "env" => target = target.or(Some(value)),
+                "required" => is_optional = matches!(value, "0" | "f" | "F" | "false" | "False" | "FALSE"),
+                _ => {}
+            }
+        }
+        let id = id.or(target).filter(|_| is_secret)?.to_owned();
+        Some(Self { id, is_optional })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_front_ends_in_every_form() {
+        for (text, found) in [
+            ("FROM a", vec![]),
+            ("# syntax=docker/dockerfile:1\nFROM a", vec!["docker/dockerfile:1"]),
+            ("#syntax = x/y --flag\nFROM a", vec!["x/y"]),
+            ("\u{feff}# SYNTAX=x/y\r\nFROM a", vec!["x/y"]),
+            ("#!/usr/bin/env docker\n# escape=`\n\n# syntax=x/y\nFROM a", vec!["x/y"]),
+            ("// syntax=x/y\nanything", vec!["x/y"]),
+            ("# syntax=a\n# syntax=b\nFROM a", vec!["a", "b"]),
+            ("FROM a\n# syntax=x/y\n", vec![]),
+            ("# the syntax of it=is known\nFROM a", vec![]),
+            ("{\"syntax\": \"x/y\", \"a\": \"b\"}", vec!["x/y"]),
+            ("#!shebang\n {\n \"a\": 1, \"Syntax\":\n\"x/y\"}", vec!["x/y"]),
+            ("{\"s\\u0079ntax\": \"x/y\"}", vec!["x/y"]),
+            ("{\"syntax\": 1}", vec![""]),
+        ] {
+            let dockerfile = Dockerfile::new(text.as_bytes());
+            let mut all = dockerfile.frontends();
+            // The key's escape hides where the value is: any answer but none will do.
+            if text.contains("\\u") {
+                all = if all.is_empty() { all } else { vec!["x/y"] };
+            }
+            assert_eq!(all, found, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_optional_where_every_mount_of_it_says_so() {
+        let dockerfile = Dockerfile::new(
+            b"FROM a\nRUN --mount=type=secret,id=npm,required=false \\\n  --mount=type=secret,id=key x\n\
+              RUN --mount=type=secret,target=/run/secrets/netrc,required=0 x\n\
+              RUN --mount=type=secret,required=false,id=both --mount=type=secret,id=both,required x\n\
+              # RUN --mount=type=secret,id=no,required=false\n\
+              RUN --mount=type=cache,id=cache,required=false --mount=id=env,env=TOKEN,type=secret,required=False x\n",
+        );
+        let optional: Vec<_> = dockerfile.optional_secrets().into_iter().collect();
+        assert_eq!(optional, ["env", "netrc", "npm"]);
+    }
+}

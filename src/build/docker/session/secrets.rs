@@ -1,0 +1,45 @@
+//! Secrets for `RUN --mount=type=secret` (moby/buildkit, session/secrets).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bollard::moby::buildkit::secrets::v1::secrets_server::Secrets;
+use bollard::moby::buildkit::secrets::v1::{GetSecretRequest, GetSecretResponse};
+use secrecy::ExposeSecret as _;
+use tonic::{Request, Response, Status};
+
+use super::server::Notes;
+use crate::build::credentials::SecretValues;
+
+pub(super) struct SecretsOfBuild {
+    pub(super) values: SecretValues,
+    /// Those that every mount in the Dockerfile can do without, as it says itself.
+    pub(super) optional: BTreeSet<String>,
+    pub(super) notes: Arc<Notes>,
+}
+
+#[tonic::async_trait]
+impl Secrets for SecretsOfBuild {
+    async fn get_secret(
+        &self,
+        request: Request<GetSecretRequest>,
+    ) -> Result<Response<GetSecretResponse>, Status> {
+        let id = request.into_inner().id;
+        if let Some(value) = self.values.get(&id) {
+            return Ok(Response::new(GetSecretResponse { data: value.expose_secret().to_vec() }));
+        }
+        // After "not found" the engine leaves a mount out unless it says `required`, and builds on in silence.
+        if self.optional.contains(&id) {
+            self.notes.omit(format!(
+                "the secret {id:?} is not given to this build; its mounts are left out, as required=false says"
+            ));
+            return Err(Status::not_found("the build does not have it"));
+        }
+        let reason = format!(
+            "the Dockerfile asks for the secret {id:?}, which build.secrets of the event does not name; name it there, \
+             or say required=false in the mount"
+        );
+        self.notes.refuse(reason.clone());
+        Err(Status::failed_precondition(reason))
+    }
+}
