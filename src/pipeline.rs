@@ -76,6 +76,8 @@ pub struct Run<'a> {
     pub spool: &'a Path,
     /// What the engine is to know the build by, so that whoever noted it can end it there.
     pub engine_build: EngineBuildId,
+    /// All that builds of the event's namespace may be handed.
+    pub credentials: &'a BuildCredentials,
     pub log: &'a LogSink,
     pub cancel: &'a CancellationToken,
     /// Beats with what brings it forward, beside the stages that it enters: see [`Pipeline::longest`].
@@ -123,11 +125,12 @@ impl Pipeline {
         let image = match &event.work {
             Work::Fake(spec) => self.build_fake(event, spec, &labels, &run).await?,
             Work::Repository(url) => {
+                let credentials = granted(event, run.credentials)?;
                 (run.entered)(Stage::Fetching).await;
                 let commit = timed(Stage::Fetching, self.fetch(event, url, &run)).await?;
                 (run.fetched)(&commit);
                 (run.entered)(Stage::Building).await;
-                timed(Stage::Building, self.build(event, &commit, &labels, &run)).await?
+                timed(Stage::Building, self.build(event, &commit, credentials, &labels, &run)).await?
             }
         };
 
@@ -140,13 +143,6 @@ impl Pipeline {
 
     /// What no amount of building would make right.
     fn permit(&self, event: &DeployEvent) -> Result<(), Outcome> {
-        let secrets = &event.options.secrets;
-        if !secrets.is_empty() {
-            return Err(Outcome::Rejected(format!(
-                "build.secrets names {}; this version of BuildGrid cannot hand secrets to a build",
-                secrets.iter().cloned().collect::<Vec<_>>().join(", ")
-            )));
-        }
         self.rules.permit(event).map_err(Outcome::Rejected)
     }
 
@@ -223,6 +219,7 @@ impl Pipeline {
         &self,
         event: &DeployEvent,
         commit: &FetchedCommit,
+        credentials: BuildCredentials,
         labels: &BTreeMap<String, String>,
         run: &Run<'_>,
     ) -> Result<BuiltImage, Outcome> {
@@ -243,7 +240,7 @@ impl Pipeline {
             labels: labels.clone(),
             platform: options.platform.clone(),
             no_cache: options.no_cache,
-            credentials: BuildCredentials::default(),
+            credentials,
             context: Box::pin(stream),
             spool: run.spool.to_owned(),
         };
@@ -260,6 +257,18 @@ impl Pipeline {
             },
         }
     }
+}
+
+/// What of its namespace's credentials an event's build is handed: the secrets that it names, and all logins.
+fn granted(event: &DeployEvent, all: &BuildCredentials) -> Result<BuildCredentials, Outcome> {
+    all.granted(&event.options.secrets).map_err(|missing| {
+        let reason = format!(
+            "build.secrets names {missing}, which namespace {} does not have; the worker's operator adds it as \
+             secret.{}.{missing} to worker.credentials_dir",
+            event.namespace, event.namespace
+        );
+        Outcome::Failed(BuildFailure { reason, ..BuildFailure::default() })
+    })
 }
 
 /// Runs `work` with a token that is cancelled with `run.cancel`, or when a limit is over; after the

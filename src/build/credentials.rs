@@ -1,7 +1,7 @@
 //! What a build may be handed while it runs. It stays in memory: an engine is given each of it when it asks, and
 //! writes none of it into an image unless the Dockerfile does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use secrecy::{SecretSlice, SecretString};
 
@@ -13,6 +13,21 @@ pub type SecretValues = BTreeMap<String, SecretSlice<u8>>;
 pub struct BuildCredentials {
     pub secrets: SecretValues,
     pub registries: Registries,
+}
+
+impl BuildCredentials {
+    /// Of all that a namespace has, what a build may have that names these secrets.
+    ///
+    /// # Errors
+    /// The name of one that is not there.
+    pub fn granted(&self, secrets: &BTreeSet<String>) -> Result<Self, String> {
+        let value = |name: &String| match self.secrets.get(name) {
+            Some(value) => Ok((name.clone(), value.clone())),
+            None => Err(name.clone()),
+        };
+        let secrets = secrets.iter().map(value).collect::<Result<_, _>>()?;
+        Ok(Self { secrets, registries: self.registries.clone() })
+    }
 }
 
 /// A login for a registry.

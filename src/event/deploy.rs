@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::fake::FakeBuild;
 use super::fields::{
-    MAX_TEXT, checked_path, checked_platform, checked_ref, free_text, leaves, renamed, sentence,
+    MAX_TEXT, checked_id, checked_path, checked_platform, checked_ref, free_text, leaves, renamed, sentence,
 };
 use super::strict::Strict;
 use crate::publish::name::{AppName, ImageName, ImageRepository, Namespace, RepositoryName, Tag, Variant};
@@ -381,8 +381,7 @@ impl WireBuild {
             return Err(format!("build.secrets: {} secrets; at most {MAX_ITEMS} are taken", given.len()));
         }
         for name in &given {
-            name.parse::<RepositoryName>()
-                .map_err(|error| format!("build.secrets: {}", renamed(&error, "secret")))?;
+            checked_id("build.secrets", name)?;
         }
         let timeout = match self.timeout_s {
             None => None,

@@ -2,6 +2,8 @@
 
 /// The longest free text (`deploy_id`, `requested_by`, a build argument's name), in bytes.
 pub(super) const MAX_TEXT: usize = 256;
+/// The longest name of a secret.
+const MAX_ID: usize = 96;
 /// The longest path inside a repository, and the longest ref, in bytes.
 const MAX_PATH: usize = 1024;
 /// The longest reason of a rejection, in bytes: it quotes what is wrong, which may be a megabyte.
@@ -48,6 +50,19 @@ pub(super) fn free_text(field: &str, text: Option<String>) -> Result<Option<Stri
         // These texts become parts of addresses and pages, where somebody might take them for paths.
         Some(text) if leaves(&text) => Err(format!("{field}: {text:?} contains '..' as in a path")),
         text => Ok(text),
+    }
+}
+
+/// The name of something in the worker's credentials directory, where it is a part of a file's name, and in a
+/// Dockerfile: 1 to 96 letters, digits, `.`, `_` and `-`, not beginning with `.` or `-`.
+pub(super) fn checked_id(field: &str, name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match (1..=MAX_ID).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with(['.', '-']) {
+        true => Ok(()),
+        false => Err(format!(
+            "{field}: {name:?} is not a name: 1 to {MAX_ID} letters, digits, '.', '_' and '-', the first of them none \
+             of '.' and '-'"
+        )),
     }
 }
 

@@ -12,7 +12,8 @@ use super::build_log::BuildLog;
 pub use super::build_log::Mirror;
 use super::log_writer::{Kept, LogLimits};
 use super::reporting::Telling;
-use super::secrets::Secrets;
+use super::secrets::{Known, Secrets};
+use crate::build::credentials::BuildCredentials;
 use crate::build::docker::EngineBuildId;
 use crate::build::engine::BuildFailure;
 use crate::event::deploy::DeployEvent;
@@ -58,6 +59,7 @@ pub struct Attempt<'a> {
 struct Opened {
     spool: PathBuf,
     mask: Mask,
+    credentials: BuildCredentials,
     build_log: BuildLog,
     log: LogSink,
 }
@@ -74,7 +76,7 @@ impl Attempt<'_> {
 
     async fn try_run(&self, pipeline: &Pipeline) -> anyhow::Result<Outcome> {
         let opened = self.open().await?;
-        let Opened { spool, mask, log, .. } = &opened;
+        let Opened { spool, mask, credentials, log, .. } = &opened;
         let engine_build = EngineBuildId::generate();
         let entered = |stage: Stage| -> BoxFuture<'static, ()> {
             tracing::info!(stage = stage.name(), "stage entered");
@@ -107,6 +109,7 @@ impl Attempt<'_> {
         let run = Run {
             spool,
             engine_build,
+            credentials,
             log,
             cancel: self.cancel,
             pulse: &self.on_board.map(OnBoard::pulse).unwrap_or_default(),
@@ -141,7 +144,8 @@ impl Attempt<'_> {
         let (directory, body, number) = (self.directory.clone(), self.body.to_vec(), self.number);
         let spool = tokio::task::spawn_blocking(move || directory.begin(&body, number)).await??;
         let (secrets, namespace) = (self.place.secrets.clone(), self.event.namespace.clone());
-        let (mask, unmasked) = tokio::task::spawn_blocking(move || secrets.mask(&namespace)).await??;
+        let Known { mask, credentials, words } =
+            tokio::task::spawn_blocking(move || secrets.known(&namespace)).await??;
         let limits = LogLimits { max_log: self.place.max_log, spool: self.telling.map(Telling::spool) };
         let (build_log, log) = BuildLog::start(
             &self.directory.log_path(),
@@ -154,10 +158,10 @@ impl Attempt<'_> {
             telling.begin(build_log.length()).await;
         }
         log.status(format!("attempt {} on {}", self.number, self.place.worker)).await;
-        for words in unmasked {
+        for words in words {
             log.status(words).await;
         }
-        Ok(Opened { spool, mask, build_log, log })
+        Ok(Opened { spool, mask, credentials, build_log, log })
     }
 
     /// The end of the log says how the build ended, so that it can be read alone.

@@ -13,6 +13,7 @@ pub mod build_directory;
 mod build_log;
 pub mod claims;
 pub mod config;
+mod credentials;
 pub mod daemon;
 mod delivery;
 mod disks;

@@ -1,8 +1,8 @@
 //! The secrets that this worker knows: those of the builds, out of its credentials directory, and its own.
 //! They are read afresh for each attempt, so that a file that was changed needs no restart.
 //!
-//! A build's secret is the file `secret.<namespace>.<name>`. The directory is systemd's
-//! (`$CREDENTIALS_DIRECTORY`, systemd.exec(5)), or one that only the worker's user can read.
+//! A build's secret is the file `secret.<namespace>.<name>`; `credentials` has the other kinds of files. The
+//! directory is systemd's (`$CREDENTIALS_DIRECTORY`, systemd.exec(5)), or one that only the worker's user can read.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -14,6 +14,8 @@ use anyhow::{Context, bail};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretSlice};
 
+use super::credentials::{File as CredentialFile, Kind};
+use crate::build::credentials::BuildCredentials;
 use crate::config::Config;
 use crate::publish::name::Namespace;
 use crate::queue::QueueConfig;
@@ -46,11 +48,21 @@ struct InUse {
     unmasked: Vec<Unmasked>,
 }
 
-/// A secret, as it stands in its file.
+/// Something that no log may show, under the name by which it is spoken of.
 #[derive(Debug)]
-struct Secret {
-    name: String,
-    value: SecretSlice<u8>,
+pub(super) struct Secret {
+    pub(super) name: String,
+    pub(super) value: SecretSlice<u8>,
+}
+
+/// What is known for the builds of a namespace, all of it from one reading: nothing is handed to a build that its
+/// log would show.
+#[derive(Debug)]
+pub struct Known {
+    pub mask: Mask,
+    /// What will not be masked, and what could not be read.
+    pub words: Vec<String>,
+    pub credentials: BuildCredentials,
 }
 
 impl Secrets {
@@ -97,21 +109,21 @@ impl Secrets {
         fs::read_dir(directory).map(drop).with_context(named)
     }
 
-    /// What must not stand in the log of a build of `namespace`, and words on what will not be masked. Blocking.
+    /// What builds of `namespace` may be handed, and what must not stand in their logs. Blocking.
     ///
     /// Only this namespace's secrets and the worker's own: if those of others were masked as well, whoever
     /// builds could find them out by printing guesses and looking which are masked.
     ///
     /// # Errors
     /// The directory cannot be used.
-    pub fn mask(&self, namespace: &Namespace) -> anyhow::Result<(Mask, Vec<String>)> {
+    pub fn known(&self, namespace: &Namespace) -> anyhow::Result<Known> {
         self.check()?;
         let mut words = Vec::new();
-        let mut secrets = self.of(namespace, &mut words)?;
+        let (credentials, mut secrets) = CredentialFile::sort(self.of(namespace, &mut words)?, &mut words);
         secrets.extend(self.own());
         let (mask, unmasked) = self.shared(&secrets)?;
         words.extend(unmasked.iter().map(too_short));
-        Ok((mask, words))
+        Ok(Known { mask, words, credentials })
     }
 
     /// The mask of some secrets: one in use, or a new one.
@@ -136,27 +148,26 @@ impl Secrets {
         Ok((mask, unmasked))
     }
 
-    /// The secrets of a namespace's builds.
-    fn of(&self, namespace: &Namespace, words: &mut Vec<String>) -> anyhow::Result<Vec<Secret>> {
+    /// The files of a namespace's builds.
+    fn of(&self, namespace: &Namespace, words: &mut Vec<String>) -> anyhow::Result<Vec<CredentialFile>> {
         let Some(directory) = &self.directory else { return Ok(Vec::new()) };
         let named = || format!("read worker.credentials_dir {}", directory.display());
-        let prefix = format!("secret.{namespace}.");
-        let mut secrets = Vec::new();
+        let mut files = Vec::new();
         for entry in fs::read_dir(directory).with_context(named)? {
             let entry = entry.with_context(named)?;
             let file = entry.file_name();
-            let Some(name) = file.to_str().and_then(|file| file.strip_prefix(&prefix)) else { continue };
+            let Some(kind) = file.to_str().and_then(|file| Kind::of(file, namespace)) else { continue };
             match read(&entry.path()) {
-                Ok(value) => secrets.push(Secret { name: format!("secret {name}"), value }),
+                Ok(value) => files.push(CredentialFile { kind, value }),
                 Err(error) => {
                     tracing::warn!(%error, path = %entry.path().display(), "a secret cannot be read");
-                    words.push(format!("secret {name} cannot be read by the worker: {error}"));
+                    words.push(format!("{kind} cannot be read by the worker: {error}"));
                 }
             }
         }
         // A directory's order changes.
-        secrets.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(secrets)
+        files.sort_by(|one, other| one.kind.cmp(&other.kind));
+        Ok(files)
     }
 
     /// What the worker itself logs in with. What cannot be read now is missed by those who use it.
@@ -223,9 +234,13 @@ mod tests {
             fs::write(self.folder.path().join(name), value).unwrap();
         }
 
+        fn known(&self, namespace: &str) -> Known {
+            Secrets::with(&self.config, None).known(&namespace.parse().unwrap()).unwrap()
+        }
+
         fn shown(&self, text: &str) -> (String, Vec<String>) {
-            let (mask, words) = Secrets::with(&self.config, None).mask(&"acme".parse().unwrap()).unwrap();
-            (mask.shown(text).to_string(), words)
+            let known = self.known("acme");
+            (known.mask.shown(text).to_string(), known.words)
         }
     }
 
@@ -240,6 +255,48 @@ mod tests {
         assert_eq!(place.shown(text), ("*** ***2 of-another".to_owned(), vec![]));
         place.write("secret.acme.npm.token", "of-another");
         assert_eq!(place.shown(text).0, "of-acme of-acme2 ***");
+    }
+
+    #[test]
+    fn a_namespace_is_handed_its_own_byte_for_byte_and_all_of_it_is_masked() {
+        let place = Place::new();
+        place.write("secret.acme.NPM_token", "of-acme\n");
+        place.write("secret.acme2.other", "of-acme2");
+        place.write("secret.rival.NPM_token", "of-rival");
+        let auth = data_encoding::BASE64.encode(b"puller:s3cret:pass");
+        let config =
+            format!(r#"{{"auths":{{"mirror.example.com":{{"auth":"{auth}"}}}},"detachKeys":"ctrl-p"}}"#);
+        place.write("registry.acme", config);
+        place.write(
+            "registry.rival",
+            r#"{"auths":{"other.example.com":{"username":"u","password":"of-rival"}}}"#,
+        );
+        let known = place.known("acme");
+        assert_eq!(known.words, [""; 0]);
+        let names: Vec<_> = known.credentials.secrets.keys().collect();
+        assert_eq!(names, ["NPM_token"]);
+        assert_eq!(known.credentials.secrets["NPM_token"].expose_secret(), b"of-acme\n");
+        let login = known.credentials.registries.login("mirror.example.com").unwrap();
+        assert_eq!((login.user.as_str(), login.secret.expose_secret()), ("puller", "s3cret:pass"));
+        assert!(known.credentials.registries.login("other.example.com").is_none());
+        let shown = known.mask.shown(&format!("s3cret:pass of-acme puller of-rival {auth}")).to_string();
+        assert!(shown.starts_with("*** *** puller of-rival ") && !shown.contains(&auth), "{shown}");
+    }
+
+    #[test]
+    fn a_file_of_logins_that_cannot_be_used_is_said_without_its_content() {
+        let place = Place::new();
+        for (content, said) in [
+            ("user:s3cret", "is not JSON as Docker writes it"),
+            (r#"{"credsStore":"desktop"}"#, "credsStore"),
+            (r#"{"auths":{"mirror.example.com":{"auth":"%%%%"}}}"#, "mirror.example.com"),
+            (r#"{"auths":{"mirror.example.com":{}}}"#, "mirror.example.com"),
+        ] {
+            place.write("registry.acme", content);
+            let words = place.known("acme").words;
+            assert!(words.len() == 1 && words[0].contains("registry.acme"), "{words:?}");
+            assert!(words[0].contains(said) && !words[0].contains("s3cret"), "{words:?}");
+        }
     }
 
     #[test]
@@ -277,7 +334,7 @@ mod tests {
         let place = Place::new();
         place.write("secret.acme.one", "0123456789");
         let secrets = Secrets::with(&place.config, None);
-        let of = |namespace: &str| secrets.mask(&namespace.parse().unwrap()).unwrap().0;
+        let of = |namespace: &str| secrets.known(&namespace.parse().unwrap()).unwrap().mask;
         let in_use = || secrets.in_use.lock().unwrap().len();
         let (first, second) = (of("acme"), of("acme"));
         assert_eq!(in_use(), 1);

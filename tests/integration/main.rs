@@ -5,6 +5,7 @@
 
 mod cli;
 mod commit;
+mod credentials;
 mod docker;
 mod faults;
 mod program;

@@ -49,6 +49,8 @@ pub struct BuildRequest {
 
 /// Keeps the cache mounts of namespaces apart (BuildKit, frontend/dockerfile/builder, `keyCacheNSArg`).
 const CACHE_MOUNT_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
+/// A name that leads nowhere (RFC 6761), under which a step's `/etc/hosts` has the namespace.
+const NAMESPACE_HOST: &str = "namespace.buildgrid.invalid";
 /// The arguments with a meaning for BuildKit that an event may give. Any other is refused:
 /// `BUILDKIT_SYNTAX` would run a front end of the event's choice, and what later versions add is unknown.
 const PASSED_ON: [&str; 3] =
@@ -78,6 +80,15 @@ impl BuildRequest {
         Ok(())
     }
 
+    /// Something that is part of the cache key of every step, and does nothing else: BuildKit leaves the values of
+    /// secrets out of it, so that another namespace's build with the same Dockerfile would be given what a step has
+    /// made of this one's secrets. The names of extra hosts are in the key in all versions (moby/buildkit,
+    /// solver/llbsolver/ops/exec.go, `CacheMap`).
+    fn cache_key(&self) -> Option<String> {
+        let private = !self.credentials.secrets.is_empty();
+        private.then(|| format!("{}.{NAMESPACE_HOST}:127.0.0.1", self.namespace))
+    }
+
     /// The query of `POST /build` for this request.
     pub(super) fn options(&self) -> BuildImageOptions {
         let mut args: HashMap<_, _> = self.args.clone().into_iter().collect();
@@ -87,6 +98,7 @@ impl BuildRequest {
             t: Some(self.id.private_tag()),
             nocache: self.no_cache,
             buildargs: Some(args),
+            extrahosts: self.cache_key(),
             labels: Some(self.labels.clone().into_iter().collect()),
             platform: self.platform.clone().unwrap_or_default(),
             target: self.target.clone().unwrap_or_default(),
