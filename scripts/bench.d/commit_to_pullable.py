@@ -13,9 +13,10 @@ import subprocess
 import time
 from statistics import median
 
-from grid import DOCKER, GitServer, answers, stock_registry
+from grid import stock_registry
 from images import base_image, docker
 from report import row
+from running import DOCKER, GitServer, answers
 
 NAME = "commit-to-pullable"
 ROUNDS = 7

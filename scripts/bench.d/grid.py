@@ -1,61 +1,14 @@
-"""What the benches run: worker, registry, git server and stock registry, each a process of ours on a
-loopback port that was free, with its data below one folder."""
+"""BuildGrid as the benches run it, each part on a loopback port that was free, with its data below one folder."""
 
 import contextlib
 import json
 import math
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent
-# Debian's client. One that is newer than the engine needs a plugin to build with BuildKit.
-DOCKER = "/usr/bin/docker" if os.access("/usr/bin/docker", os.X_OK) else "docker"
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-class Process:
-    """A process in the background, what it says in a file."""
-
-    def __init__(self, command, log, **options):
-        self.log = log
-        with open(log, "wb") as output:
-            self.child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
-            )
-
-    def await_page(self, url, limit=30.0, pause=0.002):
-        deadline = time.monotonic() + limit
-        while not answers(url):
-            if self.child.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{url} is not ready; the log ends with:\n{tail(self.log)}")
-            time.sleep(pause)
-
-    def await_words(self, words, limit=30.0, pause=0.002):
-        """Until the log says this."""
-        deadline = time.monotonic() + limit
-        while words not in self.log.read_text(errors="replace"):
-            if self.child.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the log does not say {words!r}; it ends with:\n{tail(self.log)}")
-            time.sleep(pause)
-
-    def stop(self):
-        self.child.send_signal(signal.SIGTERM)
-        try:
-            self.child.wait(30)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
+import running
+from running import Process, free_port, tail
 
 
 class Grid:
@@ -151,11 +104,7 @@ data_dir = "{self.up_data}"
 
     def run(self, *arguments):
         """A command of BuildGrid; its standard output."""
-        command = [self.binary, "--config", self.config, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(map(str, arguments))} ended with {done.returncode}: {done.stderr}")
-        return done.stdout
+        return running.run(self.binary, self.config, *arguments)
 
     def build(self, build_id):
         return self.data / "builds" / build_id
@@ -175,49 +124,6 @@ data_dir = "{self.up_data}"
 
     def clear(self):
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class GitServer:
-    """Bare repositories below a folder, over smart HTTP."""
-
-    def __init__(self, folder):
-        self.root = Path(folder)
-        self.root.mkdir(parents=True)
-        self.server = subprocess.Popen([SCRIPTS / "git-serve", self.root], stdout=subprocess.PIPE, text=True)
-        self.url = self.server.stdout.readline().strip()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.server.terminate()
-        self.server.wait()
-
-    def repository(self, name):
-        return Repository(self.root, name, f"{self.url}/{name}.git")
-
-
-class Repository:
-    def __init__(self, root, name, url):
-        self.url, self.tree = url, root / f"{name}.checkout"
-        bare = root / f"{name}.git"
-        git("init", "--quiet", "--bare", "--initial-branch=main", bare)
-        git("clone", "--quiet", bare, self.tree, stderr=subprocess.DEVNULL)
-        git("-C", self.tree, "symbolic-ref", "HEAD", "refs/heads/main")
-
-    def commit(self, files):
-        """Commits the files (name to bytes) and pushes; the commit's id."""
-        for name, content in files.items():
-            (self.tree / name).write_bytes(content)
-        identity = ["-c", "user.name=Bench", "-c", "user.email=bench@example.com", "-c", "commit.gpgsign=false"]
-        git("-C", self.tree, "add", ".")
-        git("-C", self.tree, *identity, "commit", "--quiet", "--message", "Next")
-        git("-C", self.tree, "push", "--quiet", "origin", "main")
-        return git("-C", self.tree, "rev-parse", "HEAD", stdout=subprocess.PIPE).stdout.decode().strip()
-
-
-def git(*arguments, **options):
-    return subprocess.run(["git", *arguments], check=True, **options)
 
 
 @contextlib.contextmanager
@@ -251,24 +157,7 @@ def deploy_event(build_id, commit, url=None, namespace="acme", app="shop", **fie
     return json.dumps(event).encode()
 
 
-def answers(url, headers=None, method="GET"):
-    request = urllib.request.Request(url, headers=headers or {}, method=method)
-    # Never through a proxy: everything measured is on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=5) as response:
-            return response.status == 200
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
-
-
 def percentile(values, share):
     """The smallest value that at least `share` (0 to 1) of all are not above."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
-
-
-def tail(path, lines=15):
-    with contextlib.suppress(OSError):
-        return "\n".join(Path(path).read_text(errors="replace").splitlines()[-lines:])
-    return ""

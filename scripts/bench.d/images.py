@@ -3,7 +3,7 @@
 import contextlib
 import subprocess
 
-from grid import DOCKER, SCRIPTS
+from running import DOCKER, SCRIPTS
 
 
 @contextlib.contextmanager

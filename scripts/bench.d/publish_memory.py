@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
-from grid import GitServer
 from images import base_image
 from report import row
+from running import GitServer
 
 NAME = "publish-memory"
 DOCKERFILE = b"""\

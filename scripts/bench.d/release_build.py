@@ -5,8 +5,8 @@ import shutil
 import subprocess
 import time
 
-from grid import SCRIPTS
 from report import row
+from running import SCRIPTS
 
 NAME = "release-build"
 

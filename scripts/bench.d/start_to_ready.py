@@ -8,8 +8,8 @@ import shutil
 import time
 from statistics import median
 
-from grid import free_port
 from report import row
+from running import free_port
 
 NAME = "start-to-ready"
 RUNS = 15

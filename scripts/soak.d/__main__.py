@@ -16,7 +16,7 @@ import proxy
 import verify
 from amqp import Publisher
 from faults import Faults
-from grid import DOCKER, SCRIPTS, GitServer
+from running import DOCKER, SCRIPTS, GitServer
 from workers import World
 
 BROKER = "127.0.0.1:5672"

@@ -9,7 +9,7 @@ import urllib.error
 from pathlib import Path
 
 from load import NAMESPACE
-from workers import fetch
+from running import fetch
 
 FINAL = {"published", "failed", "rejected", "cancelled"}
 

@@ -4,9 +4,9 @@ import contextlib
 import signal
 import subprocess
 import threading
-import urllib.request
 
-from grid import Process, answers, free_port
+import running
+from running import Process, answers, free_port
 
 
 class Daemon:
@@ -113,8 +113,7 @@ build_output = false
         return Daemon(name, [self.binary, "--config", config, command], self.statuses[name], self.folder / f"{name}.log")
 
     def run(self, config, *arguments):
-        command = [self.binary, "--config", config, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return running.run(self.binary, config, *arguments)
 
     @contextlib.contextmanager
     def registry(self, config):
@@ -124,10 +123,3 @@ build_output = false
             yield f"http://{self.registry_host}"
         finally:
             process.stop()
-
-
-def fetch(url, headers=None):
-    """The response's body and headers; never through a proxy of the environment."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(url, headers=headers or {}), timeout=60) as response:
-        return response.read(), response.headers
