@@ -2,7 +2,10 @@
 //! writes none of it into an image unless the Dockerfile does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use secrecy::{SecretSlice, SecretString};
 
 /// Secrets by name, byte for byte as they are kept.
@@ -38,18 +41,44 @@ pub struct Login {
     pub secret: SecretString,
 }
 
+/// Makes a login when it is first asked for; the error says why it cannot.
+pub type Lend = Arc<dyn Fn() -> BoxFuture<'static, Result<Login, String>> + Send + Sync>;
+
 /// Logins by the host of their registry, with its port if it has one.
-#[derive(Debug, Clone, Default)]
-pub struct Registries(BTreeMap<String, Login>);
+#[derive(Clone, Default)]
+pub struct Registries {
+    known: BTreeMap<String, Login>,
+    lent: Option<(String, Lend)>,
+}
 
 impl Registries {
     pub fn add(&mut self, host: &str, login: Login) {
-        self.0.insert(plain_host(host).to_owned(), login);
+        self.known.insert(plain_host(host).to_owned(), login);
+    }
+
+    /// The login for `host` is made by `lend`, unless there is one.
+    pub fn lend(&mut self, host: &str, lend: Lend) {
+        self.lent = Some((plain_host(host).to_owned(), lend));
     }
 
     /// The login for the registry that the engine calls `host`.
-    pub fn login(&self, host: &str) -> Option<&Login> {
-        self.0.get(plain_host(host))
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub async fn login(&self, host: &str) -> Result<Option<Login>, String> {
+        let host = plain_host(host);
+        match (self.known.get(host), &self.lent) {
+            (Some(login), _) => Ok(Some(login.clone())),
+            (None, Some((own, lend))) if own == host => lend().await.map(Some),
+            (None, _) => Ok(None),
+        }
+    }
+}
+
+impl fmt::Debug for Registries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lent = self.lent.as_ref().map(|(host, _)| host);
+        f.debug_struct("Registries").field("known", &self.known).field("lent", &lent).finish()
     }
 }
 
@@ -67,16 +96,27 @@ fn plain_host(host: &str) -> &str {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_registry_is_known_by_all_its_names() {
+    #[tokio::test]
+    async fn a_registry_is_known_by_all_its_names() {
         let mut registries = Registries::default();
         for (host, user) in [("https://index.docker.io/v1/", "hub"), ("mirror.example.com:5000", "mirror")] {
             registries.add(host, Login { user: user.to_owned(), secret: String::new().into() });
         }
-        let user = |host: &str| registries.login(host).map(|login| login.user.as_str());
-        assert_eq!(user("registry-1.docker.io"), Some("hub"));
-        assert_eq!(user("docker.io"), Some("hub"));
-        assert_eq!(user("mirror.example.com:5000"), Some("mirror"));
-        assert_eq!(user("mirror.example.com"), None);
+        let user = async |host: &str| registries.login(host).await.unwrap().map(|login| login.user);
+        assert_eq!(user("registry-1.docker.io").await.as_deref(), Some("hub"));
+        assert_eq!(user("docker.io").await.as_deref(), Some("hub"));
+        assert_eq!(user("mirror.example.com:5000").await.as_deref(), Some("mirror"));
+        assert_eq!(user("mirror.example.com").await, None);
+    }
+
+    #[tokio::test]
+    async fn a_login_is_lent_for_its_registry_unless_there_is_one() {
+        let mut registries = Registries::default();
+        registries
+            .lend("localhost:5000", Arc::new(|| Box::pin(async { Err("the store is full".to_owned()) })));
+        assert_eq!(registries.login("localhost:5000").await.unwrap_err(), "the store is full");
+        assert!(registries.login("localhost").await.unwrap().is_none());
+        registries.add("localhost:5000", Login { user: "own".to_owned(), secret: String::new().into() });
+        assert_eq!(registries.login("localhost:5000").await.unwrap().unwrap().user, "own");
     }
 }

@@ -128,24 +128,29 @@ fn list(credentials: &[Credential], json: bool) -> String {
     let mut table = format!("{:width$}  {:20}  {:20}  NAMESPACES\n", "USER", "CREATED", "ROTATED");
     for credential in credentials {
         let user = credential.user.as_str();
-        let [created, rotated] = times(credential).map(|time| time.unwrap_or_else(|| "-".to_owned()));
-        table += &format!("{user:width$}  {created:20}  {rotated:20}  {}\n", namespaces(credential));
+        let expires = match credential.expires_at {
+            Some(_) => "  (a running build's)",
+            None => "",
+        };
+        let [created, rotated, _] = times(credential).map(|time| time.unwrap_or_else(|| "-".to_owned()));
+        table += &format!("{user:width$}  {created:20}  {rotated:20}  {}{expires}\n", namespaces(credential));
     }
     table
 }
 
 fn to_json(credential: &Credential) -> Value {
-    let [created_at, rotated_at] = times(credential);
+    let [created_at, rotated_at, expires_at] = times(credential);
     json!({
         "user": credential.user,
         "namespaces": credential.namespaces,
         "created_at": created_at,
         "rotated_at": rotated_at,
+        "expires_at": expires_at,
     })
 }
 
-fn times(credential: &Credential) -> [Option<String>; 2] {
-    [Some(credential.created_at), credential.rotated_at]
+fn times(credential: &Credential) -> [Option<String>; 3] {
+    [Some(credential.created_at), credential.rotated_at, credential.expires_at]
         .map(|time| time.and_then(|time| time.format(&Rfc3339).ok()))
 }
 
@@ -190,7 +195,7 @@ mod tests {
         let listed: Value = serde_json::from_str(&run(&config, "list --json").await.unwrap()).unwrap();
         assert_eq!(listed[0]["user"], user);
         assert_eq!(listed[0]["namespaces"], json!(["acme", "smoke"]));
-        assert_eq!(listed[0].as_object().unwrap().len(), 4, "no digest of the password: {listed}");
+        assert_eq!(listed[0].as_object().unwrap().len(), 5, "no digest of the password: {listed}");
         let table = run(&config, "list").await.unwrap();
         assert!(table.starts_with("USER") && table.contains(user) && !table.contains(password), "{table}");
 

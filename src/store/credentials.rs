@@ -5,6 +5,7 @@
 //! A plain SHA-256 is enough here: a password has 160 random bits, which no one can try out.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use data_encoding::BASE32_NOPAD;
 use secrecy::SecretString;
@@ -35,6 +36,15 @@ pub struct Credential {
     /// When the password was last made anew.
     #[serde(with = "time::serde::rfc3339::option")]
     pub rotated_at: Option<OffsetDateTime>,
+    /// From when on it is refused. Only one that is lent to a build has an end.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+impl Credential {
+    fn has_expired(&self) -> bool {
+        self.expires_at.is_some_and(|end| end <= OffsetDateTime::now_utc())
+    }
 }
 
 /// A login with its password, which cannot be had a second time.
@@ -47,6 +57,25 @@ pub struct NewCredential {
 impl Store {
     /// Makes a login for one or more namespaces. Its user name begins with the first of them.
     pub async fn add_credential(&self, namespaces: BTreeSet<Namespace>) -> Result<NewCredential, StoreError> {
+        self.make_credential(namespaces, None).await
+    }
+
+    /// Makes a login for a namespace that is refused after `lasts`, also where nobody removes it.
+    pub async fn lend_credential(
+        &self,
+        namespace: Namespace,
+        lasts: Duration,
+    ) -> Result<NewCredential, StoreError> {
+        // A time beyond what a date can tell is never reached.
+        let end = time::Duration::try_from(lasts).ok().and_then(|lasts| now().checked_add(lasts));
+        self.make_credential([namespace].into(), end).await
+    }
+
+    async fn make_credential(
+        &self,
+        namespaces: BTreeSet<Namespace>,
+        expires_at: Option<OffsetDateTime>,
+    ) -> Result<NewCredential, StoreError> {
         self.blocking(move |directory| {
             let prefix = namespaces.first().map_or("pull", Namespace::as_str);
             let password = random_text::<PASSWORD_BYTES>();
@@ -57,6 +86,7 @@ impl Store {
                     namespaces: namespaces.clone(),
                     created_at: now(),
                     rotated_at: None,
+                    expires_at,
                 };
                 let key = layout::credential(&credential.user);
                 // A name that exists by chance is another's.
@@ -103,6 +133,19 @@ impl Store {
         self.blocking(move |directory| directory.remove(&key)).await
     }
 
+    /// Removes the logins that have expired, and answers how many. Blocking.
+    pub fn sweep_credentials(&self) -> Result<u64, StoreError> {
+        let directory = self.directory();
+        let mut removed = 0;
+        for file in directory.list(&layout::credentials())? {
+            let Some(user) = file.strip_suffix(".json").and_then(|user| user.parse().ok()) else { continue };
+            if read(directory, &user)?.is_some_and(|credential| credential.has_expired()) {
+                removed += u64::from(directory.remove(&layout::credential(&user))?);
+            }
+        }
+        Ok(removed)
+    }
+
     /// The login of this user and password. An unknown user takes the same work as a wrong password.
     pub async fn verify_credential(
         &self,
@@ -116,7 +159,7 @@ impl Store {
             let known = found.is_some();
             let credential = found.unwrap_or_else(decoy);
             let same = credential.password_digest.as_bytes().ct_eq(given.as_bytes());
-            Ok((bool::from(same) && known).then_some(credential))
+            Ok((bool::from(same) && known && !credential.has_expired()).then_some(credential))
         })
         .await
     }
@@ -195,6 +238,28 @@ mod tests {
         assert!(!store.remove_credential(&user).await.unwrap());
         assert_eq!(reader.verify_credential(user.as_str(), second).await.unwrap(), None);
         assert!(store.rotate_credential(&user).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn one_that_is_lent_ends_by_itself() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+        let valid = async |new: &NewCredential| {
+            let (user, password) = (new.credential.user.as_str(), new.password.expose_secret());
+            store.verify_credential(user, password).await.unwrap().is_some()
+        };
+        let lent = store.lend_credential("acme".parse().unwrap(), Duration::from_secs(3600)).await.unwrap();
+        let over = store.lend_credential("acme".parse().unwrap(), Duration::ZERO).await.unwrap();
+        let kept = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
+        assert!(valid(&lent).await && valid(&kept).await && !valid(&over).await);
+        assert_eq!(store.sweep_credentials().unwrap(), 1);
+        let left: Vec<_> = store.credentials().await.unwrap();
+        assert!(left.contains(&lent.credential) && left.contains(&kept.credential) && left.len() == 2);
+        let file = root.path().join(format!("buildgrid/credentials/{}.json", kept.credential.user));
+        assert!(
+            !std::fs::read_to_string(file).unwrap().contains("expires_at"),
+            "as earlier versions wrote it"
+        );
     }
 
     #[tokio::test]

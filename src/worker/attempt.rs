@@ -11,6 +11,7 @@ use super::build_directory::{BuildDirectory, BuildState};
 use super::build_log::BuildLog;
 pub use super::build_log::Mirror;
 use super::log_writer::{Kept, LogLimits};
+use super::pull_login::PullLogin;
 use super::reporting::Telling;
 use super::secrets::{Known, Secrets};
 use crate::build::credentials::BuildCredentials;
@@ -75,7 +76,13 @@ impl Attempt<'_> {
     }
 
     async fn try_run(&self, pipeline: &Pipeline) -> anyhow::Result<Outcome> {
-        let opened = self.open().await?;
+        let mut opened = self.open().await?;
+        let pull = PullLogin::new(
+            pipeline.publisher.store().clone(),
+            self.event.namespace.clone(),
+            pipeline.longest(Stage::Building, self.event),
+        );
+        opened.credentials.registries.lend(&self.place.registry_host, pull.lend());
         let Opened { spool, mask, credentials, log, .. } = &opened;
         let engine_build = EngineBuildId::generate();
         let entered = |stage: Stage| -> BoxFuture<'static, ()> {
@@ -117,6 +124,7 @@ impl Attempt<'_> {
             fetched: &fetched,
         };
         let outcome = shown(pipeline.run(self.event, run).await, mask);
+        pull.end().await;
         self.last_words(log, &outcome).await;
         opened.close(&self.directory).await?;
         Ok(outcome)

@@ -23,6 +23,7 @@ mod intake;
 pub mod janitor;
 mod log_writer;
 pub mod pause;
+mod pull_login;
 mod report;
 mod reporting;
 pub mod secrets;

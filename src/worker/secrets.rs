@@ -257,8 +257,8 @@ mod tests {
         assert_eq!(place.shown(text).0, "of-acme of-acme2 ***");
     }
 
-    #[test]
-    fn a_namespace_is_handed_its_own_byte_for_byte_and_all_of_it_is_masked() {
+    #[tokio::test]
+    async fn a_namespace_is_handed_its_own_byte_for_byte_and_all_of_it_is_masked() {
         let place = Place::new();
         place.write("secret.acme.NPM_token", "of-acme\n");
         place.write("secret.acme2.other", "of-acme2");
@@ -276,9 +276,9 @@ mod tests {
         let names: Vec<_> = known.credentials.secrets.keys().collect();
         assert_eq!(names, ["NPM_token"]);
         assert_eq!(known.credentials.secrets["NPM_token"].expose_secret(), b"of-acme\n");
-        let login = known.credentials.registries.login("mirror.example.com").unwrap();
+        let login = known.credentials.registries.login("mirror.example.com").await.unwrap().unwrap();
         assert_eq!((login.user.as_str(), login.secret.expose_secret()), ("puller", "s3cret:pass"));
-        assert!(known.credentials.registries.login("other.example.com").is_none());
+        assert!(known.credentials.registries.login("other.example.com").await.unwrap().is_none());
         let shown = known.mask.shown(&format!("s3cret:pass of-acme puller of-rival {auth}")).to_string();
         assert!(shown.starts_with("*** *** puller of-rival ") && !shown.contains(&auth), "{shown}");
     }

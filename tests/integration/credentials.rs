@@ -10,6 +10,8 @@ use tempfile::TempDir;
 use crate::support::docker::{self, BASE, base_image, unique};
 use crate::support::git::GitServer;
 use crate::support::grid::TestGrid;
+use crate::support::image::{TestImage, image_name};
+use crate::support::registry::TestRegistry;
 
 /// A credentials directory with these files.
 fn credentials(files: &[(&str, &str)]) -> TempDir {
@@ -89,4 +91,71 @@ async fn a_build_has_its_namespaces_secrets_and_no_step_of_another_namespaces_is
     let failed = grid.result(&id, State::Failed).await;
     assert!(failed.reason.unwrap().contains("the secret \"token\", which build.secrets"));
     grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_image_of_its_namespace_is_pulled_by_a_login_that_ends_with_the_build() {
+    let word = unique();
+    let folder = credentials(&[]);
+    let grid = grid(&folder).await;
+    let server = GitServer::start();
+    let repository = server.empty("base");
+    repository.write("Dockerfile", format!("FROM {BASE}\nRUN echo {word} > /base\n"));
+    let base = repository.commit("Add the base");
+    let first = format!("base-{word}");
+    grid.publish(event(&first, "acme", &repository.url, &base, "{}")).await;
+    let image = grid.result(&first, State::Published).await.image.unwrap();
+
+    repository.write("Dockerfile", format!("FROM {image}\nRUN cat /base\n"));
+    let commit = repository.commit("Build on it");
+    let logins = async || {
+        let logins = grid.registry.store.credentials().await.unwrap();
+        logins.into_iter().map(|login| login.user).collect::<Vec<_>>()
+    };
+    let before = logins().await;
+    let second = format!("child-{word}");
+    grid.publish(event(&second, "acme", &repository.url, &commit, "{}")).await;
+    grid.result(&second, State::Published).await;
+    assert!(grid.log(&second).iter().any(|entry| entry.text == word), "{:?}", grid.log(&second));
+    assert_eq!(logins().await, before, "a login is left in the store");
+
+    // The engine has the image by now, and whether it may be had is asked of the registry all the same.
+    let third = format!("rival-{word}");
+    grid.publish(event(&third, "rival", &repository.url, &commit, "{}")).await;
+    let failed = grid.result(&third, State::Failed).await;
+    let reason = failed.reason.unwrap();
+    assert!(
+        failed.kind == Some(Kind::Build) && reason.contains(&format!("base image {image} does not exist")),
+        "{reason}"
+    );
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_registry_is_pulled_from_with_the_namespaces_login() {
+    let word = unique();
+    let private = TestRegistry::start().await;
+    let name = format!("acme/base.image:{word}");
+    TestImage::saying(&word).publish(&private.store, &image_name("acme/base.image", &word)).await;
+    let login = format!(
+        r#"{{"auths":{{"{}":{{"username":"{}","password":"{}"}}}}}}"#,
+        private.host,
+        private.user(),
+        private.password()
+    );
+    let folder = credentials(&[("registry.acme", &login)]);
+    let grid = grid(&folder).await;
+    let server = GitServer::start();
+    let repository = server.empty("private");
+    repository.write("Dockerfile", format!("FROM {}/{name}\nLABEL built=on-it\n", private.host));
+    let commit = repository.commit("Build on a private image");
+    let id = format!("acme-{word}");
+    grid.publish(event(&id, "acme", &repository.url, &commit, "{}")).await;
+    grid.result(&id, State::Published).await;
+    let id = format!("rival-{word}");
+    grid.publish(event(&id, "rival", &repository.url, &commit, "{}")).await;
+    let failed = grid.result(&id, State::Failed).await;
+    assert!(failed.reason.unwrap().contains("does not exist, or the engine may not pull it"));
+    grid.finish().await;
+    private.stop().await;
 }

@@ -153,4 +153,11 @@ pub(super) fn temporary(store: &Store, drain: &CancellationToken, tally: &mut Ta
     if let Err(error) = swept {
         tracing::warn!(%error, "the store cannot be looked through for what crashes have left");
     }
+    match store.sweep_credentials() {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(removed, "removed logins of builds that have expired in the store"),
+        Err(error) => {
+            tracing::warn!(%error, "the store cannot be looked through for logins that have expired")
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! | git mirrors | after `source.keep_mirrors` | the longest unused first |
 //! | how events ended, in the store | after `worker.keep_builds` | |
 //! | temporary files of the store | when a crash has left them: no writer holds them | |
+//! | logins of builds, in the store | once they have expired | |
 //! | private tags on the engine | once older than any build can be | |
 //! | the engine's build cache, if it is BuildGrid's alone | above `engine.keep_cache` | the longest unused first; all of it once a build has found the disk full |
 //!

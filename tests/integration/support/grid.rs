@@ -37,7 +37,7 @@ pub struct TestGrid {
     _folder: TempDir,
     worker: Option<Worker>,
     others: Vec<Worker>,
-    registry: TestRegistry,
+    pub registry: TestRegistry,
     results: Mutex<Vec<ResultEvent>>,
     listener: tokio::sync::Mutex<Listener>,
 }

@@ -19,9 +19,10 @@ impl Auth for LoginsOfBuild {
         &self,
         request: Request<CredentialsRequest>,
     ) -> Result<Response<CredentialsResponse>, Status> {
-        let login = self.0.login(&request.into_inner().host);
+        // Of this code the engine makes a fault that is not the build's.
+        let login = self.0.login(&request.into_inner().host).await.map_err(Status::unavailable)?;
         Ok(Response::new(login.map_or_else(CredentialsResponse::default, |login| CredentialsResponse {
-            username: login.user.clone(),
+            username: login.user,
             secret: login.secret.expose_secret().to_owned(),
         })))
     }
