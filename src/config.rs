@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::build::docker::EngineConfig;
 use crate::disk::DiskConfig;
+use crate::network::NetworkConfig;
 use crate::permit::NamespacesConfig;
 use crate::publish::config::PublishConfig;
 use crate::queue::QueueConfig;
@@ -61,6 +62,7 @@ macro_rules! sections {
 sections! {
     worker: WorkerConfig,
     queue: QueueConfig,
+    network: NetworkConfig,
     source: SourceConfig,
     engine: EngineConfig,
     publish: PublishConfig,
@@ -112,7 +114,10 @@ impl Config {
         let mut keys = Keys::default();
         keys.read_file(name, text, &mut faults);
         keys.read_variables(variables, &mut faults);
-        let config = Self::compose(&keys, &mut faults);
+        let mut config = Self::compose(&keys, &mut faults);
+        config.source.network = config.network.clone();
+        config.timeline.network = config.network.clone();
+        config.queue.network = config.network.clone();
         config.check(&mut faults);
         match faults.0.is_empty() {
             true => Ok(config),

@@ -22,6 +22,7 @@ pub mod config;
 pub mod disk;
 pub mod event;
 pub mod lock;
+pub mod network;
 pub mod permit;
 pub mod pipeline;
 pub mod publish;

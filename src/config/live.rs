@@ -61,6 +61,7 @@ impl Config {
         config.worker.keep_builds = newer.worker.keep_builds;
         config.queue.max_attempts = newer.queue.max_attempts;
         config.source = newer.source.clone();
+        config.source.network = self.source.network.clone();
         config.publish = newer.publish.clone();
         config.registry.host.clone_from(&newer.registry.host);
         config.fake = newer.fake.clone();

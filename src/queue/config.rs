@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::url::{BrokerUrl, InvalidBrokerUrl};
 use crate::config::Faults;
+use crate::network::NetworkConfig;
 
 /// The longest name of an exchange or queue, in bytes: AMQP allows 255, and the retry queues append
 /// to the name of the builds queue.
@@ -52,6 +53,9 @@ pub struct QueueConfig {
     /// The longest time a connect may take: name, TCP, TLS and login together.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// The section `network`.
+    #[serde(skip)]
+    pub network: NetworkConfig,
 }
 
 impl Default for QueueConfig {
@@ -68,6 +72,7 @@ impl Default for QueueConfig {
             delivery_limit: 20,
             heartbeat: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(10),
+            network: NetworkConfig::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::AllowedAddress;
 use crate::config::Faults;
+use crate::network::NetworkConfig;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -41,6 +42,9 @@ pub struct SourceConfig {
     /// full, the longest unused go earlier.
     #[serde(with = "humantime_serde")]
     pub keep_mirrors: Duration,
+    /// The section `network`.
+    #[serde(skip)]
+    pub network: NetworkConfig,
 }
 
 impl Default for SourceConfig {
@@ -56,6 +60,7 @@ impl Default for SourceConfig {
             max_file: ByteSize::mib(256),
             allow_private_addresses: Vec::new(),
             keep_mirrors: Duration::from_secs(30 * 24 * 3600),
+            network: NetworkConfig::default(),
         }
     }
 }

@@ -34,18 +34,12 @@ impl Http {
     pub(super) fn connect(session: Arc<Session>) -> Result<Self, SourceError> {
         let url = session.base();
         let allowed = &session.allowed;
-        let mut builder = Client::builder()
-            .user_agent(AGENT)
-            .connect_timeout(session.config.connect_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            // A proxy would connect to an address that nobody has checked.
-            .no_proxy()
-            .referer(false);
-        if url.scheme() == "http" {
-            // Without TLS the machine's certificates need not be loaded, nor be there.
-            builder = builder.tls_certs_only([]);
-        }
+        let network = &session.config.network;
+        let builder = network.client(&url).map_err(|error| unreachable(&session, format!("{error:#}")))?;
+        let mut builder = builder.user_agent(AGENT).connect_timeout(session.config.connect_timeout);
         match url.host() {
+            // The proxy resolves the name, and decides what may be reached.
+            Some(Host::Domain(_)) if network.proxy_for(&url).is_some() => {}
             Some(Host::Domain(host)) => {
                 let addresses = resolve(&session, host, url.port_or_known_default().unwrap_or(0))?;
                 builder = builder.resolve_to_addrs(host, &checked(host, addresses, allowed)?);

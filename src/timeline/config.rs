@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::config::Faults;
+use crate::network::NetworkConfig;
 
 /// How the timeline service is reached, and how it serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct TimelineConfig {
     /// Connections served at once; more wait in the kernel's queue. One who follows a log keeps one; three of
     /// four may be followers'.
     pub max_connections: usize,
+    /// The section `network`.
+    #[serde(skip)]
+    pub network: NetworkConfig,
 }
 
 impl Default for TimelineConfig {
@@ -40,6 +44,7 @@ impl Default for TimelineConfig {
             status_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9443)),
             data_dir: PathBuf::from("/var/lib/buildgrid-timeline"),
             max_connections: 400,
+            network: NetworkConfig::default(),
         }
     }
 }

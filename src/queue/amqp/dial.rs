@@ -26,6 +26,8 @@ pub(super) async fn connect(config: &QueueConfig, name: &str) -> Result<Connecti
     let properties = ConnectionProperties::default().with_connection_name(LongString::from(name));
 
     let limit = config.connect_timeout;
+    let authorities =
+        config.network.authorities().map_err(|error| unreachable(&url, &format!("{error:#}")))?;
     let socket = Socket::default();
     let opened = socket.clone();
     let runtime = lapin::runtime::default_runtime().map_err(|error| unreachable(&url, &error))?;
@@ -43,7 +45,9 @@ pub(super) async fn connect(config: &QueueConfig, name: &str) -> Result<Connecti
                 match uri.scheme {
                     lapin::uri::AMQPScheme::AMQP => Ok(stream),
                     lapin::uri::AMQPScheme::AMQPS => {
-                        stream.into_tls(host, OwnedTLSConfig::default().as_ref()).await
+                        let tls =
+                            OwnedTLSConfig { cert_chain: authorities.clone(), ..OwnedTLSConfig::default() };
+                        stream.into_tls(host, tls.as_ref()).await
                     }
                 }
             };

@@ -12,7 +12,7 @@ use reqwest::{Client, RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use url::{Host, Url};
+use url::Url;
 
 use super::error::CallError;
 use crate::timeline::TimelineConfig;
@@ -59,21 +59,15 @@ impl TimelineClient {
     pub fn new(config: &TimelineConfig) -> anyhow::Result<Option<Self>> {
         let Some(address) = config.base() else { return Ok(None) };
         let base: Url = format!("{address}/api/v1/").parse().context("read timeline.url")?;
-        let mut builder = Client::builder()
+        let http = config
+            .network
+            .client(&base)?
             .user_agent(concat!("buildgrid/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
             // Whoever follows a stream learns that the other end is gone, although nothing is sent.
             .tcp_keepalive(CALL)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false);
-        if base.scheme() == "http" {
-            // Without TLS the machine's certificates need not be loaded, nor be there.
-            builder = builder.tls_certs_only([]);
-        }
-        if is_loopback(&base) {
-            builder = builder.no_proxy();
-        }
-        let http = builder.build().context("make the client of the timeline service")?;
+            .build()
+            .context("make the client of the timeline service")?;
         Ok(Some(Self(Arc::new(Inner {
             http,
             base,
@@ -310,15 +304,6 @@ impl TimelineClient {
 
     fn busy(&self, reason: String, retry_after: Option<Duration>) -> CallError {
         CallError::Busy { address: self.0.address.clone(), reason, retry_after }
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 
