@@ -19,7 +19,7 @@ use crate::event::fake::FakeBuild;
 use crate::permit::{Rules, TimeLimits};
 use crate::publish::publisher::{self, Existing, Publication, PublishError, Published, Publisher};
 use crate::source::url::RepositoryUrl;
-use crate::source::{Fault, FetchedCommit, SourceError, Sources};
+use crate::source::{Fault, FetchedCommit, SourceError, Sources, Wanted};
 use crate::store::TagPut;
 use crate::telemetry::pulse::Pulse;
 use crate::timeline::sink::LogSink;
@@ -207,8 +207,13 @@ impl Pipeline {
         url: &RepositoryUrl,
         run: &Run<'_>,
     ) -> Result<FetchedCommit, Outcome> {
-        let fetch =
-            self.sources.fetch(url, &event.commit, event.git_ref.as_deref(), run.log, run.cancel, run.pulse);
+        let wanted = Wanted {
+            namespace: &event.namespace,
+            url,
+            commit: &event.commit,
+            git_ref: event.git_ref.as_deref(),
+        };
+        let fetch = self.sources.fetch(wanted, run.log, run.cancel, run.pulse);
         let commit = fetch.await?;
         let words = format!("commit {} {:?} by {}", event.commit.short(), commit.subject, commit.author);
         run.log.status(words).await;

@@ -68,8 +68,12 @@ install_missing() {
 
 # Of these only the program is wanted, which their packages would start at every boot.
 forget_unwanted_daemons() {
-    if [[ " ${missing[*]} " == *' docker-registry '* && -d /run/systemd/system ]]; then
+    [[ -d /run/systemd/system ]] || return 0
+    if [[ " ${missing[*]} " == *' docker-registry '* ]]; then
         as_root systemctl disable --quiet docker-registry.service
+    fi
+    if [[ " ${missing[*]} " == *' openssh-server '* ]]; then
+        as_root systemctl disable --quiet ssh.service
     fi
 }
 

@@ -13,6 +13,7 @@ use crate::config::{Config, InvalidConfig};
 use crate::disk::{Fill, Short};
 use crate::queue::Queue;
 use crate::queue::embedded::EmbeddedQueue;
+use crate::source::credentials::faults as git_credentials;
 use crate::store::{Store, StoreError};
 use crate::timeline::client::CallError;
 use crate::up;
@@ -98,7 +99,11 @@ fn credentials(report: &mut Report, config: &Config) {
     let secrets = Secrets::new(config);
     match (secrets.directory(), secrets.check()) {
         (None, _) => report.note("worker.credentials_dir", "none: builds have no secrets to mask"),
-        (Some(directory), Ok(())) => report.good("worker.credentials_dir", directory.display()),
+        (Some(directory), Ok(())) => match git_credentials(directory) {
+            Ok(faults) if faults.is_empty() => report.good("worker.credentials_dir", directory.display()),
+            Ok(faults) => report.bad("worker.credentials_dir", faults.join("; ")),
+            Err(error) => report.bad("worker.credentials_dir", error),
+        },
         (Some(_), Err(error)) => report.bad("worker.credentials_dir", format_args!("{error:#}")),
     }
 }

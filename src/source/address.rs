@@ -51,7 +51,7 @@ pub(super) fn permitted(host: &str, address: IpAddr, allowed: &[AllowedAddress])
 
 /// Whether an address is on the public internet, by the IANA special-purpose address registries
 /// (RFC 6890 and its updates). An IPv6 address that carries an IPv4 one is as public as that one.
-fn is_public(address: IpAddr) -> bool {
+pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => match embedded_v4(address) {

@@ -5,7 +5,8 @@
 //! the commit (upload-pack.c, `check_non_tip`: "stateless_rpc"), since between the list and the request
 //! the refs may have moved; JGit does so too. So the announcement is added here where it is missing,
 //! and one commit comes with depth 1 from servers that would otherwise cost a full clone. A server
-//! that means what it does not announce refuses the request, and the fetch falls back to refs.
+//! that means what it does not announce refuses the request, and the fetch falls back to refs. Over SSH
+//! git's own server gives out in this way only what a ref points at.
 
 use bytes::Bytes;
 
@@ -14,27 +15,32 @@ const MAX_PACKET: usize = 65_520;
 const BY_ID: &[u8] = b" allow-reachable-sha1-in-want";
 
 /// The beginning of the list, while it is being collected.
-#[derive(Default)]
 pub(super) struct Advertisement {
     begun: Vec<u8>,
+    /// Whether each request of a fetch stands alone, as over HTTP.
+    is_stateless: bool,
 }
 
 /// The beginning of the list as libgit2 shall see it.
 pub(super) struct Beginning {
     pub(super) bytes: Bytes,
     /// The server looks for a commit that it is asked for by id behind all of its refs: if it refuses
-    /// it, no fetch of refs can bring it. True for those that announce it and for git itself.
+    /// it, no fetch of refs can bring it. True for those that announce it and for git itself over HTTP.
     pub(super) refuses_only_missing: bool,
 }
 
 impl Advertisement {
+    pub(super) fn new(is_stateless: bool) -> Self {
+        Self { begun: Vec::new(), is_stateless }
+    }
+
     /// Takes the next piece (empty at the end of the list); answers once the first ref is whole.
     pub(super) fn push(&mut self, piece: &[u8]) -> Option<Beginning> {
         self.begun.extend_from_slice(piece);
         match first_ref(&self.begun) {
             Scan::Incomplete if !piece.is_empty() => None,
             Scan::Found { start, end } => {
-                let beginning = announce(&self.begun, start, end);
+                let beginning = announce(&self.begun, start, end, self.is_stateless);
                 self.begun = Vec::new();
                 Some(beginning)
             }
@@ -77,7 +83,7 @@ fn first_ref(bytes: &[u8]) -> Scan {
     }
 }
 
-fn announce(bytes: &[u8], start: usize, end: usize) -> Beginning {
+fn announce(bytes: &[u8], start: usize, end: usize, is_stateless: bool) -> Beginning {
     let unchanged =
         |refuses_only_missing| Beginning { bytes: Bytes::copy_from_slice(bytes), refuses_only_missing };
     let packet = &bytes[start + 4..end];
@@ -87,7 +93,7 @@ fn announce(bytes: &[u8], start: usize, end: usize) -> Beginning {
     if has(b"allow-reachable-sha1-in-want") {
         return unchanged(true);
     }
-    let git = capabilities.any(|capability| capability.starts_with(b"agent=git/"));
+    let git = is_stateless && capabilities.any(|capability| capability.starts_with(b"agent=git/"));
     let length = end - start + BY_ID.len();
     if length > MAX_PACKET {
         return unchanged(false);
@@ -130,7 +136,7 @@ mod tests {
 
     /// The list as libgit2 sees it when it comes in pieces of `size` bytes.
     fn seen(list: &str, size: usize) -> (String, bool) {
-        let mut advertisement = Advertisement::default();
+        let mut advertisement = Advertisement::new(true);
         let mut pieces = list.as_bytes().chunks(size);
         let beginning = loop {
             if let Some(beginning) = advertisement.push(pieces.next().unwrap_or_default()) {

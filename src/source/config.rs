@@ -1,6 +1,7 @@
 //! The section `source` of the configuration: how long a fetch may take, how much it may bring, and
 //! which addresses it may go to.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -38,6 +39,9 @@ pub struct SourceConfig {
     /// host names, addresses or networks, such as "git.internal", "10.1.2.3" or "10.0.0.0/8". All
     /// other addresses that are not on the public internet are refused, after the name is resolved.
     pub allow_private_addresses: Vec<String>,
+    /// The keys of SSH servers that repositories may be fetched from, as OpenSSH keeps them (`ssh-keyscan`); names
+    /// may be hashed, and have no wildcards. Read at every fetch.
+    pub known_hosts: PathBuf,
     /// How long the mirror of a repository is kept that nothing is fetched from any more. When the disk is
     /// full, the longest unused go earlier.
     #[serde(with = "humantime_serde")]
@@ -59,6 +63,7 @@ impl Default for SourceConfig {
             max_context: ByteSize::gib(4),
             max_file: ByteSize::mib(256),
             allow_private_addresses: Vec::new(),
+            known_hosts: PathBuf::from("/etc/ssh/ssh_known_hosts"),
             keep_mirrors: Duration::from_secs(30 * 24 * 3600),
             network: NetworkConfig::default(),
         }

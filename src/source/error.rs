@@ -1,11 +1,13 @@
 //! Why there is no source: one variant for each thing that somebody can do something about, each with
 //! its own sentence, and whose fault it is.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
 use super::commit::CommitId;
+use crate::publish::name::Namespace;
 
 /// Whose fault an error is, which decides whether the event is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +34,32 @@ pub enum SourceError {
         "{url} redirects to {target}, {reason}; if that is where the repository is, make it the event's repository.url"
     )]
     RefusedRedirect { url: String, target: String, reason: &'static str },
+    /// Nothing was sent by which the server could know whose build it is.
     #[error(
-        "{url} asks for credentials (HTTP status {status}); the repository is private or does not exist, and only public ones can be fetched"
+        "{url} asks for credentials ({how}), and namespace {namespace} has none for it; if the repository is private, put them into a file git.{namespace}.<name> of worker.credentials_dir"
     )]
-    NeedsCredentials { url: String, status: u16 },
-    #[error("{url} is not found (HTTP status {status}); check the event's repository.url")]
-    RepositoryNotFound { url: String, status: u16 },
+    NeedsCredentials { url: String, how: String, namespace: Namespace },
+    #[error("{url} refuses the credentials in {name} ({how}); are they still valid, and may they read it?")]
+    CredentialsRefused { url: String, name: String, how: String },
+    #[error("the git credentials in {name} cannot be used: {reason}")]
+    BadCredential { name: String, reason: String },
+    #[error(
+        "{url} would get the credentials in {name} over plain HTTP, where others can read them; use https:// in the event and in the file"
+    )]
+    UnprotectedCredential { url: String, name: String },
+    #[error(
+        "the SSH server {host} is not known: its key is {fingerprint}; if that is the fingerprint its operator names, add this line to {} (source.known_hosts): {line}", .file.display()
+    )]
+    HostKeyUnknown { host: String, fingerprint: String, file: PathBuf, line: String },
+    #[error(
+        "the SSH server {host} shows another key than the one in {} (source.known_hosts): {fingerprint}; somebody may be listening in, or its operator has changed it and the file must follow", .file.display()
+    )]
+    HostKeyChanged { host: String, fingerprint: String, file: PathBuf },
+    #[error("source.known_hosts {} cannot be read: {reason}", .file.display())]
+    UnreadableKnownHosts { file: PathBuf, reason: String },
+    /// `with` is the credential that was sent.
+    #[error("{url} is not found ({how}); check the event's repository.url{}", unseen(.with, .namespace))]
+    RepositoryNotFound { url: String, how: String, namespace: Namespace, with: Option<String> },
     #[error("{url} is not a git repository served over smart HTTP: {reason}")]
     NotARepository { url: String, reason: String },
     #[error(
@@ -95,9 +117,15 @@ pub enum SourceError {
 impl SourceError {
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Git { .. } | Self::Mirror { .. } => {
-                Fault::Infrastructure
-            }
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::CredentialsRefused { .. }
+            | Self::BadCredential { .. }
+            | Self::HostKeyUnknown { .. }
+            | Self::HostKeyChanged { .. }
+            | Self::UnreadableKnownHosts { .. }
+            | Self::Git { .. }
+            | Self::Mirror { .. } => Fault::Infrastructure,
             Self::Cancelled => Fault::Cancelled,
             _ => Fault::Build,
         }
@@ -106,6 +134,16 @@ impl SourceError {
 
 fn humantime(duration: &Duration) -> impl std::fmt::Display {
     humantime_serde::re::humantime::format_duration(*duration)
+}
+
+/// Who may not see a repository is often told that there is none.
+fn unseen(with: &Option<String>, namespace: &Namespace) -> String {
+    match with {
+        Some(name) => format!(", and whether the credentials in {name} may read it"),
+        None => format!(
+            "; if the repository is private, namespace {namespace} needs credentials for it in a file git.{namespace}.<name> of worker.credentials_dir"
+        ),
+    }
 }
 
 fn setting(key: &Option<&'static str>) -> String {

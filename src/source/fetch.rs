@@ -137,7 +137,7 @@ impl Fetch {
         let objects = Cell::new(0);
         let result = (|| {
             let repository = mirror.open()?;
-            let mut remote = repository.remote_anonymous(&self.session.url)?;
+            let mut remote = repository.remote_anonymous(self.session.repository.as_url().as_str())?;
             let mut callbacks = RemoteCallbacks::new();
             let mut said = Instant::now();
             callbacks.transfer_progress(|progress| {

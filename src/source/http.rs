@@ -1,18 +1,23 @@
 //! git's smart HTTP requests over reqwest: the address checked and pinned, redirects followed on the
 //! same server only, every wait bounded. The protocol is that of git's
-//! Documentation/gitprotocol-http.txt; no credentials are ever sent.
+//! Documentation/gitprotocol-http.txt. Credentials go with every request, to the server of the
+//! repository's URL and no other.
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ::http::HeaderValue;
 use ::http::StatusCode;
-use ::http::header::{ACCEPT, CONTENT_TYPE, LOCATION, USER_AGENT};
+use ::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, USER_AGENT};
 use ::url::{Host, Url};
 use bytes::Bytes;
+use data_encoding::BASE64;
 use reqwest::{Client, Response};
+use secrecy::{ExposeSecret, SecretString};
 
-use super::address::{AllowedAddress, permitted};
+use super::address::{AllowedAddress, is_public, permitted};
+use super::credentials::{Credential, Login};
 use super::error::SourceError;
 use super::session::Session;
 
@@ -26,6 +31,7 @@ const SERVICE: &str = "service=git-upload-pack";
 /// A client for the one server of a session, connected to an address that was checked.
 pub(super) struct Http {
     client: Client,
+    authorization: Option<HeaderValue>,
     pub(super) session: Arc<Session>,
 }
 
@@ -37,23 +43,37 @@ impl Http {
         let network = &session.config.network;
         let builder = network.client(&url).map_err(|error| unreachable(&session, format!("{error:#}")))?;
         let mut builder = builder.user_agent(AGENT).connect_timeout(session.config.connect_timeout);
+        let mut is_far = true;
         match url.host() {
             // The proxy resolves the name, and decides what may be reached.
             Some(Host::Domain(_)) if network.proxy_for(&url).is_some() => {}
             Some(Host::Domain(host)) => {
                 let addresses = resolve(&session, host, url.port_or_known_default().unwrap_or(0))?;
-                builder = builder.resolve_to_addrs(host, &checked(host, addresses, allowed)?);
+                let addresses = checked(host, addresses, allowed)?;
+                is_far = addresses.iter().any(|address| is_public(address.ip()));
+                builder = builder.resolve_to_addrs(host, &addresses);
             }
             Some(Host::Ipv4(address)) => {
                 checked(&address.to_string(), vec![SocketAddr::new(address.into(), 0)], allowed)?;
+                is_far = is_public(address.into());
             }
             Some(Host::Ipv6(address)) => {
                 checked(&address.to_string(), vec![SocketAddr::new(address.into(), 0)], allowed)?;
+                is_far = is_public(address.into());
             }
             None => return Err(unreachable(&session, "the URL has no host".to_owned())),
         }
         let client = builder.build().map_err(|error| unreachable(&session, reason(&error)))?;
-        Ok(Self { client, session })
+        let authorization = match &session.credential {
+            // On networks that the operator has allowed, the file with this URL is the operator's own choice.
+            Some(Credential { name, .. }) if url.scheme() == "http" && is_far => {
+                let (url, name) = (session.url.clone(), name.clone());
+                return Err(SourceError::UnprotectedCredential { url, name });
+            }
+            Some(credential) => Some(authorization(credential)?),
+            None => None,
+        };
+        Ok(Self { client, authorization, session })
     }
 
     /// `GET <repository>/info/refs?service=git-upload-pack`.
@@ -105,7 +125,10 @@ impl Http {
     }
 
     fn send(&self, doing: &'static str, request: reqwest::RequestBuilder) -> Result<Response, SourceError> {
-        let request = request.header(USER_AGENT, AGENT);
+        let mut request = request.header(USER_AGENT, AGENT);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
         self.session.wait(doing, self.session.stall_limit(), async {
             request.send().await.map_err(|error| match error.is_connect() && error.is_timeout() {
                 true => {
@@ -144,13 +167,14 @@ impl Http {
     fn expect(&self, response: &Response, content_type: &str) -> Result<(), SourceError> {
         let url = || self.session.url.clone();
         let status = response.status();
+        let how = || format!("HTTP status {}", status.as_u16());
+        let with = self.session.credential.as_ref().map(|credential| credential.name.clone());
         match status {
             StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                return Err(SourceError::NeedsCredentials { url: url(), status: status.as_u16() });
-            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.session.unauthorized(how())),
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                return Err(SourceError::RepositoryNotFound { url: url(), status: status.as_u16() });
+                let namespace = self.session.namespace.clone();
+                return Err(SourceError::RepositoryNotFound { url: url(), how: how(), namespace, with });
             }
             status => return Err(unreachable(&self.session, format!("it answered {status}"))),
         }
@@ -200,7 +224,7 @@ impl Body {
     }
 }
 
-fn resolve(session: &Session, host: &str, port: u16) -> Result<Vec<SocketAddr>, SourceError> {
+pub(super) fn resolve(session: &Session, host: &str, port: u16) -> Result<Vec<SocketAddr>, SourceError> {
     session.wait("resolving the host's name", session.connect_limit(), async {
         let found = tokio::net::lookup_host((host, port)).await;
         let found: Vec<_> =
@@ -213,7 +237,7 @@ fn resolve(session: &Session, host: &str, port: u16) -> Result<Vec<SocketAddr>, 
 }
 
 /// The addresses that may be connected to; an error if there is none.
-fn checked(
+pub(super) fn checked(
     host: &str,
     addresses: Vec<SocketAddr>,
     allowed: &[AllowedAddress],
@@ -228,6 +252,24 @@ fn checked(
     }
 }
 
+/// The header that carries a credential, which is never logged.
+fn authorization(credential: &Credential) -> Result<HeaderValue, SourceError> {
+    let value = match &credential.login {
+        Login::Password { username, password } => {
+            let login = SecretString::from(format!("{username}:{}", password.expose_secret()));
+            format!("Basic {}", BASE64.encode(login.expose_secret().as_bytes()))
+        }
+        Login::Token(token) => format!("Bearer {}", token.expose_secret()),
+        Login::Key(_) => String::new(),
+    };
+    let mut value = HeaderValue::try_from(value).map_err(|_| SourceError::BadCredential {
+        name: credential.name.clone(),
+        reason: "it has a character that HTTP cannot carry".to_owned(),
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// A URL as it may be shown: without credentials and query.
 fn shown(mut url: Url) -> String {
     url.set_query(None);
@@ -239,7 +281,7 @@ fn shown(mut url: Url) -> String {
     text.strip_suffix(INFO_REFS).unwrap_or(&text).to_owned()
 }
 
-fn unreachable(session: &Session, reason: String) -> SourceError {
+pub(super) fn unreachable(session: &Session, reason: String) -> SourceError {
     SourceError::Unreachable { url: session.url.clone(), reason }
 }
 

@@ -8,7 +8,7 @@ use git2::opts;
 use git2::{ConfigLevel, ErrorClass, ErrorCode, Oid, Repository, transport};
 
 use super::error::SourceError;
-use super::transport::http_transport;
+use super::transport::{http_transport, ssh_transport};
 
 /// How much of a pack is mapped into memory at a time, and of all packs together. libgit2's own
 /// figures for 32-bit machines; those for 64-bit ones (1 GiB and 8 GiB) would count against the
@@ -47,6 +47,7 @@ fn prepare_once() -> Result<(), git2::Error> {
         for scheme in ["http", "https"] {
             transport::register(scheme, http_transport)?;
         }
+        transport::register("ssh", ssh_transport)?;
     }
     Ok(())
 }

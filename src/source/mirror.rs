@@ -1,4 +1,5 @@
-//! The mirrors of one repository: bare repositories under `<mirrors>/<digest of the URL>/`, named
+//! The mirrors of one repository: bare repositories under `<mirrors>/<digest of the URL>/` (of the URL and a
+//! namespace, where they were fetched with its credentials), named
 //! `shallow-<n>` and `full-<n>`. A shallow repository stays shallow whatever is fetched later, so the
 //! two are kept apart. The highest number is the one in use: a mirror that is broken, or has gathered
 //! too many packs, is followed by a new one and removed when the last reader has let go of it.

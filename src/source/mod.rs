@@ -4,7 +4,8 @@
 //! - `sources`: `Sources::fetch`, the way in
 //! - `mirror`: the bare repositories kept on disk, and how a broken one is replaced
 //! - `kept`: which mirrors there are, and how those go that nobody needs
-//! - `session`, `transport`, `http`, `advertisement`: git's smart HTTP for libgit2, over reqwest
+//! - `session`, `transport`, `http`, `ssh`, `advertisement`: git's protocol for libgit2, over reqwest and russh
+//! - `credentials`: what private repositories are fetched with
 //! - `address`: which addresses may be connected to
 //! - `fetch`: one fetch: which mirror, which request, which fallback
 //! - `fetched`: the commit that was fetched, and its context
@@ -19,6 +20,7 @@ mod archive;
 pub mod commit;
 pub mod config;
 pub mod context;
+pub mod credentials;
 pub mod error;
 mod fetch;
 pub mod fetched;
@@ -30,13 +32,15 @@ mod mirror;
 mod pattern;
 mod session;
 pub mod sources;
+mod ssh;
 mod transport;
 mod tree;
 pub mod url;
 
 pub use config::SourceConfig;
 pub use context::{Context, ContextOutcome, ContextStream, ContextSummary};
+pub use credentials::Credentials;
 pub use error::{Fault, SourceError};
 pub use fetched::FetchedCommit;
 pub use kept::KeptMirrors;
-pub use sources::Sources;
+pub use sources::{Sources, Wanted};

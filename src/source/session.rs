@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::address::AllowedAddress;
 use super::config::SourceConfig;
+use super::credentials::Credential;
 use super::error::SourceError;
 use super::url::RepositoryUrl;
+use crate::publish::name::Namespace;
 
 thread_local! {
     /// The fetch that runs on this blocking thread. libgit2 makes a transport from a URL alone.
@@ -26,8 +28,13 @@ pub(super) struct Session {
     pub(super) config: Arc<SourceConfig>,
     /// `source.allow_private_addresses`, read.
     pub(super) allowed: Arc<[AllowedAddress]>,
+    pub(super) repository: RepositoryUrl,
     /// The repository's URL, for messages.
     pub(super) url: String,
+    /// Whose build it is.
+    pub(super) namespace: Namespace,
+    /// What it logs in with, if it has something for this URL.
+    pub(super) credential: Option<Credential>,
     runtime: Handle,
     cancel: CancellationToken,
     deadline: Instant,
@@ -51,13 +58,17 @@ impl Session {
         config: Arc<SourceConfig>,
         allowed: Arc<[AllowedAddress]>,
         url: &RepositoryUrl,
+        (namespace, credential): (Namespace, Option<Credential>),
         cancel: CancellationToken,
     ) -> Self {
         let deadline = Instant::now() + config.fetch_timeout;
         Self {
             config,
             allowed,
+            repository: url.clone(),
             url: url.to_string(),
+            namespace,
+            credential,
             runtime: Handle::current(),
             cancel,
             deadline,
@@ -126,6 +137,15 @@ impl Session {
 
     pub(super) fn timed_out(&self, doing: &'static str, limit: Duration, key: &'static str) -> SourceError {
         SourceError::TimedOut { url: self.url.clone(), doing, limit, key }
+    }
+
+    /// The server does not give the repository to whom we are.
+    pub(super) fn unauthorized(&self, how: String) -> SourceError {
+        let url = self.url.clone();
+        match &self.credential {
+            Some(Credential { name, .. }) => SourceError::CredentialsRefused { url, name: name.clone(), how },
+            None => SourceError::NeedsCredentials { url, how, namespace: self.namespace.clone() },
+        }
     }
 
     /// Counts bytes that came from the server, up to `source.max_pack`.

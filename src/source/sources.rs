@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::address::AllowedAddress;
 use super::commit::CommitId;
 use super::config::SourceConfig;
+use super::credentials::Credentials;
 use super::error::SourceError;
 use super::fetch::Fetch;
 use super::fetched::FetchedCommit;
@@ -20,6 +21,7 @@ use super::libgit2;
 use super::mirror::Slot;
 use super::session::Session;
 use super::url::RepositoryUrl;
+use crate::publish::name::Namespace;
 use crate::store::digest::Digest;
 use crate::telemetry::pulse::Pulse;
 use crate::timeline::sink::LogSink;
@@ -33,6 +35,17 @@ pub struct Sources {
     /// By the digest of the repository's URL. One line for each repository this process has seen:
     /// fewer than there are mirrors on the disk.
     lines: Arc<Mutex<HashMap<String, Line>>>,
+    credentials: Credentials,
+}
+
+/// A commit that is wanted, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub namespace: &'a Namespace,
+    pub url: &'a RepositoryUrl,
+    pub commit: &'a CommitId,
+    /// Where it is looked for if the server does not give out commits by their ids.
+    pub git_ref: Option<&'a str>,
 }
 
 /// The fetches of one repository, which stand in line for its mirrors.
@@ -49,7 +62,18 @@ impl Sources {
         libgit2::prepare()?;
         std::fs::create_dir_all(&mirrors).with_context(|| format!("create {}", mirrors.display()))?;
         let allowed = allowed(&config)?;
-        Ok(Self { config: Arc::new(config), allowed, mirrors, lines: Arc::default() })
+        Ok(Self {
+            config: Arc::new(config),
+            allowed,
+            mirrors,
+            lines: Arc::default(),
+            credentials: Credentials::default(),
+        })
+    }
+
+    /// The same, with credentials for private repositories.
+    pub fn with_credentials(self, credentials: Credentials) -> Self {
+        Self { credentials, ..self }
     }
 
     /// The same mirrors under another configuration, for fetches that begin from now on.
@@ -58,23 +82,25 @@ impl Sources {
         Ok(Self { config: Arc::new(config), allowed, ..self.clone() })
     }
 
-    /// Fetches one commit. `git_ref` is the ref on which the commit was seen, to be asked for where the
+    /// Fetches one commit for a namespace, with its credentials. `git_ref` is the ref on which the commit was seen, to be asked for where the
     /// server does not give out commits by their ids. Progress goes to `log`.
     ///
     /// One fetch of a repository runs at a time; what an earlier one has brought is not fetched again,
-    /// and a commit that is here already needs no server. Dropping the future cancels the fetch. `pulse` beats each
-    /// time that the line of the repository's fetches moves on: one that has its turn takes `source.fetch_timeout`
-    /// at most.
+    /// and a commit that is here already needs no server. What was fetched with credentials lies in mirrors of
+    /// that namespace alone: another one could read it there without any. Dropping the future cancels the fetch.
+    /// `pulse` beats each time that the line of the repository's fetches moves on: one that has its turn takes
+    /// `source.fetch_timeout` at most.
     pub async fn fetch(
         &self,
-        url: &RepositoryUrl,
-        commit: &CommitId,
-        git_ref: Option<&str>,
+        wanted: Wanted<'_>,
         log: &LogSink,
         cancel: &CancellationToken,
         pulse: &Pulse,
     ) -> Result<FetchedCommit, SourceError> {
-        let line = self.line(url);
+        let Wanted { namespace, url, commit, git_ref } = wanted;
+        let (credentials, owner, of) = (self.credentials.clone(), namespace.clone(), url.clone());
+        let credential = libgit2::blocking(move || credentials.find(&owner, &of)).await?;
+        let line = self.line(url, credential.is_some().then_some(namespace));
         let slot = match Arc::clone(&line.slot).try_lock_owned() {
             Ok(slot) => slot,
             Err(_) => {
@@ -90,7 +116,8 @@ impl Sources {
         pulse.beat();
         let cancel = cancel.child_token();
         let _cancelled_when_dropped = cancel.clone().drop_guard();
-        let session = Session::new(Arc::clone(&self.config), Arc::clone(&self.allowed), url, cancel);
+        let whose = (namespace.clone(), credential);
+        let session = Session::new(Arc::clone(&self.config), Arc::clone(&self.allowed), url, whose, cancel);
         let fetch = Fetch {
             session: Arc::new(session),
             commit: commit.clone(),
@@ -107,9 +134,15 @@ impl Sources {
         self.config.fetch_timeout
     }
 
-    fn line(&self, url: &RepositoryUrl) -> Line {
+    /// The line for the mirrors of a repository, or for those that a namespace alone has of it.
+    fn line(&self, url: &RepositoryUrl, namespace: Option<&Namespace>) -> Line {
         let url = url.to_string();
-        self.line_of(Digest::of(url.as_bytes()).hex(), url)
+        let key = match namespace {
+            // No URL has a line break in it.
+            Some(namespace) => format!("{url}\n{namespace}"),
+            None => url.clone(),
+        };
+        self.line_of(Digest::of(key.as_bytes()).hex(), url)
     }
 
     pub(super) fn line_of(&self, digest: String, url: String) -> Line {

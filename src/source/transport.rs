@@ -1,5 +1,5 @@
-//! libgit2's smart transport for `http://` and `https://`, in the place of its own: libgit2 speaks git,
-//! [`Http`] speaks HTTP. Stateless: each request of the negotiation is a POST of its own.
+//! libgit2's smart transports, in the place of its own: libgit2 speaks git, [`Http`] speaks HTTP, where each request
+//! of the negotiation is a POST of its own, and [`Conversation`] SSH, where all of it is one conversation.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use super::advertisement::{Advertisement, error_packet};
 use super::error::SourceError;
 use super::http::{Body, Http};
 use super::session::Session;
+use super::ssh::Conversation;
 
 /// The largest list of refs that is read, in bytes: libgit2 keeps all of it in memory.
 const MAX_REFS: usize = 64 << 20;
@@ -24,6 +25,95 @@ pub(super) fn http_transport(remote: &Remote<'_>) -> Result<Transport, Error> {
     Transport::smart(remote, true, Subtransport { http: Arc::new(http) })
 }
 
+/// As [`http_transport`], for `ssh://`.
+pub(super) fn ssh_transport(remote: &Remote<'_>) -> Result<Transport, Error> {
+    Transport::smart(remote, false, Ssh)
+}
+
+struct Ssh;
+
+impl SmartSubtransport for Ssh {
+    fn action(&self, _url: &str, service: Service) -> Result<Box<dyn SmartSubtransportStream>, Error> {
+        match service {
+            // For the objects libgit2 goes on with the same stream.
+            Service::UploadPackLs | Service::UploadPack => {
+                let session = Session::current()
+                    .ok_or_else(|| Error::from_str("no fetch is under way on this thread"))?;
+                let conversation =
+                    Conversation::begin(Arc::clone(&session)).map_err(|error| kept(&session, error))?;
+                Ok(Box::new(Spoken {
+                    conversation,
+                    beginning: Some(Advertisement::new(false)),
+                    refs: Some(0),
+                    asked: false,
+                }))
+            }
+            Service::ReceivePackLs | Service::ReceivePack => Err(Error::from_str("nothing is ever pushed")),
+        }
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// The list of refs, and after it requests and their answers.
+struct Spoken {
+    conversation: Conversation,
+    /// The list's beginning, until it is whole.
+    beginning: Option<Advertisement>,
+    /// How much of the list was read; `None` once it is over.
+    refs: Option<usize>,
+    /// Whether the next piece begins an answer.
+    asked: bool,
+}
+
+impl Spoken {
+    fn next(&mut self) -> Result<Bytes, SourceError> {
+        loop {
+            let piece = self.conversation.next()?;
+            let session = &self.conversation.session;
+            if std::mem::take(&mut self.asked)
+                && let Some(text) = error_packet(&piece)
+            {
+                session.set_remote_error(text);
+            }
+            if let Some(read) = &mut self.refs {
+                *read += piece.len();
+                refs_fit(session, *read)?;
+            }
+            let Some(beginning) = &mut self.beginning else { return Ok(piece) };
+            if let Some(begun) = beginning.push(&piece) {
+                session.set_refuses_only_missing(begun.refuses_only_missing);
+                self.beginning = None;
+                return Ok(begun.bytes);
+            }
+        }
+    }
+}
+
+impl Read for Spoken {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut piece = self.next().map_err(|error| kept_io(&self.conversation.session, error))?;
+        let count = take(&mut piece, buffer);
+        self.conversation.put_back(piece);
+        Ok(count)
+    }
+}
+
+impl Write for Spoken {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.refs = None;
+        self.asked = true;
+        self.conversation.send(bytes).map_err(|error| kept_io(&self.conversation.session, error))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct Subtransport {
     http: Arc<Http>,
 }
@@ -34,7 +124,7 @@ impl SmartSubtransport for Subtransport {
         match service {
             Service::UploadPackLs => {
                 let body = http.refs().map_err(|error| kept(&http.session, error))?;
-                Ok(Box::new(Refs { http, body, beginning: Some(Advertisement::default()), read: 0 }))
+                Ok(Box::new(Refs { http, body, beginning: Some(Advertisement::new(true)), read: 0 }))
             }
             Service::UploadPack => Ok(Box::new(Exchange { http, request: Vec::new(), answer: None })),
             Service::ReceivePackLs | Service::ReceivePack => Err(Error::from_str("nothing is ever pushed")),
@@ -61,12 +151,7 @@ impl Refs {
         loop {
             let piece = self.body.next()?;
             self.read += piece.len();
-            if self.read > MAX_REFS {
-                return Err(SourceError::NotARepository {
-                    url: session.url.clone(),
-                    reason: format!("its list of refs is longer than {} MiB", MAX_REFS >> 20),
-                });
-            }
+            refs_fit(session, self.read)?;
             let Some(beginning) = &mut self.beginning else { return Ok(piece) };
             if let Some(begun) = beginning.push(&piece) {
                 session.set_refuses_only_missing(begun.refuses_only_missing);
@@ -138,10 +223,25 @@ impl Write for Exchange {
 
 /// Fills the buffer from `piece`; what is left over goes back to where it came from.
 fn hand_out(mut piece: Bytes, buffer: &mut [u8], body: &mut Body) -> usize {
-    let count = piece.len().min(buffer.len());
-    piece.copy_to_slice(&mut buffer[..count]);
+    let count = take(&mut piece, buffer);
     body.put_back(piece);
     count
+}
+
+fn take(piece: &mut Bytes, buffer: &mut [u8]) -> usize {
+    let count = piece.len().min(buffer.len());
+    piece.copy_to_slice(&mut buffer[..count]);
+    count
+}
+
+fn refs_fit(session: &Session, read: usize) -> Result<(), SourceError> {
+    match read > MAX_REFS {
+        true => Err(SourceError::NotARepository {
+            url: session.url.clone(),
+            reason: format!("its list of refs is longer than {} MiB", MAX_REFS >> 20),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Keeps the error in the session, where the fetch finds it whole; libgit2 carries on a remark.

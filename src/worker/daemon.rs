@@ -30,7 +30,7 @@ use crate::permit::Rules;
 use crate::pipeline::Pipeline;
 use crate::publish::publisher::Publisher;
 use crate::queue::{DeclareError, Queue};
-use crate::source::Sources;
+use crate::source::{Credentials, Sources};
 use crate::store::Store;
 use crate::telemetry::metrics::recorder;
 use crate::telemetry::status::{self, Readiness};
@@ -59,7 +59,8 @@ pub fn assemble(config: &Config, data_dir: &Path) -> anyhow::Result<(Pipeline, A
     let data = Arc::new(DataDirectory::open(data_dir)?);
     let store = Store::open(&config.store)?;
     let pipeline = Pipeline {
-        sources: Sources::new(config.source.clone(), data.mirrors())?,
+        sources: Sources::new(config.source.clone(), data.mirrors())?
+            .with_credentials(Credentials::new(Secrets::new(config).directory())),
         engine: match config.engine.is_none() {
             true => None,
             false => Some(DockerEngine::connect(&config.engine, config.worker.max_build_timeout)?),

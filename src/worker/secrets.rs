@@ -1,7 +1,8 @@
 //! The secrets that this worker knows: those of the builds, out of its credentials directory, and its own.
 //! They are read afresh for each attempt, so that a file that was changed needs no restart.
 //!
-//! A build's secret is the file `secret.<namespace>.<name>`; `credentials` has the other kinds of files. The
+//! A build's secret is the file `secret.<namespace>.<name>`; `git.<namespace>.<name>` is what repositories are
+//! fetched with (`source/credentials.rs`), and `credentials` has the other kinds of files. All are masked. The
 //! directory is systemd's (`$CREDENTIALS_DIRECTORY`, systemd.exec(5)), or one that only the worker's user can read.
 
 use std::fs::{self, File};
@@ -19,6 +20,7 @@ use crate::build::credentials::BuildCredentials;
 use crate::config::Config;
 use crate::publish::name::Namespace;
 use crate::queue::QueueConfig;
+use crate::source::credentials;
 use crate::store::digest::Digest;
 use crate::timeline::mask::{MIN_LINE, MIN_SECRET, Mask, Unmasked, WeakMask};
 
@@ -120,6 +122,7 @@ impl Secrets {
         self.check()?;
         let mut words = Vec::new();
         let (credentials, mut secrets) = CredentialFile::sort(self.of(namespace, &mut words)?, &mut words);
+        secrets.extend(self.git(namespace)?);
         secrets.extend(self.own());
         let (mask, unmasked) = self.shared(&secrets)?;
         words.extend(unmasked.iter().map(too_short));
@@ -168,6 +171,25 @@ impl Secrets {
         // A directory's order changes.
         files.sort_by(|one, other| one.kind.cmp(&other.kind));
         Ok(files)
+    }
+
+    /// What the namespace's repositories are fetched with. What cannot be read fails their fetches.
+    fn git(&self, namespace: &Namespace) -> anyhow::Result<Vec<Secret>> {
+        let Some(directory) = &self.directory else { return Ok(Vec::new()) };
+        let named = || format!("read worker.credentials_dir {}", directory.display());
+        let prefix = format!("git.{namespace}.");
+        let mut secrets = Vec::new();
+        for entry in fs::read_dir(directory).with_context(named)? {
+            let entry = entry.with_context(named)?;
+            let file = entry.file_name();
+            let Some(file) = file.to_str().filter(|file| file.starts_with(&prefix)) else { continue };
+            if let Ok(content) = read(&entry.path()) {
+                let found = credentials::secrets_in(file, content.expose_secret());
+                secrets.extend(found.into_iter().map(|(name, value)| Secret { name, value: value.into() }));
+            }
+        }
+        secrets.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(secrets)
     }
 
     /// What the worker itself logs in with. What cannot be read now is missed by those who use it.
@@ -297,6 +319,18 @@ mod tests {
             assert!(words.len() == 1 && words[0].contains("registry.acme"), "{words:?}");
             assert!(words[0].contains(said) && !words[0].contains("s3cret"), "{words:?}");
         }
+    }
+
+    #[test]
+    fn what_repositories_are_fetched_with_is_masked() {
+        let place = Place::new();
+        place.write(
+            "git.acme.forge",
+            "url = \"https://host/\"\nusername = \"me\"\npassword = \"hunter-two\"\n",
+        );
+        place.write("git.other.forge", "url = \"https://host/\"\ntoken = \"of-another\"\n");
+        let text = "hunter-two bWU6aHVudGVyLXR3bw== of-another https://host/";
+        assert_eq!(place.shown(text), ("*** *** of-another https://host/".to_owned(), vec![]));
     }
 
     #[test]

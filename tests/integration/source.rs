@@ -4,12 +4,15 @@ mod context;
 mod faults;
 mod fetching;
 mod limits;
+mod over_ssh;
+mod private;
 mod refusals;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use buildgrid::source::{FetchedCommit, SourceConfig, SourceError, Sources};
+use buildgrid::publish::name::Namespace;
+use buildgrid::source::{FetchedCommit, SourceConfig, SourceError, Sources, Wanted};
 use buildgrid::telemetry::pulse::Pulse;
 use buildgrid::timeline::mask::Mask;
 use buildgrid::timeline::sink::LogSink;
@@ -25,6 +28,8 @@ struct Fetcher {
     mirrors: TempDir,
     log: LogSink,
     lines: Arc<std::sync::Mutex<Vec<String>>>,
+    /// Whose builds it fetches for.
+    namespace: Namespace,
 }
 
 impl Fetcher {
@@ -46,7 +51,7 @@ impl Fetcher {
             }
         });
         let sources = Arc::new(Sources::new(config, mirrors.path().to_owned()).unwrap());
-        Self { sources, mirrors, log, lines }
+        Self { sources, mirrors, log, lines, namespace: "acme".parse().unwrap() }
     }
 
     async fn fetch(&self, url: &str, commit: &str) -> Result<FetchedCommit, SourceError> {
@@ -61,7 +66,8 @@ impl Fetcher {
     ) -> Result<FetchedCommit, SourceError> {
         let cancel = CancellationToken::new();
         let (url, commit) = (url.parse().unwrap(), commit.parse().unwrap());
-        self.sources.fetch(&url, &commit, git_ref, &self.log, &cancel, &Pulse::default()).await
+        let wanted = Wanted { namespace: &self.namespace, url: &url, commit: &commit, git_ref };
+        self.sources.fetch(wanted, &self.log, &cancel, &Pulse::default()).await
     }
 
     /// The same mirrors in a new process.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use buildgrid::source::{Fault, SourceError, Sources};
+use buildgrid::source::{Fault, SourceError, Sources, Wanted};
 use buildgrid::telemetry::pulse::Pulse;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +46,7 @@ async fn https_never_falls_back_to_http() {
 async fn each_status_has_its_error() {
     let server = git_server().await;
     let error = Fetcher::new().fetch(&format!("{}/nope.git", server.url), COMMIT).await.unwrap_err();
-    assert!(matches!(error, SourceError::RepositoryNotFound { status: 404, .. }), "{error}");
+    assert!(matches!(error, SourceError::RepositoryNotFound { .. }), "{error}");
     assert_eq!(error.fault(), Fault::Build);
     for (status, fault) in [
         (401, Fault::Build),
@@ -295,8 +295,9 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         let fetcher = Fetcher::new();
         let (url, id) = (format!("{}/x.git", proxy.url).parse().unwrap(), commit.parse().unwrap());
         let cancel = CancellationToken::new();
+        let wanted = Wanted { namespace: &fetcher.namespace, url: &url, commit: &id, git_ref: None };
         let (result, ()) =
-            tokio::join!(fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel, &pulse), async {
+            tokio::join!(fetcher.sources.fetch(wanted, &fetcher.log, &cancel, &pulse), async {
                 until("the request is there", || proxy.seen().len() > usize::from(objects)).await;
                 // Into the middle of the answer.
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -309,7 +310,7 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         let cancel = CancellationToken::new();
         let waiting = async {
             fetcher.log_up_to("fetching").await;
-            let result = fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel, &pulse);
+            let result = fetcher.sources.fetch(wanted, &fetcher.log, &cancel, &pulse);
             let (result, ()) = tokio::join!(result, async {
                 fetcher.log_up_to("waiting for another fetch").await;
                 cancel.cancel();
@@ -322,7 +323,7 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         }
         let cancel = CancellationToken::new();
         cancel.cancel();
-        let result = fetcher.sources.fetch(&url, &id, None, &fetcher.log, &cancel, &pulse).await;
+        let result = fetcher.sources.fetch(wanted, &fetcher.log, &cancel, &pulse).await;
         assert_eq!(result.unwrap_err(), SourceError::Cancelled);
     }
 }
@@ -346,7 +347,8 @@ async fn who_stands_in_line_for_a_repository_shows_that_the_line_moves() {
                 tokio::time::sleep(limit / 20).await;
             }
         };
-        let fetch = fetcher.sources.fetch(&url, &commit, None, &fetcher.log, &cancel, pulse);
+        let wanted = Wanted { namespace: &fetcher.namespace, url: &url, commit: &commit, git_ref: None };
+        let fetch = fetcher.sources.fetch(wanted, &fetcher.log, &cancel, pulse);
         async {
             tokio::select! {
                 fetched = fetch => fetched.unwrap_err(),

@@ -22,11 +22,17 @@ pub struct GitServer {
 
 impl GitServer {
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With further options of `scripts/git-serve`.
+    pub fn with(options: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let served = folder.path().join("served");
         std::fs::create_dir(&served).unwrap();
         let mut child = Command::new(project("scripts/git-serve"))
             .arg("--until-eof")
+            .args(options)
             .arg(&served)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -35,8 +41,13 @@ impl GitServer {
         let mut url = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
         let url = url.trim().to_owned();
-        assert!(url.starts_with("http://127.0.0.1:"), "scripts/git-serve said {url:?}");
+        assert!(url.contains("://127.0.0.1:"), "scripts/git-serve said {url:?}");
         Self { url, child, folder }
+    }
+
+    /// The folder that repositories are served from.
+    pub fn served(&self) -> PathBuf {
+        self.folder.path().join("served")
     }
 
     /// A repository with one commit, the content of `fixtures/repos/<fixture>`, at `<url>/<fixture>.git`.
@@ -52,7 +63,7 @@ impl GitServer {
     /// A repository without a commit, at `<url>/<name>.git`.
     pub fn empty(&self, name: &str) -> Repository {
         let work = self.folder.path().join("work").join(name);
-        let bare = self.folder.path().join("served").join(format!("{name}.git"));
+        let bare = self.served().join(format!("{name}.git"));
         for (path, options) in [(&work, &["-q"][..]), (&bare, &["-q", "--bare"])] {
             std::fs::create_dir_all(path).unwrap();
             output(git(path).args(["init", "--initial-branch=main"]).args(options));

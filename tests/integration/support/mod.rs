@@ -15,5 +15,7 @@ pub mod played;
 pub mod process;
 pub mod proxy;
 pub mod registry;
+pub mod sshd;
 pub mod systemd;
 pub mod timeline;
+pub mod tls;

@@ -8,7 +8,7 @@ use buildgrid::config::Config;
 use buildgrid::disk::DiskConfig;
 use buildgrid::event::result::{Kind, State};
 use buildgrid::publish::name::ImageName;
-use buildgrid::source::Sources;
+use buildgrid::source::{Sources, Wanted};
 use buildgrid::store::Store;
 use buildgrid::telemetry::pulse::Pulse;
 use buildgrid::timeline::sink::LogSink;
@@ -308,7 +308,17 @@ async fn fetch(sources: &Sources, url: &str, commit: &str) {
     let reading = tokio::spawn(async move { while lines.recv().await.is_some() {} });
     let (url, commit) = (url.parse().unwrap(), commit.parse().unwrap());
     sources
-        .fetch(&url, &commit, Some("refs/heads/main"), &log, &CancellationToken::new(), &Pulse::default())
+        .fetch(
+            Wanted {
+                namespace: &"acme".parse().unwrap(),
+                url: &url,
+                commit: &commit,
+                git_ref: Some("refs/heads/main"),
+            },
+            &log,
+            &CancellationToken::new(),
+            &Pulse::default(),
+        )
         .await
         .unwrap();
     drop(log);
