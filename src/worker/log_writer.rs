@@ -52,8 +52,9 @@ pub(super) struct LogWriter {
     /// Lines about to be written.
     pending: Vec<Pending>,
     bytes: Vec<u8>,
-    /// Lines of BuildGrid's own that could not be written yet.
-    owed: VecDeque<Line>,
+    /// What always gets in and could not be written yet, in its order.
+    owed: VecDeque<Owed>,
+    /// Output that is missing after all that.
     gap: Option<Gap>,
     /// All lines of output that are missing.
     missing: u64,
@@ -79,13 +80,18 @@ struct Pending {
 }
 
 enum What {
-    Own(Line),
-    Mark(Gap),
+    Owed(Owed),
     Output { text: u64 },
 }
 
+enum Owed {
+    /// A line of BuildGrid's own.
+    Own(Line),
+    Mark(Gap),
+}
+
 /// Output that is missing at one place.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Gap {
     lines: u64,
     bytes: u64,
@@ -166,13 +172,16 @@ impl LogWriter {
                 entries.push(self.entry(line));
                 continue;
             }
+            if is_own(&line) {
+                self.pay();
+            }
             // The steps' beginnings and ends go on while output is missing.
             if is_own(&line) || line.stream != Stream::Status {
                 self.mark();
             }
             let entry = self.entry(line.clone());
             let what = match is_own(&line) {
-                true => What::Own(line),
+                true => What::Owed(Owed::Own(line)),
                 false => What::Output { text: line.text.len() as u64 },
             };
             self.add(&entry, what);
@@ -189,6 +198,7 @@ impl LogWriter {
         }
         self.blocked = None;
         self.pay();
+        self.flush();
         if self.gap.is_some() && !self.is_full && self.has_room() {
             self.mark();
             self.flush();
@@ -200,9 +210,15 @@ impl LogWriter {
         self.pay();
         self.mark();
         self.flush();
-        if !self.owed.is_empty() {
-            let (lines, path) = (self.owed.len(), self.path.display());
-            tracing::error!(lines, %path, "lines of BuildGrid's own could not be written to the build's log");
+        let mut lines = 0;
+        for owed in std::mem::take(&mut self.owed) {
+            match owed {
+                Owed::Own(_) => lines += 1,
+                Owed::Mark(gap) => self.gap.get_or_insert_default().add(gap),
+            }
+        }
+        if lines > 0 {
+            tracing::error!(lines, path = %self.path.display(), "lines of BuildGrid's own could not be written to the build's log");
         }
         if let Some(gap) = &self.gap {
             tracing::error!(
@@ -257,36 +273,37 @@ impl LogWriter {
     }
 
     fn miss(&mut self, lines: u64, bytes: u64, reason: String) {
-        if self.gap.is_none() {
+        if self.gap.is_none() && self.owed.is_empty() {
             tracing::warn!(reason, path = %self.path.display(), "output is left out of the build's log");
         }
         metrics::counter!("buildgrid_log_entries_missing_total").increment(lines);
         self.missing += lines;
-        let more = Gap { lines, bytes, reasons: vec![reason] };
-        match &mut self.gap {
-            Some(gap) => gap.add(more),
-            None => self.gap = Some(more),
-        }
+        self.gap.get_or_insert_default().add(Gap { lines, bytes, reasons: vec![reason] });
     }
 
     /// Says how much is missing here, if something is.
     fn mark(&mut self) {
-        let Some(gap) = self.gap.take() else { return };
-        let line =
-            Line { at: OffsetDateTime::now_utc(), stream: Stream::Status, step: None, text: gap.words() };
-        let entry = self.entry(line);
-        self.add(&entry, What::Mark(gap));
+        if let Some(gap) = self.gap.take() {
+            self.add_owed(Owed::Mark(gap));
+        }
     }
 
+    /// What is owed comes before anything that is written after it.
     fn pay(&mut self) {
-        if self.owed.is_empty() {
-            return;
+        for owed in std::mem::take(&mut self.owed) {
+            self.add_owed(owed);
         }
-        for line in std::mem::take(&mut self.owed) {
-            let entry = self.entry(line.clone());
-            self.add(&entry, What::Own(line));
-        }
-        self.flush();
+    }
+
+    fn add_owed(&mut self, owed: Owed) {
+        let line = match &owed {
+            Owed::Own(line) => line.clone(),
+            Owed::Mark(gap) => {
+                Line { at: OffsetDateTime::now_utc(), stream: Stream::Status, step: None, text: gap.words() }
+            }
+        };
+        let entry = self.entry(line);
+        self.add(&entry, What::Owed(owed));
     }
 
     fn entry(&self, line: Line) -> LogEntry {
@@ -340,15 +357,19 @@ impl LogWriter {
             let _ = self.mend(self.length);
             let reason = disk_reason(&error);
             self.block(reason.clone());
+            let later = self.gap.take();
             for line in pending.into_iter().skip(whole) {
                 match line.what {
-                    What::Own(line) => self.owed.push_back(line),
-                    What::Mark(gap) => match &mut self.gap {
-                        Some(later) => later.add(gap),
-                        None => self.gap = Some(gap),
-                    },
+                    What::Owed(Owed::Mark(gap)) => self.gap.get_or_insert_default().add(gap),
+                    What::Owed(own) => {
+                        self.owed.extend(self.gap.take().map(Owed::Mark));
+                        self.owed.push_back(own);
+                    }
                     What::Output { text } => self.miss(1, text, reason.clone()),
                 }
+            }
+            if let Some(later) = later {
+                self.gap.get_or_insert_default().add(later);
             }
         }
         self.bytes = bytes;

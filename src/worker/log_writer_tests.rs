@@ -211,6 +211,32 @@ fn where_nothing_can_be_reserved_no_half_line_stays_and_nothing_own_is_lost() {
 }
 
 #[test]
+fn own_lines_and_marks_keep_their_order_when_a_full_disk_has_room_again() {
+    let disk = SmallDisk::mount("1m");
+    let path = disk.0.path().join("log.ndjson");
+    let mut writer = writer(&path, NO_LIMITS);
+    writer.file.set_len(0).unwrap();
+    writer.reserved = None;
+    disk.fill();
+    writer.write((0..5).map(output));
+    writer.write([own("first")].into_iter());
+    writer.write((0..3).map(output));
+    writer.write([own("second")].into_iter());
+    assert_eq!(read(&path).len(), 0);
+    // Before it is tried again by itself.
+    disk.free();
+    writer.write([own("third")].into_iter());
+    writer.write((0..2).map(output));
+    writer.write([own("fourth")].into_iter());
+    let kept = writer.finish();
+    let entries = read(&path);
+    let heads: Vec<&str> = entries.iter().map(|entry| entry.text.split(" (").next().unwrap()).collect();
+    let missing = ["5 lines of output", "3 lines of output", "2 lines of output"];
+    assert_eq!(heads, [missing[0], "first", missing[1], "second", "third", missing[2], "fourth"]);
+    assert_eq!(kept, Kept { lines: 7, missing: 10 });
+}
+
+#[test]
 fn a_device_that_is_always_full_stops_nothing() {
     let mut writer = writer(Path::new("/dev/full"), NO_LIMITS);
     writer.write((0..3000).map(output));
