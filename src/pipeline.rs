@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::build::credentials::BuildCredentials;
+use crate::build::credentials::{BuildCredentials, Missing};
 use crate::build::docker::{BuildRequest, DockerEngine, Dockerfile, EngineBuildId};
 use crate::build::engine::{BuildError, BuildFailure, BuiltImage};
 use crate::build::fake;
@@ -264,13 +264,18 @@ impl Pipeline {
     }
 }
 
-/// What of its namespace's credentials an event's build is handed: the secrets that it names, and all logins.
+/// What of its namespace's credentials an event's build is handed: what it names, and all logins.
 fn granted(event: &DeployEvent, all: &BuildCredentials) -> Result<BuildCredentials, Outcome> {
-    all.granted(&event.options.secrets).map_err(|missing| {
+    let options = &event.options;
+    all.granted(&options.secrets, &options.ssh).map_err(|missing| {
+        let (field, kind, name) = match missing {
+            Missing::Secret(name) => ("build.secrets", "secret", name),
+            Missing::Ssh(name) => ("build.ssh", "ssh", name),
+        };
+        let namespace = &event.namespace;
         let reason = format!(
-            "build.secrets names {missing}, which namespace {} does not have; the worker's operator adds it as \
-             secret.{}.{missing} to worker.credentials_dir",
-            event.namespace, event.namespace
+            "{field} names {name}, which namespace {namespace} does not have; the worker's operator adds it as \
+             {kind}.{namespace}.{name} to worker.credentials_dir"
         );
         Outcome::Failed(BuildFailure { reason, ..BuildFailure::default() })
     })

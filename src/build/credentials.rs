@@ -8,29 +8,56 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use secrecy::{SecretSlice, SecretString};
 
+use super::ssh_key::SshKey;
+
 /// Secrets by name, byte for byte as they are kept.
 pub type SecretValues = BTreeMap<String, SecretSlice<u8>>;
+
+/// The keys of SSH agents by the name of the agent.
+pub type SshKeys = BTreeMap<String, Arc<[SshKey]>>;
 
 /// All that one build may ask for; nothing of it is another namespace's.
 #[derive(Debug, Clone, Default)]
 pub struct BuildCredentials {
     pub secrets: SecretValues,
     pub registries: Registries,
+    pub ssh: SshKeys,
 }
 
 impl BuildCredentials {
-    /// Of all that a namespace has, what a build may have that names these secrets.
+    /// Of all that a namespace has, what a build may have that names these secrets and SSH agents.
     ///
     /// # Errors
-    /// The name of one that is not there.
-    pub fn granted(&self, secrets: &BTreeSet<String>) -> Result<Self, String> {
-        let value = |name: &String| match self.secrets.get(name) {
-            Some(value) => Ok((name.clone(), value.clone())),
-            None => Err(name.clone()),
-        };
-        let secrets = secrets.iter().map(value).collect::<Result<_, _>>()?;
-        Ok(Self { secrets, registries: self.registries.clone() })
+    /// The first that is not there.
+    pub fn granted(&self, secrets: &BTreeSet<String>, ssh: &BTreeSet<String>) -> Result<Self, Missing> {
+        Ok(Self {
+            secrets: named(&self.secrets, secrets).map_err(Missing::Secret)?,
+            ssh: named(&self.ssh, ssh).map_err(Missing::Ssh)?,
+            registries: self.registries.clone(),
+        })
     }
+
+    /// Whether a build with it may make what others are not to see.
+    pub fn is_private(&self) -> bool {
+        !self.secrets.is_empty() || !self.ssh.is_empty()
+    }
+}
+
+/// What a build was to have, and its namespace has not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    Secret(String),
+    Ssh(String),
+}
+
+fn named<T: Clone>(
+    all: &BTreeMap<String, T>,
+    names: &BTreeSet<String>,
+) -> Result<BTreeMap<String, T>, String> {
+    names
+        .iter()
+        .map(|name| all.get(name).map(|found| (name.clone(), found.clone())).ok_or_else(|| name.clone()))
+        .collect()
 }
 
 /// A login for a registry.

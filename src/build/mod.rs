@@ -4,3 +4,4 @@ pub mod credentials;
 pub mod docker;
 pub mod engine;
 pub mod fake;
+pub mod ssh_key;

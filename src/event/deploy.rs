@@ -21,7 +21,7 @@ use crate::store::digest::Digest;
 
 /// The largest event taken, in bytes.
 pub const MAX_EVENT: usize = 1 << 20;
-/// Services, build arguments and secrets of one event, each.
+/// Services, build arguments, secrets and SSH agents of one event, each.
 const MAX_ITEMS: usize = 256;
 /// The shortest and longest time limit a build may ask for, in seconds.
 const TIMEOUT_S: std::ops::RangeInclusive<i64> = 1..=86_400;
@@ -115,6 +115,8 @@ pub struct BuildOptions {
     pub args: BTreeMap<String, String>,
     /// Names only: a secret never travels in an event.
     pub secrets: BTreeSet<String>,
+    /// The SSH agents that the build may use, by name.
+    pub ssh: BTreeSet<String>,
     pub platform: Option<String>,
     pub no_cache: bool,
     pub timeout: Option<Duration>,
@@ -210,6 +212,9 @@ impl DeployEvent {
             secrets: &'a BTreeSet<String>,
             platform: &'a str,
             fake: Option<&'a FakeBuild>,
+            // Later than the others: a definition without it has the digest that it always had.
+            #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+            ssh: &'a BTreeSet<String>,
         }
         let options = &self.options;
         let definition = serde_json::to_vec(&Definition {
@@ -220,6 +225,7 @@ impl DeployEvent {
             secrets: &options.secrets,
             platform: options.platform.as_deref().unwrap_or(platform),
             fake,
+            ssh: &options.ssh,
         });
         Digest::of(&definition.expect("a struct of strings is always valid JSON"))
     }
@@ -292,6 +298,7 @@ struct WireBuild {
     target: Option<String>,
     args: Option<BTreeMap<String, String>>,
     secrets: Option<Vec<String>>,
+    ssh: Option<Vec<String>>,
     platform: Option<String>,
     no_cache: bool,
     timeout_s: Option<i64>,
@@ -376,13 +383,8 @@ impl WireBuild {
                 return Err(format!("build.args: {name:?} is not the name of an argument"));
             }
         }
-        let given = self.secrets.unwrap_or_default();
-        if given.len() > MAX_ITEMS {
-            return Err(format!("build.secrets: {} secrets; at most {MAX_ITEMS} are taken", given.len()));
-        }
-        for name in &given {
-            checked_id("build.secrets", name)?;
-        }
+        let secrets = names("build.secrets", "secrets", self.secrets)?;
+        let ssh = names("build.ssh", "SSH agents", self.ssh)?;
         let timeout = match self.timeout_s {
             None => None,
             Some(seconds) if TIMEOUT_S.contains(&seconds) => {
@@ -401,7 +403,8 @@ impl WireBuild {
             dockerfile,
             target,
             args,
-            secrets: given.into_iter().collect(),
+            secrets,
+            ssh,
             platform: self.platform.map(checked_platform).transpose()?,
             no_cache: self.no_cache,
             timeout,
@@ -409,6 +412,16 @@ impl WireBuild {
             rebuild: self.rebuild,
         })
     }
+}
+
+/// Names of what lies in the worker's credentials directory.
+fn names(field: &str, what: &str, given: Option<Vec<String>>) -> Result<BTreeSet<String>, String> {
+    let given = given.unwrap_or_default();
+    if given.len() > MAX_ITEMS {
+        return Err(format!("{field}: {} {what}; at most {MAX_ITEMS} are taken", given.len()));
+    }
+    given.iter().try_for_each(|name| checked_id(field, name))?;
+    Ok(given.into_iter().collect())
 }
 
 #[cfg(test)]

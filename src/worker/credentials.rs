@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `secret.<namespace>.<name>` | a secret, handed over byte for byte |
 //! | `registry.<namespace>` | logins for registries of base images, in the format of Docker's `config.json` |
+//! | `ssh.<namespace>.<name>` | private keys of an SSH agent, one or more, in OpenSSH's format |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 
 use super::secrets::Secret;
 use crate::build::credentials::{BuildCredentials, Login, Registries};
+use crate::build::ssh_key::SshKey;
 use crate::publish::name::Namespace;
 
 /// What a file holds.
@@ -22,6 +24,7 @@ pub(super) enum Kind {
     Secret(String),
     /// Of which namespace.
     Registries(String),
+    Ssh(String),
 }
 
 impl Kind {
@@ -32,6 +35,7 @@ impl Kind {
         match (kind, name) {
             _ if owner != namespace.as_str() => None,
             ("secret", Some(name)) => Some(Self::Secret(name.to_owned())),
+            ("ssh", Some(name)) => Some(Self::Ssh(name.to_owned())),
             ("registry", None) => Some(Self::Registries(owner.to_owned())),
             _ => None,
         }
@@ -42,6 +46,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Secret(name) => write!(f, "secret {name}"),
+            Self::Ssh(name) => write!(f, "SSH key {name}"),
             Self::Registries(namespace) => write!(f, "registry.{namespace}"),
         }
     }
@@ -63,6 +68,13 @@ impl File {
                 Kind::Secret(id) => {
                     hidden.push(Secret { name, value: value.clone() });
                     credentials.secrets.insert(id, value);
+                }
+                Kind::Ssh(id) => {
+                    match SshKey::read(value.expose_secret()) {
+                        Ok(keys) => drop(credentials.ssh.insert(id, keys.into())),
+                        Err(reason) => words.push(format!("{name} cannot be used: {reason}")),
+                    }
+                    hidden.push(Secret { name, value });
                 }
                 Kind::Registries(_) => match logins(value.expose_secret()) {
                     Ok(logins) => add(logins, &mut credentials.registries, &mut hidden),

@@ -319,6 +319,11 @@ mod tests {
             assert!(words.len() == 1 && words[0].contains("registry.acme"), "{words:?}");
             assert!(words[0].contains(said) && !words[0].contains("s3cret"), "{words:?}");
         }
+        place.write("registry.acme", "{}");
+        place.write("ssh.acme.default", "s3cret-but-no-key");
+        let known = place.known("acme");
+        assert!(known.words[0].starts_with("SSH key default cannot be used: it is not a private key"));
+        assert!(known.credentials.ssh.is_empty() && known.words.len() == 1, "{:?}", known.words);
     }
 
     #[test]

@@ -86,6 +86,12 @@ async fn a_build_has_its_namespaces_secrets_and_no_step_of_another_namespaces_is
     let reason = failed.reason.unwrap();
     assert!(reason.contains("names other") && reason.contains("secret.acme.other"), "{reason}");
 
+    let id = format!("agentless-{word}");
+    let build = r#"{"ssh":["default"],"variant":"agentless"}"#;
+    grid.publish(event(&id, "acme", &repository.url, &commit, build)).await;
+    let reason = grid.result(&id, State::Failed).await.reason.unwrap();
+    assert!(reason.contains("names default") && reason.contains("ssh.acme.default"), "{reason}");
+
     let id = format!("unnamed-{word}");
     grid.publish(event(&id, "acme", &repository.url, &commit, r#"{"variant":"unnamed"}"#)).await;
     let failed = grid.result(&id, State::Failed).await;

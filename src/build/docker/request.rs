@@ -85,8 +85,7 @@ impl BuildRequest {
     /// made of this one's secrets. The names of extra hosts are in the key in all versions (moby/buildkit,
     /// solver/llbsolver/ops/exec.go, `CacheMap`).
     fn cache_key(&self) -> Option<String> {
-        let private = !self.credentials.secrets.is_empty();
-        private.then(|| format!("{}.{NAMESPACE_HOST}:127.0.0.1", self.namespace))
+        self.credentials.is_private().then(|| format!("{}.{NAMESPACE_HOST}:127.0.0.1", self.namespace))
     }
 
     /// The query of `POST /build` for this request.

@@ -49,6 +49,9 @@ pub(super) struct Fields {
     /// The name of a secret; may be repeated
     #[arg(long, value_name = "NAME")]
     secret: Vec<String>,
+    /// The name of an SSH agent, such as default; may be repeated
+    #[arg(long, value_name = "NAME")]
+    ssh: Vec<String>,
     /// Such as linux/amd64
     #[arg(long)]
     platform: Option<String>,
@@ -175,6 +178,7 @@ impl Fields {
             ("target", text(&self.target)),
             ("args", object(self.arg.iter().map(|(name, value)| (name.as_str(), Some(json!(value)))))),
             ("secrets", (!self.secret.is_empty()).then(|| json!(self.secret))),
+            ("ssh", (!self.ssh.is_empty()).then(|| json!(self.ssh))),
             ("platform", text(&self.platform)),
             ("no_cache", self.no_cache.then_some(true.into())),
             ("timeout_s", self.timeout.map(|limit| limit.as_secs().into())),

@@ -31,7 +31,7 @@ fn every_flag_reaches_the_event() {
     let line = format!(
         "--namespace acme --app shop --repository https://h/acme/storefront.git --repository-name front \
          --commit {COMMIT} --ref refs/heads/main --root sub --dockerfile D --target t --arg A=b=c --arg E= \
-         --secret npm --platform linux/arm64 --no-cache --timeout 30m --variant debug --rebuild \
+         --secret npm --ssh default --platform linux/arm64 --no-cache --timeout 30m --variant debug --rebuild \
          --service web --service worker --id e-1 --deploy-id d-1 --requested-by me"
     );
     let [event] = &events(&line)[..] else { panic!("one event") };
@@ -43,7 +43,12 @@ fn every_flag_reaches_the_event() {
     let options = &event.options;
     assert_eq!((options.root.as_str(), options.dockerfile.as_str()), ("sub", "D"));
     assert_eq!((options.args["A"].as_str(), options.args["E"].as_str()), ("b=c", ""));
-    assert!(options.secrets.contains("npm") && options.no_cache && options.rebuild);
+    assert!(
+        options.secrets.contains("npm")
+            && options.ssh.contains("default")
+            && options.no_cache
+            && options.rebuild
+    );
     assert_eq!(options.timeout, Some(Duration::from_secs(1800)));
     assert_eq!((options.target.as_deref(), options.platform.as_deref()), (Some("t"), Some("linux/arm64")));
 }

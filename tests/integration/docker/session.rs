@@ -1,11 +1,15 @@
 //! What a build asks its session for: secrets, and what becomes of those that it does not have.
 
+use std::collections::BTreeSet;
+use std::process::Command;
+
 use buildgrid::build::docker::{BuildRequest, Dockerfile};
 use buildgrid::timeline::entry::Stream;
 use buildgrid::timeline::mask::Mask;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::docker::*;
+use crate::support::process::output;
 
 fn with_secret(mut request: BuildRequest, name: &str, value: &str) -> BuildRequest {
     request.credentials.secrets.insert(name.to_owned(), value.as_bytes().to_vec().into());
@@ -82,4 +86,79 @@ async fn a_front_end_that_is_not_allowed_is_never_pulled() {
     request.text = Dockerfile::default();
     let reason = build(&engine, request).await.infrastructure();
     assert!(reason.contains("127.0.0.1:1/evil"), "{reason}");
+}
+
+/// Puts the real `ssh-add` and `ssh-keygen` into a context, with the libraries that they need.
+fn ssh_client(dockerfile: &str, files: &[(&str, Vec<u8>)]) -> buildgrid::build::docker::Context {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o755);
+        archive.append_data(&mut header, name, bytes).unwrap();
+    };
+    add("Dockerfile", dockerfile.as_bytes());
+    let programs = ["/usr/bin/ssh-add", "/usr/bin/ssh-keygen"];
+    let libraries = output(Command::new("ldd").args(programs));
+    let paths: BTreeSet<_> = libraries.split_whitespace().filter(|word| word.starts_with('/')).collect();
+    let paths = paths.into_iter().map(|path| path.trim_end_matches(':'));
+    for path in paths.chain(programs).collect::<BTreeSet<_>>() {
+        add(&format!("client{path}"), &std::fs::read(path).unwrap());
+    }
+    add("client/etc/passwd", b"root:x:0:0:root:/:/bin/sh\n");
+    files.iter().for_each(|(name, bytes)| add(name, bytes));
+    let bytes = archive.into_inner().unwrap();
+    Box::pin(futures::stream::iter([Ok(bytes::Bytes::from(bytes))]))
+}
+
+#[tokio::test]
+async fn an_agent_signs_with_the_builds_keys_and_shows_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut keys, mut files, mut prints) = (Vec::new(), Vec::new(), Vec::new());
+    for (kind, bits) in [("ed25519", "256"), ("ecdsa", "256"), ("ecdsa", "384"), ("rsa", "2048")] {
+        let name = format!("{kind}{bits}");
+        let path = folder.path().join(&name);
+        let mut make = Command::new("ssh-keygen");
+        output(make.args(["-q", "-t", kind, "-b", bits, "-N", "", "-C", &name, "-f"]).arg(&path));
+        keys.push(std::fs::read(&path).unwrap());
+        let public = path.with_extension("pub");
+        prints.push(output(Command::new("ssh-keygen").arg("-lf").arg(&public)));
+        files.push((name, std::fs::read(&public).unwrap()));
+    }
+    let all = buildgrid::build::ssh_key::SshKey::read(&keys.concat()).unwrap();
+    let dockerfile = format!(
+        "FROM {BASE}\nCOPY client /\nCOPY *.pub /keys/\nRUN --mount=type=ssh,required=true echo {} && ssh-add -l && \
+         for key in /keys/*; do echo data | ssh-keygen -Y sign -n file -f $key > /tmp.sig && \
+         echo data | ssh-keygen -Y check-novalidate -n file -s /tmp.sig | cut -d ' ' -f 1; done; \
+         ssh-add -D; ssh-add -L | wc -l\n\
+         RUN --mount=type=ssh,id=other test -z \"$SSH_AUTH_SOCK\" -o ! -e \"$SSH_AUTH_SOCK\"\n",
+        unique()
+    );
+    let named: Vec<_> = files.iter().map(|(name, bytes)| (format!("{name}.pub"), bytes.clone())).collect();
+    let named: Vec<_> = named.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    let mut request = request(&dockerfile);
+    request.context = ssh_client(&dockerfile, &named);
+    request.credentials.ssh.insert("default".to_owned(), all.into());
+    let built = build(&engine(), request).await;
+    let lines = built.lines(Stream::Stdout, "[4/5] RUN");
+    assert_eq!(lines[1..5], prints, "{:#?}", built.log);
+    assert_eq!(lines[5..], ["Good", "Good", "Good", "Good", "4"], "{:#?}", built.log);
+    let said = "warning: the Dockerfile asks for the SSH agent \"other\", which build.ssh of the event does not name";
+    assert!(built.log.iter().any(|line| line.text == said), "{:#?}", built.log);
+    let files = files_of(built);
+    for key in keys {
+        let secret = key.split(|byte| *byte == b'\n').nth(2).unwrap().to_vec();
+        assert!(!files.windows(secret.len()).any(|part| part == secret), "a private key is in the image");
+    }
+}
+
+fn files_of(built: Built) -> Vec<u8> {
+    files(&built.image()).into_values().flatten().collect()
+}
+
+#[tokio::test]
+async fn an_agent_that_the_build_does_not_have_fails_a_step_that_requires_it() {
+    let dockerfile = format!("FROM {BASE}\nRUN --mount=type=ssh,required=true echo {}\n", unique());
+    let reason = build(&engine(), request(&dockerfile)).await.failure().reason;
+    assert!(reason.contains("asks for the SSH agent \"default\", which build.ssh"), "{reason}");
 }

@@ -18,6 +18,10 @@ pub(super) struct SecretsOfBuild {
     pub(super) notes: Arc<Notes>,
 }
 
+/// What the engine itself asks for, without a mount, before it fetches what `ADD` names (moby/buildkit, source/git and
+/// source/http): it does without.
+const BY_ITSELF: [&str; 3] = ["GIT_AUTH_TOKEN", "GIT_AUTH_HEADER", "HTTP_AUTH_"];
+
 #[tonic::async_trait]
 impl Secrets for SecretsOfBuild {
     async fn get_secret(
@@ -27,6 +31,9 @@ impl Secrets for SecretsOfBuild {
         let id = request.into_inner().id;
         if let Some(value) = self.values.get(&id) {
             return Ok(Response::new(GetSecretResponse { data: value.expose_secret().to_vec() }));
+        }
+        if BY_ITSELF.iter().any(|name| id.starts_with(name)) {
+            return Err(Status::not_found("the build does not have it"));
         }
         // After "not found" the engine leaves a mount out unless it says `required`, and builds on in silence.
         if self.optional.contains(&id) {
@@ -41,5 +48,31 @@ impl Secrets for SecretsOfBuild {
         );
         self.notes.refuse(reason.clone());
         Err(Status::failed_precondition(reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[tokio::test]
+    async fn only_what_a_mount_asks_for_is_refused() {
+        let notes = Arc::new(Notes::default());
+        let values = [("token".to_owned(), b"value".to_vec().into())].into();
+        let optional = ["npm".to_owned()].into();
+        let secrets = SecretsOfBuild { values, optional, notes: Arc::clone(&notes) };
+        let ask = async |id: &str| {
+            let request = GetSecretRequest { id: id.to_owned(), ..GetSecretRequest::default() };
+            let answer = secrets.get_secret(Request::new(request)).await;
+            answer.map(|answer| answer.into_inner().data).map_err(|status| status.code())
+        };
+        assert_eq!(ask("token").await.unwrap(), b"value");
+        for id in ["GIT_AUTH_TOKEN.git.example.com", "GIT_AUTH_HEADER", "npm"] {
+            assert_eq!(ask(id).await.unwrap_err(), Code::NotFound, "{id}");
+        }
+        assert_eq!(notes.refused(), None);
+        assert_eq!(ask("other").await.unwrap_err(), Code::FailedPrecondition);
+        assert!(notes.refused().unwrap().contains("\"other\""));
     }
 }

@@ -7,6 +7,7 @@ use bollard::errors::Error;
 use bollard::health::health_server::{HealthServer, SERVICE_NAME as HEALTH};
 use bollard::moby::buildkit::secrets::v1::secrets_server::{SERVICE_NAME as SECRETS, SecretsServer};
 use bollard::moby::filesync::v1::auth_server::{AuthServer, SERVICE_NAME as AUTH};
+use bollard::moby::sshforward::v1::ssh_server::{SERVICE_NAME as SSH, SshServer};
 use http::header::{CONNECTION, UPGRADE};
 use http::{Request, StatusCode};
 use hyper::server::conn::http2;
@@ -17,6 +18,7 @@ use tonic::service::Routes;
 use super::auth::LoginsOfBuild;
 use super::health::Serving;
 use super::secrets::SecretsOfBuild;
+use super::ssh::AgentsOfBuild;
 use crate::build::credentials::BuildCredentials;
 use crate::build::docker::tags::EngineBuildId;
 use crate::build::docker::transport::Transport;
@@ -84,20 +86,26 @@ impl Session {
 
     /// Why something that the build cannot do without was refused, if it was.
     pub(in super::super) fn refused(&self) -> Option<String> {
-        self.notes.lock().refused.clone()
+        self.notes.refused()
     }
 }
 
-const SERVED: &[(&str, &[&str])] =
-    &[(HEALTH, &["Check"]), (SECRETS, &["GetSecret"]), (AUTH, &["Credentials"])];
+const SERVED: &[(&str, &[&str])] = &[
+    (HEALTH, &["Check"]),
+    (SECRETS, &["GetSecret"]),
+    (AUTH, &["Credentials"]),
+    (SSH, &["CheckAgent", "ForwardAgent"]),
+];
 
 fn services(offer: Offer, notes: &Arc<Notes>) -> Routes {
-    let BuildCredentials { secrets, registries } = offer.credentials;
+    let BuildCredentials { secrets, registries, ssh } = offer.credentials;
+    let agents = AgentsOfBuild { keys: ssh, notes: Arc::clone(notes) };
     let secrets =
         SecretsOfBuild { values: secrets, optional: offer.optional_secrets, notes: Arc::clone(notes) };
     Routes::new(HealthServer::new(Serving))
         .add_service(SecretsServer::new(secrets))
         .add_service(AuthServer::new(LoginsOfBuild(registries)))
+        .add_service(SshServer::new(agents))
 }
 
 /// What a session has to say to its build.
@@ -122,6 +130,10 @@ impl Notes {
 
     pub(super) fn refuse(&self, reason: String) {
         self.lock().refused.get_or_insert(reason);
+    }
+
+    pub(super) fn refused(&self) -> Option<String> {
+        self.lock().refused.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Said> {
