@@ -1,6 +1,7 @@
 //! Builds on a real Docker engine.
 
 mod disk;
+mod limits;
 mod session;
 
 use std::process::Command;

@@ -9,6 +9,17 @@ use super::frontend::Frontend;
 use super::transport::Address;
 use crate::config::Faults;
 
+/// What build steps can reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// What the engine's containers can, behind its address translation.
+    #[default]
+    Default,
+    /// Nothing but themselves.
+    None,
+}
+
 /// The Docker engine that builds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -23,6 +34,8 @@ pub struct EngineConfig {
     /// The front ends that a Dockerfile may name by `# syntax=`: images, with a tag or digest for only that one. The
     /// engine pulls and runs them, with the whole build in their hands.
     pub frontends: Vec<Frontend>,
+    /// What build steps can reach. The engine itself pulls base images all the same.
+    pub network: Network,
     /// Whether the engine builds for BuildGrid alone. Only then may BuildGrid prune its build cache, in which
     /// nothing says whose it is.
     pub dedicated: bool,
@@ -37,6 +50,7 @@ impl Default for EngineConfig {
             host: "unix:///var/run/docker.sock".to_owned(),
             timeout: Duration::from_secs(30),
             frontends: vec![Frontend::official()],
+            network: Network::Default,
             dedicated: false,
             keep_cache: ByteSize::gib(20),
         }

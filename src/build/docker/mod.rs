@@ -20,13 +20,14 @@ mod request;
 mod room;
 mod session;
 mod solve;
+mod suspect;
 mod tags;
 mod transport;
 mod watch;
 
 pub use archive::open_archive;
 pub use cache::Prune;
-pub use config::EngineConfig;
+pub use config::{EngineConfig, Network};
 pub use dockerfile::Dockerfile;
 pub use engine::DockerEngine;
 pub use probe::EngineInfo;

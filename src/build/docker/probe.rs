@@ -173,8 +173,9 @@ impl Clipping {
 
 fn limits(info: &SystemInfo, config: &EngineConfig, clipping: &Clipping) -> Vec<String> {
     let mut limits = vec![
-        "memory, CPU and process limits of a build step are not enforced: BuildKit does not take them over the \
-         engine's API; limit the engine's own service (systemd: MemoryMax=, CPUQuota=, TasksMax=)"
+        "memory, CPU and process limits of build steps are the engine's alone to keep: its API takes none for BuildKit. \
+         Set cgroup-parent in its daemon.json to a control group that has limits, with the cgroup driver cgroupfs (the \
+         README shows how); the limits of its systemd unit do not hold for build steps"
             .to_owned(),
     ];
     limits.extend(clipping.words());

@@ -9,7 +9,7 @@ use bollard::query_parameters::BuildImageOptions;
 use bytes::Bytes;
 use futures::Stream;
 
-use super::config::EngineConfig;
+use super::config::{EngineConfig, Network};
 use super::dockerfile::Dockerfile;
 use super::tags::EngineBuildId;
 use crate::build::credentials::BuildCredentials;
@@ -89,7 +89,7 @@ impl BuildRequest {
     }
 
     /// The query of `POST /build` for this request.
-    pub(super) fn options(&self) -> BuildImageOptions {
+    pub(super) fn options(&self, config: &EngineConfig) -> BuildImageOptions {
         let mut args: HashMap<_, _> = self.args.clone().into_iter().collect();
         args.insert(CACHE_MOUNT_NAMESPACE.to_owned(), self.namespace.to_string());
         BuildImageOptions {
@@ -98,6 +98,10 @@ impl BuildRequest {
             nocache: self.no_cache,
             buildargs: Some(args),
             extrahosts: self.cache_key(),
+            networkmode: match config.network {
+                Network::Default => None,
+                Network::None => Some("none".to_owned()),
+            },
             labels: Some(self.labels.clone().into_iter().collect()),
             platform: self.platform.clone().unwrap_or_default(),
             target: self.target.clone().unwrap_or_default(),
@@ -160,7 +164,7 @@ mod tests {
 
     #[test]
     fn cache_mounts_are_those_of_the_namespace() {
-        let args = request(&[("A", "1")]).options().buildargs.unwrap();
+        let args = request(&[("A", "1")]).options(&EngineConfig::default()).buildargs.unwrap();
         assert_eq!(args[CACHE_MOUNT_NAMESPACE], "acme");
         assert_eq!(args["A"], "1");
     }

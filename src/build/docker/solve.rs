@@ -13,6 +13,7 @@ use super::progress::Progress;
 use super::request::BuildRequest;
 use super::room::Room;
 use super::session::{Offer, Session};
+use super::suspect;
 use super::tags::EngineBuildId;
 use super::transport::Transport;
 use crate::build::engine::BuildError;
@@ -30,7 +31,10 @@ pub(super) async fn solve(
     log: &LogSink,
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
-    let options = request.options();
+    let options = request.options(engine.config());
+    for words in suspect::warnings(&request.args) {
+        log.status(words).await;
+    }
     let BuildRequest { id, context, dockerfile, text, credentials, .. } = request;
     let offer = Offer { credentials, optional_secrets: text.optional_secrets() };
     let opening = cancel.run_until_cancelled(engine.within(Session::open(transport, id, offer)));

@@ -16,7 +16,7 @@ use super::process::{as_root, output};
 const RUN: &str = r#"
     while read -r _; do
         dockerd --data-root "$2" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
-            --storage-driver overlay2 --iptables=false --ip-forward=false --ip-masq=false \
+            --storage-driver overlay2 --iptables=false --ip-forward=false --ip-masq=false $3 \
             </dev/null >>"$1/log" 2>&1 &
         until [ -S "$1/docker.sock" ]; do sleep 0.05; done
         # For a test that is not root's.
@@ -35,20 +35,28 @@ impl TestEngine {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("data");
-        Self::run(folder, &root).await
+        Self::run(folder, &root, &[]).await
+    }
+
+    /// As [`start`](Self::start), with more options of dockerd, none of which has a space.
+    pub async fn start_with(options: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("data");
+        Self::run(folder, &root, options).await
     }
 
     /// As [`start`](Self::start), on a disk of its own.
     pub async fn start_in(root: &Path) -> Self {
-        Self::run(tempfile::tempdir().unwrap(), root).await
+        Self::run(tempfile::tempdir().unwrap(), root, &[]).await
     }
 
-    async fn run(folder: TempDir, root: &Path) -> Self {
+    async fn run(folder: TempDir, root: &Path, options: &[&str]) -> Self {
         let namespaces = as_root("unshare")
             .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", RUN, "sh"])
             .arg(folder.path())
             .arg(root)
+            .arg(options.join(" "))
             .stdin(Stdio::piped())
             .spawn()
             .expect("unshare can be run");
