@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::daemon::configured;
 use super::event::{EventArgs, Prepared};
 use super::exit::{Exit, Failure};
 use super::progress::Progress;
@@ -43,6 +44,8 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         Failure::new(Exit::Usage, anyhow::anyhow!("{} events are given; build makes one", events.len()))
     })?;
     let [Prepared { event, body }] = events;
+    let secrets = Secrets::new(config);
+    configured(&secrets)?;
     refuse_other_owner(&config.store.path)?;
     let (pipeline, data) = assemble(config, &config.worker.data_dir.join("by-hand"))?;
     let left = data.recover()?;
@@ -67,7 +70,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         registry_host: config.registry.host.clone(),
         timeline: None,
         mirror: progress.mirror(),
-        secrets: Secrets::new(config),
+        secrets,
         max_log: config.worker.max_log.as_u64(),
     };
     let attempt = Attempt {

@@ -83,7 +83,15 @@ impl Report {
 
     fn bad(&mut self, part: &str, words: impl Display) {
         self.line("FAIL", part, words);
-        self.exit = Exit::Unavailable;
+        if self.exit == Exit::Done {
+            self.exit = Exit::Unavailable;
+        }
+    }
+
+    /// With which no daemon would start.
+    fn wrong(&mut self, part: &str, words: impl Display) {
+        self.line("FAIL", part, words);
+        self.exit = Exit::Configuration;
     }
 }
 
@@ -98,13 +106,13 @@ fn data_directory(report: &mut Report, config: &Config) {
 fn credentials(report: &mut Report, config: &Config) {
     let secrets = Secrets::new(config);
     match (secrets.directory(), secrets.check()) {
-        (None, _) => report.note("worker.credentials_dir", "none: builds have no secrets to mask"),
+        (None, _) => report.note("secrets", "none: worker.credentials_dir names no directory"),
         (Some(directory), Ok(())) => match git_credentials(directory) {
-            Ok(faults) if faults.is_empty() => report.good("worker.credentials_dir", directory.display()),
-            Ok(faults) => report.bad("worker.credentials_dir", faults.join("; ")),
-            Err(error) => report.bad("worker.credentials_dir", error),
+            Ok(faults) if faults.is_empty() => report.good("secrets", directory.display()),
+            Ok(faults) => report.bad("secrets", faults.join("; ")),
+            Err(error) => report.bad("secrets", error),
         },
-        (Some(_), Err(error)) => report.bad("worker.credentials_dir", format_args!("{error:#}")),
+        (Some(_), Err(unusable)) => report.wrong("secrets", unusable),
     }
 }
 

@@ -14,12 +14,18 @@ use super::shutdown::on_signals;
 use crate::telemetry::metrics::recorder;
 use crate::telemetry::status::{self, Readiness};
 use crate::telemetry::watchdog::{self, Check, Vitals, tell};
+use crate::worker::secrets::Secrets;
 
 /// How long the status pages may take to end when all else has: somebody may have sent half a request.
 const STATUS_END: Duration = Duration::from_secs(2);
 
 pub(super) async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listen on {key} {address}"))
+}
+
+/// Whether the builds' secrets can be read, as they are configured: asked before anything begins.
+pub(super) fn configured(secrets: &Secrets) -> Result<(), Failure> {
+    secrets.check().map_err(|unusable| Failure::new(Exit::Configuration, unusable))
 }
 
 /// The two signals that end a server.

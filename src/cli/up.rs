@@ -6,13 +6,14 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 
-use super::daemon::{Stop, bind};
+use super::daemon::{Stop, bind, configured};
 use super::exit::{Exit, Failure};
 use super::reload::{self, File};
 use crate::config::Config;
 use crate::telemetry::watchdog::tell;
 use crate::up::{self, ADMIN, Greeting, Listeners};
 use crate::worker::daemon::Shutdown;
+use crate::worker::secrets::Secrets;
 
 /// Start everything on this machine: worker, registry, timeline and queue; only Docker is needed
 ///
@@ -29,6 +30,7 @@ Examples:
 pub struct Args {}
 
 pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> {
+    configured(&Secrets::new(config))?;
     let listeners = listeners(config).await.context(
         "another `buildgrid up`, or a worker, registry or timeline of an installation, may be running here",
     )?;

@@ -4,7 +4,7 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 
-use super::daemon::Stop;
+use super::daemon::{Stop, configured};
 use super::exit::{Exit, Failure};
 use super::pause::{self, PauseArgs, ResumeArgs};
 use super::reload::{self, File};
@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::queue::{DeclareError, Queue};
 use crate::telemetry::watchdog::tell;
 use crate::worker::daemon::{self, Shutdown};
+use crate::worker::secrets::Secrets;
 
 /// The sections whose changes are of interest to a worker.
 const OWN: &[&str] =
@@ -54,6 +55,7 @@ pub async fn run(args: Args, config: &Config, file: File) -> Result<Exit, Failur
 
 async fn daemon(config: &Config, file: File) -> Result<Exit, Failure> {
     config.queue.resolved_url().map_err(|fault| Failure::new(Exit::Configuration, anyhow::anyhow!(fault)))?;
+    configured(&Secrets::new(config))?;
     let listen = config.worker.status_listen;
     let listener = TcpListener::bind(listen)
         .await

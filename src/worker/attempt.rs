@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +72,7 @@ impl Attempt<'_> {
     pub async fn run(&self, pipeline: &Pipeline) -> Outcome {
         match self.try_run(pipeline).await {
             Ok(outcome) => outcome,
-            Err(error) => Outcome::Infrastructure(format!("the build directory cannot be used: {error:#}")),
+            Err(error) => Outcome::Infrastructure(format!("{error:#}")),
         }
     }
 
@@ -140,7 +141,7 @@ impl Attempt<'_> {
         };
         if let Err(error) = left.await {
             let error = format!("{error:#}");
-            tracing::warn!(error, "the build directory cannot be used; the attempt has no log");
+            tracing::warn!(error, "the attempt has no log");
         }
     }
 
@@ -149,19 +150,30 @@ impl Attempt<'_> {
         if let Some(telling) = self.telling {
             telling.make_room().await;
         }
+        let unusable = "the build directory cannot be used";
         let (directory, body, number) = (self.directory.clone(), self.body.to_vec(), self.number);
-        let spool = tokio::task::spawn_blocking(move || directory.begin(&body, number)).await??;
+        let begun = tokio::task::spawn_blocking(move || directory.begin(&body, number));
+        let spool = begun.await?.context(unusable)?;
         let (secrets, namespace) = (self.place.secrets.clone(), self.event.namespace.clone());
-        let Known { mask, credentials, words } =
-            tokio::task::spawn_blocking(move || secrets.known(&namespace)).await??;
+        // In the build's span, since what cannot be masked is told there.
+        let span = tracing::Span::current();
+        let known = tokio::task::spawn_blocking(move || span.in_scope(|| secrets.known(&namespace))).await?;
+        let Known { mask, credentials, words } = match known {
+            Ok(known) => known,
+            Err(error) => {
+                clear_spool(&self.directory).await?;
+                return Err(error.context("the secrets cannot be read, without which nothing is built"));
+            }
+        };
         let limits = LogLimits { max_log: self.place.max_log, spool: self.telling.map(Telling::spool) };
-        let (build_log, log) = BuildLog::start(
+        let started = BuildLog::start(
             &self.directory.log_path(),
             &self.place.worker,
             self.place.mirror.clone(),
             mask.clone(),
             limits,
-        )?;
+        );
+        let (build_log, log) = started.context(unusable)?;
         if let Some(telling) = self.telling {
             telling.begin(build_log.length()).await;
         }
@@ -194,10 +206,7 @@ impl Opened {
     async fn close(self, directory: &BuildDirectory) -> anyhow::Result<()> {
         drop(self.log);
         let kept = self.build_log.finish().await;
-        let directory = directory.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || directory.clear_spool()).await? {
-            tracing::warn!(%error, "cannot remove the build's spool; the next start of the worker removes it");
-        }
+        clear_spool(directory).await?;
         match kept {
             Ok(Kept { missing: 0, .. }) => {}
             Ok(Kept { lines, missing }) => {
@@ -207,6 +216,14 @@ impl Opened {
         }
         Ok(())
     }
+}
+
+async fn clear_spool(directory: &BuildDirectory) -> anyhow::Result<()> {
+    let directory = directory.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || directory.clear_spool()).await? {
+        tracing::warn!(%error, "cannot remove the build's spool; the next start of the worker removes it");
+    }
+    Ok(())
 }
 
 /// An outcome as it may be told: what engine, git server and steps have said is masked as in the log.

@@ -50,8 +50,8 @@ pub struct WorkerConfig {
     pub keep_builds: Duration,
     /// The directory with what builds are handed: `secret.<namespace>.<name>`, `git.<namespace>.<name>` for
     /// private repositories, `registry.<namespace>` with logins for registries, and `ssh.<namespace>.<name>` with
-    /// keys of an SSH agent. Only the worker's user may have access to it. By default systemd's
-    /// (`$CREDENTIALS_DIRECTORY`), if there is one.
+    /// keys of an SSH agent; of at most 64 KiB each. Only the worker's user may have access to it. While it cannot be
+    /// read, no event is taken. By default systemd's (`$CREDENTIALS_DIRECTORY`), if there is one.
     pub credentials_dir: Option<PathBuf>,
     /// How much of one attempt's log is kept, as it lies on disk. Lines of output beyond it are counted.
     pub max_log: ByteSize,

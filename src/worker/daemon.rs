@@ -15,6 +15,7 @@ use super::attempt::{Place, to_program_log};
 use super::board::Board;
 use super::build_directory::DataDirectory;
 use super::claims::Claims;
+use super::credentials_dir;
 use super::delivery::Handler;
 use super::disks::Disks;
 use super::ends::Ends;
@@ -151,7 +152,6 @@ pub async fn run(
     let left = tokio::task::spawn_blocking(move || recovered.recover()).await??;
     let reporting = Reporting::new(&config.timeline, config.worker.max_spool.as_u64())?;
     let place = place(&config);
-    place.secrets.check()?;
     if left.unfinished > 0 {
         tracing::info!(
             builds = left.unfinished,
@@ -164,6 +164,7 @@ pub async fn run(
     }
     let pause = pause::watch(&config.worker.data_dir, &mut tasks, &shutdown.drain);
     let engine = intake::watch_engine(pipeline.engine.clone(), &mut tasks, &shutdown.drain);
+    let secrets = credentials_dir::watch(&place.secrets, &mut tasks, &shutdown.drain);
     let (disks, disk, pressure) = Disks::of(live.clone(), pipeline.engine.clone()).await;
     let handler = Arc::new(Handler {
         place,
@@ -183,7 +184,7 @@ pub async fn run(
         reporting.resume_all(&data).await?;
     }
     let (renewed, handlers) = watch::channel(handler.clone());
-    let intake = Intake::new(handlers, vec![pause, engine, disk], shutdown.drain.clone());
+    let intake = Intake::new(handlers, vec![pause, engine, disk, secrets], shutdown.drain.clone());
     // Served through the drain: operators watch it.
     let closed = CancellationToken::new();
     let StatusPages { listener, mut also } = pages.into();

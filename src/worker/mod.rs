@@ -14,6 +14,7 @@ mod build_log;
 pub mod claims;
 pub mod config;
 mod credentials;
+mod credentials_dir;
 pub mod daemon;
 mod delivery;
 mod disks;

@@ -2,20 +2,21 @@
 //! They are read afresh for each attempt, so that a file that was changed needs no restart.
 //!
 //! A build's secret is the file `secret.<namespace>.<name>`; `git.<namespace>.<name>` is what repositories are
-//! fetched with (`source/credentials.rs`), and `credentials` has the other kinds of files. All are masked. The
-//! directory is systemd's (`$CREDENTIALS_DIRECTORY`, systemd.exec(5)), or one that only the worker's user can read.
+//! fetched with (`source/credentials.rs`), and [`credentials`](super::credentials) has the other kinds of files. All
+//! are masked. They lie in the [`credentials_dir`](super::credentials_dir).
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, bail};
+use bytesize::ByteSize;
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretSlice};
 
 use super::credentials::{File as CredentialFile, Kind};
+use super::credentials_dir::{Directory, Unusable};
 use crate::build::credentials::BuildCredentials;
 use crate::config::Config;
 use crate::publish::name::Namespace;
@@ -24,7 +25,8 @@ use crate::source::credentials;
 use crate::store::digest::Digest;
 use crate::timeline::mask::{MIN_LINE, MIN_SECRET, Mask, Unmasked, WeakMask};
 
-/// The largest secret that is taken. Keys and tokens are smaller; all its forms are looked for in every log.
+/// The largest file that is taken, in bytes. Keys and tokens are smaller; all forms of a secret are looked for in
+/// every log.
 pub const MAX_SECRET: u64 = 64 << 10;
 /// Where systemd puts a service's credentials.
 const SYSTEMD: &str = "CREDENTIALS_DIRECTORY";
@@ -34,9 +36,7 @@ const DEFAULT_PASSWORD: &str = "guest";
 /// Where the secrets are.
 #[derive(Debug, Clone)]
 pub struct Secrets {
-    directory: Option<PathBuf>,
-    /// Whether the directory is systemd's, which sees to its protection.
-    is_systemds: bool,
+    directory: Option<Directory>,
     queue: QueueConfig,
     token_file: Option<PathBuf>,
     in_use: Arc<Mutex<Vec<InUse>>>,
@@ -74,10 +74,8 @@ impl Secrets {
     }
 
     fn with(config: &Config, systemds: Option<PathBuf>) -> Self {
-        let directory = config.worker.credentials_dir.clone().or_else(|| systemds.clone());
         Self {
-            is_systemds: directory.is_some() && directory == systemds,
-            directory,
+            directory: Directory::of(config.worker.credentials_dir.clone(), systemds),
             queue: config.queue.clone(),
             token_file: config.timeline.token_file.clone(),
             in_use: Arc::default(),
@@ -86,29 +84,15 @@ impl Secrets {
 
     /// Where builds' secrets are read from, if they are.
     pub fn directory(&self) -> Option<&Path> {
-        self.directory.as_deref()
+        self.directory.as_ref().map(Directory::path)
     }
 
     /// Whether the directory can be used. Blocking.
     ///
     /// # Errors
     /// It cannot be read, or others can: with the remedy.
-    pub fn check(&self) -> anyhow::Result<()> {
-        let Some(directory) = &self.directory else { return Ok(()) };
-        let named = || format!("worker.credentials_dir {}", directory.display());
-        let metadata = fs::metadata(directory).with_context(named)?;
-        if !metadata.is_dir() {
-            bail!("{} is not a directory", named());
-        }
-        let mode = metadata.permissions().mode() & 0o7777;
-        if !self.is_systemds && mode & 0o077 != 0 {
-            bail!(
-                "{} has mode {mode:04o}: its secrets are open to other users; chmod 0700 {}",
-                named(),
-                directory.display()
-            );
-        }
-        fs::read_dir(directory).map(drop).with_context(named)
+    pub fn check(&self) -> Result<(), Unusable> {
+        self.directory.as_ref().map_or(Ok(()), Directory::check)
     }
 
     /// What builds of `namespace` may be handed, and what must not stand in their logs. Blocking.
@@ -153,20 +137,23 @@ impl Secrets {
 
     /// The files of a namespace's builds.
     fn of(&self, namespace: &Namespace, words: &mut Vec<String>) -> anyhow::Result<Vec<CredentialFile>> {
-        let Some(directory) = &self.directory else { return Ok(Vec::new()) };
-        let named = || format!("read worker.credentials_dir {}", directory.display());
         let mut files = Vec::new();
-        for entry in fs::read_dir(directory).with_context(named)? {
-            let entry = entry.with_context(named)?;
-            let file = entry.file_name();
-            let Some(kind) = file.to_str().and_then(|file| Kind::of(file, namespace)) else { continue };
-            match read(&entry.path()) {
-                Ok(value) => files.push(CredentialFile { kind, value }),
-                Err(error) => {
-                    tracing::warn!(%error, path = %entry.path().display(), "a secret cannot be read");
-                    words.push(format!("{kind} cannot be read by the worker: {error}"));
+        for path in self.files()? {
+            let file = path.file_name().and_then(OsStr::to_str);
+            let Some(kind) = file.and_then(|file| Kind::of(file, namespace)) else { continue };
+            let reason = match read(&path) {
+                Ok(value) if !value.expose_secret().trim_ascii().is_empty() => {
+                    files.push(CredentialFile { kind, value });
+                    continue;
                 }
-            }
+                Ok(_) => "its file is empty; write it again, or remove it".to_owned(),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::FileTooLarge => error.to_string(),
+                    _ => format!("its file cannot be read ({error}); let the worker's user read it"),
+                },
+            };
+            tracing::warn!(reason, path = %path.display(), "a file of the credentials directory is neither used nor masked");
+            words.push(format!("{kind} is neither used nor masked in this log: {reason}"));
         }
         // A directory's order changes.
         files.sort_by(|one, other| one.kind.cmp(&other.kind));
@@ -175,21 +162,26 @@ impl Secrets {
 
     /// What the namespace's repositories are fetched with. What cannot be read fails their fetches.
     fn git(&self, namespace: &Namespace) -> anyhow::Result<Vec<Secret>> {
-        let Some(directory) = &self.directory else { return Ok(Vec::new()) };
-        let named = || format!("read worker.credentials_dir {}", directory.display());
         let prefix = format!("git.{namespace}.");
         let mut secrets = Vec::new();
-        for entry in fs::read_dir(directory).with_context(named)? {
-            let entry = entry.with_context(named)?;
-            let file = entry.file_name();
-            let Some(file) = file.to_str().filter(|file| file.starts_with(&prefix)) else { continue };
-            if let Ok(content) = read(&entry.path()) {
+        for path in self.files()? {
+            let file = path.file_name().and_then(OsStr::to_str);
+            let Some(file) = file.filter(|file| file.starts_with(&prefix)) else { continue };
+            if let Ok(content) = read(&path) {
                 let found = credentials::secrets_in(file, content.expose_secret());
                 secrets.extend(found.into_iter().map(|(name, value)| Secret { name, value: value.into() }));
             }
         }
         secrets.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(secrets)
+    }
+
+    /// All files of the directory.
+    fn files(&self) -> Result<Vec<PathBuf>, Unusable> {
+        let Some(directory) = &self.directory else { return Ok(Vec::new()) };
+        let entries = fs::read_dir(directory.path())
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>());
+        entries.map_err(|error| directory.unreadable(&error))
     }
 
     /// What the worker itself logs in with. What cannot be read now is missed by those who use it.
@@ -215,7 +207,10 @@ fn read(path: &Path) -> io::Result<SecretSlice<u8>> {
     File::open(path)?.take(MAX_SECRET + 1).read_to_end(&mut value)?;
     match value.len() as u64 > MAX_SECRET {
         true => {
-            Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {MAX_SECRET} bytes")))
+            let limit = ByteSize(MAX_SECRET).display().iec();
+            let words =
+                format!("its file is larger than {limit}, the most that is taken; keep it in several");
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, words))
         }
         false => Ok(value.into()),
     }
@@ -227,9 +222,12 @@ fn too_short(Unmasked { name, lines }: &Unmasked) -> String {
             "{name} is not masked in this log: it is shorter than {MIN_SECRET} bytes, or its lines than {MIN_LINE}"
         ),
         Some(lines) => {
-            format!(
-                "{lines} lines of {name} are not masked in this log: they are shorter than {MIN_LINE} bytes"
-            )
+            let (lines, are, they) = if *lines == 1 {
+                ("1 line".to_owned(), "is", "it is")
+            } else {
+                (format!("{lines} lines"), "are", "they are")
+            };
+            format!("{lines} of {name} {are} not masked in this log: {they} shorter than {MIN_LINE} bytes")
         }
     }
 }
@@ -237,6 +235,7 @@ fn too_short(Unmasked { name, lines }: &Unmasked) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     struct Place {
         folder: tempfile::TempDir,
@@ -356,16 +355,25 @@ mod tests {
         let place = Place::new();
         place.write("secret.acme.pin", "123");
         place.write("secret.acme.key", "{\n\"k\": \"0123456789\"\n}\n");
+        place.write("secret.acme.one", "{\n0123456789\n0123456789\n");
         place.write("secret.acme.huge", vec![b'x'; 70_000]);
+        place.write("secret.acme.nothing", " \n");
+        fs::create_dir(place.folder.path().join("secret.acme.folder")).unwrap();
         let (_, mut words) = place.shown("");
         words.sort();
-        assert_eq!(words.len(), 3, "{words:?}");
-        assert!(words[0].starts_with("2 lines of secret key are not masked"), "{words:?}");
-        assert!(
-            words[1].starts_with("secret huge cannot be read") && words[1].contains("65536"),
-            "{words:?}"
+        assert_eq!(
+            words,
+            [
+                "1 line of secret one is not masked in this log: it is shorter than 8 bytes",
+                "2 lines of secret key are not masked in this log: they are shorter than 8 bytes",
+                "secret folder is neither used nor masked in this log: its file cannot be read (Is a directory (os error \
+                 21)); let the worker's user read it",
+                "secret huge is neither used nor masked in this log: its file is larger than 64.0 KiB, the most that is \
+                 taken; keep it in several",
+                "secret nothing is neither used nor masked in this log: its file is empty; write it again, or remove it",
+                "secret pin is not masked in this log: it is shorter than 4 bytes, or its lines than 8",
+            ]
         );
-        assert!(words[2].starts_with("secret pin is not masked") && !words[2].contains("123"), "{words:?}");
     }
 
     #[test]
@@ -388,24 +396,17 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_can_read_is_refused_with_the_remedy() {
+    fn a_directory_that_cannot_be_used_masks_nothing() {
         let place = Place::new();
         let path = place.folder.path();
+        let secrets = Secrets::with(&place.config, None);
+        secrets.check().unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o750)).unwrap();
-        let error = Secrets::with(&place.config, None).check().unwrap_err().to_string();
-        assert!(
-            error.contains("0750") && error.contains(&format!("chmod 0700 {}", path.display())),
-            "{error}"
-        );
-        Secrets::with(&place.config, Some(path.to_owned())).check().unwrap();
+        let error = secrets.known(&"acme".parse().unwrap()).unwrap_err().to_string();
+        assert_eq!(error, secrets.check().unwrap_err().to_string());
         let systemds = Secrets::with(&Config::default(), Some(path.to_owned()));
         assert_eq!(systemds.directory(), Some(path));
         systemds.check().unwrap();
         assert_eq!(Secrets::with(&Config::default(), None).directory(), None);
-
-        let mut config = Config::default();
-        config.worker.credentials_dir = Some(path.join("missing"));
-        let error = Secrets::with(&config, None).check().unwrap_err();
-        assert!(format!("{error:#}").contains("worker.credentials_dir"), "{error:#}");
     }
 }

@@ -17,7 +17,8 @@ use crate::telemetry::watchdog::{Check, Vitals};
 /// The pause before an engine that was away is asked again to end what was left on it.
 const ABANDON_AGAIN: Duration = Duration::from_secs(5);
 
-/// Ready is a worker that takes events: queue, engine and subscribed slots are there, and it does not drain.
+/// Ready is a worker that takes events: queue, engine, disks, secrets and subscribed slots are there, and it does
+/// not drain.
 pub fn readiness(intake: &Intake) -> Readiness {
     let intake = intake.clone();
     Arc::new(move || {

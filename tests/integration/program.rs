@@ -5,6 +5,7 @@ mod conduct;
 mod timeline;
 mod up;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -157,6 +158,38 @@ fn configuration_faults_are_told_at_once_with_exit_code_78() {
     assert!(errors.contains("/nowhere.toml"), "{errors}");
     let (code, _) = ended(buildgrid(&path).arg("no-such-command").output().unwrap());
     assert_eq!(code, 2);
+}
+
+#[test]
+fn secrets_that_cannot_be_read_are_a_fault_of_the_configuration_before_anything_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker-config.toml");
+    let (secrets, data) = (folder.path().join("secrets"), folder.path().join("data"));
+    let text = format!(
+        "[queue]\nurl = \"amqp://127.0.0.1:1/x\"\n[engine]\nhost = \"none\"\n[up]\ndata_dir = \"{0}/up\"\n[worker]\ndata_dir = \"{0}\"\ncredentials_dir = \"{1}\"\n[store]\npath = \"{0}/store\"\n",
+        data.display(),
+        secrets.display()
+    );
+    std::fs::write(&path, text).unwrap();
+    let event = folder.path().join("event.json");
+    std::fs::write(&event, fake_event("b-1", "{}")).unwrap();
+    let event = event.to_str().unwrap();
+    let commands: [&[&str]; 4] = [&["worker"], &["up"], &["build", event], &["check"]];
+    let refused = |remedy: &str| {
+        for command in commands {
+            let output = buildgrid(&path).args(command).output().unwrap();
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            assert_eq!(output.status.code(), Some(78), "{command:?}: {said}");
+            assert_eq!(said.matches("worker.credentials_dir").count(), 1, "{command:?}: {said}");
+            assert!(said.contains(remedy), "{command:?}: {said}");
+        }
+    };
+    refused("make it, with mode 0700");
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o755)).unwrap();
+    refused("chmod 0700");
+    assert!(!data.exists(), "nothing has begun");
 }
 
 #[test]

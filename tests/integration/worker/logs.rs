@@ -1,14 +1,24 @@
 //! What is kept of logs: no secret, and no more than there is room for, of which the log tells itself.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use buildgrid::event::deploy::DeployEvent;
 use buildgrid::event::result::State;
+use buildgrid::pipeline::Outcome;
 use buildgrid::timeline::entry::{LogEntry, Stream};
+use buildgrid::worker::attempt::{Attempt, Place};
+use buildgrid::worker::daemon::assemble;
+use buildgrid::worker::secrets::Secrets;
 use bytesize::ByteSize;
+use tokio_util::sync::CancellationToken;
 
 use super::{COMMIT, quick};
 use crate::support::disk::SmallDisk;
 use crate::support::grid::{TestGrid, fake_event};
+use crate::support::patience::in_time;
 use crate::support::timeline::TestTimeline;
 
 /// How many lines of output are in the log, how many it says are missing, and in what words.
@@ -134,17 +144,81 @@ async fn secrets_are_masked_in_logs_and_results_as_they_are_now() {
     grid.finish().await;
 }
 
+/// A directory of secrets, and a place where it can be moved out of the way.
+fn private() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let (directory, away) = (folder.path().join("secrets"), folder.path().join("away"));
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::write(directory.join("secret.smoke.line"), "line 2 of 3").unwrap();
+    (folder, directory, away)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_of_secrets_that_others_can_read_refuses_the_start() {
-    let secrets = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(secrets.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let directory = secrets.path().to_owned();
+async fn secrets_that_cannot_be_read_hold_the_intake_and_cost_no_attempt() {
+    let (_folder, directory, away) = private();
+    let configured = directory.clone();
+    let grid = TestGrid::with(|config| config.worker.credentials_dir = Some(configured)).await;
+    let readiness = async || {
+        let url = format!("http://{}/readyz", grid.config.worker.status_listen);
+        let page = reqwest::get(url).await.unwrap().text().await.unwrap();
+        page.lines().find(|line| line.starts_with("secrets: ")).unwrap().to_owned()
+    };
+    let turns = async |closed: bool| {
+        in_time("the secrets' gate turns", async {
+            while (readiness().await == "secrets: ok") == closed {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    };
+    turns(false).await;
+    std::fs::rename(&directory, &away).unwrap();
+    turns(true).await;
+    let said = readiness().await;
+    assert!(said.contains("(worker.credentials_dir) cannot be read (No such file"), "{said}");
+    assert!(said.contains("make it, with mode 0700"), "{said}");
+    grid.publish(fake_event("b-1", r#"{"log_lines":3}"#)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!grid.build_directory("b-1").exists(), "the event stays in the queue");
+    std::fs::rename(&away, &directory).unwrap();
+    turns(false).await;
+    let published = grid.result("b-1", State::Published).await;
+    assert_eq!(published.attempt, 1);
+    assert!(grid.log("b-1").iter().any(|entry| entry.text == "fake ***"));
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_whose_secrets_cannot_be_read_says_so() {
+    let (_folder, directory, away) = private();
+    std::fs::rename(&directory, &away).unwrap();
     let grid = TestGrid::idle(|config| config.worker.credentials_dir = Some(directory)).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let queue = grid.broker.clone();
-    let refused =
-        buildgrid::worker::daemon::run(&grid.config, queue, listener, Default::default(), || ()).await;
-    let error = refused.unwrap_err().to_string();
-    assert!(error.contains("chmod 0700"), "{error}");
+    let (pipeline, data) = assemble(&grid.config, &grid.config.worker.data_dir).unwrap();
+    let body = fake_event("b-1", "{}");
+    let (event, _) = DeployEvent::parse(body.as_bytes()).unwrap();
+    let place = Place {
+        worker: "worker-1".to_owned(),
+        registry_host: "localhost:5000".to_owned(),
+        timeline: None,
+        mirror: Arc::new(|_| ()),
+        secrets: Secrets::new(&grid.config),
+        max_log: 1 << 20,
+    };
+    let attempt = Attempt {
+        event: &event,
+        body: body.as_bytes(),
+        number: 1,
+        directory: data.build(&event.id),
+        place: &place,
+        cancel: &CancellationToken::new(),
+        telling: None,
+        on_board: None,
+    };
+    let outcome = Box::pin(attempt.run(&pipeline)).await;
+    let Outcome::Infrastructure(reason) = outcome else { panic!("{outcome:?}") };
+    assert!(reason.starts_with("the secrets cannot be read, without which nothing is built: /"), "{reason}");
+    assert!(reason.contains("(worker.credentials_dir)") && !reason.contains("build directory"), "{reason}");
+    drop((pipeline, data));
     grid.finish().await;
 }
