@@ -106,7 +106,10 @@ fn data_directory(report: &mut Report, config: &Config) {
 fn credentials(report: &mut Report, config: &Config) {
     let secrets = Secrets::new(config);
     match (secrets.directory(), secrets.check()) {
-        (None, _) => report.note("secrets", "none: worker.credentials_dir names no directory"),
+        (None, _) => report.note(
+            "secrets",
+            "none: worker.credentials_dir names no directory; builds have no secrets, logins and SSH agents",
+        ),
         (Some(directory), Ok(())) => match git_credentials(directory) {
             Ok(faults) if faults.is_empty() => report.good("secrets", directory.display()),
             Ok(faults) => report.bad("secrets", faults.join("; ")),

@@ -135,10 +135,10 @@ async fn malformed_events_are_dead_lettered_and_the_worker_goes_on() {
             "fake.namespaces",
         ),
         (
-            good.replace("\"fake\":{}", "\"fake\":{},\"build\":{\"secrets\":[\"npm\"]}")
+            good.replace("\"fake\":{}", "\"fake\":{},\"build\":{\"secrets\":[\"../npm\"]}")
                 .replace("\"x\"", "\"z\"")
                 .into_bytes(),
-            "npm",
+            "build.secrets",
         ),
     ];
     for (body, word) in cases {
