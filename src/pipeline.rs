@@ -19,7 +19,7 @@ use crate::event::fake::FakeBuild;
 use crate::permit::{Rules, TimeLimits};
 use crate::publish::publisher::{self, Existing, Publication, PublishError, Published, Publisher};
 use crate::source::url::RepositoryUrl;
-use crate::source::{Fault, FetchedCommit, SourceError, Sources, Wanted};
+use crate::source::{Errand, Fault, FetchedCommit, Scope, SourceError, Sources};
 use crate::store::TagPut;
 use crate::telemetry::pulse::Pulse;
 use crate::timeline::sink::LogSink;
@@ -207,14 +207,17 @@ impl Pipeline {
         url: &RepositoryUrl,
         run: &Run<'_>,
     ) -> Result<FetchedCommit, Outcome> {
-        let wanted = Wanted {
+        let permit = |url: &RepositoryUrl| self.rules.permit_url(&event.namespace, url);
+        let errand = Errand {
             namespace: &event.namespace,
-            url,
-            commit: &event.commit,
-            git_ref: event.git_ref.as_deref(),
+            permit: &permit,
+            log: run.log,
+            cancel: run.cancel,
+            pulse: run.pulse,
         };
-        let fetch = self.sources.fetch(wanted, run.log, run.cancel, run.pulse);
-        let commit = fetch.await?;
+        let commit = self.sources.fetch(errand, url, &event.commit, event.git_ref.as_deref()).await?;
+        let scope = Scope { root: &event.options.root, dockerfile: &event.options.dockerfile };
+        let commit = self.sources.fetch_submodules(errand, url, commit, scope).await?;
         let words = format!("commit {} {:?} by {}", event.commit.short(), commit.subject, commit.author);
         run.log.status(words).await;
         Ok(commit)

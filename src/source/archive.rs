@@ -10,7 +10,7 @@ use tar::{EntryType, Header};
 use super::context::ContextSummary;
 use super::error::SourceError;
 use super::ignore::Matched;
-use super::tree::{Entry, Git, MAX_LINK, Plan, kind};
+use super::tree::{Entry, Git, MAX_LINK, Node, Plan, from_top, kind};
 
 /// The longest path of an entry, in bytes: Linux' PATH_MAX.
 const MAX_PATH: usize = 4096;
@@ -24,9 +24,7 @@ const NAME: usize = 100;
 
 /// Writes the context. An error of `out` means that nobody reads any more.
 pub(super) fn write(plan: &Plan, out: &mut dyn Write) -> Result<ContextSummary, SourceError> {
-    let git = Git { repository: &plan.repository, source: &plan.source };
-    let mut writer =
-        Writer { out, plan, git, path: Vec::new(), looked_at: 0, summary: ContextSummary::default() };
+    let mut writer = Writer { out, plan, path: Vec::new(), looked_at: 0, summary: ContextSummary::default() };
     writer.walk()?;
     // Two blocks of zeros end an archive.
     writer.out.write_all(&[0; 2 * BLOCK]).map_err(gone)?;
@@ -36,7 +34,6 @@ pub(super) fn write(plan: &Plan, out: &mut dyn Write) -> Result<ContextSummary, 
 struct Writer<'a> {
     out: &'a mut dyn Write,
     plan: &'a Plan,
-    git: Git<'a>,
     /// The path of the entry at hand, relative to the context.
     path: Vec<u8>,
     looked_at: u64,
@@ -45,6 +42,8 @@ struct Writer<'a> {
 
 /// A folder that is being walked.
 struct Folder<'a> {
+    /// The repository that it lies in.
+    git: Git<'a>,
     tree: Tree<'a>,
     /// The next of its entries.
     next: usize,
@@ -57,9 +56,10 @@ struct Folder<'a> {
 
 impl<'a> Writer<'a> {
     fn walk(&mut self) -> Result<(), SourceError> {
-        let root = self.git.tree(self.plan.root)?;
+        let (top, root) = self.plan.root()?;
+        let (git, tree) = (root.git, root.tree()?);
         let mut folders =
-            vec![Folder { tree: root, next: 0, path: 0, matched: Matched::default(), sent: true }];
+            vec![Folder { git, tree, next: 0, path: 0, matched: Matched::default(), sent: true }];
         while let Some(folder) = folders.last_mut() {
             let Some((id, kind)) = self.next_of(folder)? else {
                 folders.pop();
@@ -69,12 +69,30 @@ impl<'a> Writer<'a> {
             let path = shown(&self.path);
             let (ignored, matched) = self.plan.rules.ignores(&path, &folder.matched);
             let sent = !ignored || self.is_needed(&self.path);
-            if kind == Entry::Folder {
+            let git = folder.git;
+            let mut is_empty = false;
+            if matches!(kind, Entry::Folder | Entry::Submodule) {
                 if !sent && !self.leads_to_needed() && !self.plan.rules.reaches_into(&path) {
                     continue;
                 }
-                let tree = self.git.tree(id)?;
-                folders.push(Folder { tree, next: 0, path: self.path.len(), matched, sent: false });
+                let node = match kind {
+                    Entry::Submodule => self.plan.repositories.submodule(&from_top(top, &self.path))?,
+                    _ => Some(Node { git, id }),
+                };
+                match node {
+                    Some(node) => {
+                        let (git, tree) = (node.git, node.tree()?);
+                        folders.push(Folder {
+                            git,
+                            tree,
+                            next: 0,
+                            path: self.path.len(),
+                            matched,
+                            sent: false,
+                        });
+                    }
+                    None => is_empty = true,
+                }
             }
             if !sent {
                 continue;
@@ -84,10 +102,11 @@ impl<'a> Writer<'a> {
                 self.folder(folder.path)?;
             }
             match kind {
-                Entry::Folder => {}
-                Entry::File { executable } => self.file(id, &path, executable)?,
-                Entry::Link => self.link(id, &path)?,
-                Entry::Submodule => return Err(SourceError::Submodule { path }),
+                // As in a checkout: a folder with nothing in it.
+                Entry::Submodule if is_empty => self.folder(self.path.len())?,
+                Entry::Folder | Entry::Submodule => {}
+                Entry::File { executable } => self.file(git, id, &path, executable)?,
+                Entry::Link => self.link(git, id, &path)?,
                 Entry::Unknown => {
                     return Err(SourceError::BadName { path, reason: "its mode is none that git writes" });
                 }
@@ -150,8 +169,8 @@ impl<'a> Writer<'a> {
         self.entry(&path, EntryType::Directory, 0o755, &[], &[])
     }
 
-    fn link(&mut self, id: Oid, path: &str) -> Result<(), SourceError> {
-        let target = self.git.link_target(id, path)?;
+    fn link(&mut self, git: Git<'_>, id: Oid, path: &str) -> Result<(), SourceError> {
+        let target = git.link_target(id, path)?;
         let reason = match target.content() {
             [] => "it is a symbolic link without a target",
             target if target.contains(&0) => "the target of the symbolic link contains NUL",
@@ -164,9 +183,9 @@ impl<'a> Writer<'a> {
         Err(SourceError::BadName { path: path.to_owned(), reason })
     }
 
-    fn file(&mut self, id: Oid, path: &str, executable: bool) -> Result<(), SourceError> {
+    fn file(&mut self, git: Git<'_>, id: Oid, path: &str, executable: bool) -> Result<(), SourceError> {
         let config = &self.plan.source.config;
-        let blob = self.git.blob(id, path, config.max_file, Some("max_file"))?;
+        let blob = git.blob(id, path, config.max_file, Some("max_file"))?;
         if is_lfs_pointer(blob.content()) {
             return Err(SourceError::LfsPointer { path: path.to_owned() });
         }

@@ -158,12 +158,13 @@ mod tests {
     async fn never_ends_as_if_it_were_whole() {
         let failing = Context::stream("Dockerfile".into(), Vec::new(), |out| {
             out.write_all(b"x").unwrap();
-            Err(SourceError::Submodule { path: "lib".into() })
+            Err(SourceError::BadSubmodule { path: "lib".into(), reason: "x".into() })
         });
         let panicking = Context::stream("Dockerfile".into(), Vec::new(), |_| panic!("as the test wants it"));
-        for (context, expected) in
-            [(failing, SourceError::Submodule { path: "lib".into() }), (panicking, SourceError::Cancelled)]
-        {
+        for (context, expected) in [
+            (failing, SourceError::BadSubmodule { path: "lib".into(), reason: "x".into() }),
+            (panicking, SourceError::Cancelled),
+        ] {
             let (stream, outcome) = context.split();
             let items: Vec<_> = stream.collect().await;
             assert!(items.last().unwrap().is_err());

@@ -91,10 +91,14 @@ pub enum SourceError {
     NotAFile { path: String, kind: &'static str },
     #[error("{path:?} is a symbolic link{}, {reason}", .by.as_ref().map(|by| format!(" by way of {by:?}")).unwrap_or_default())]
     BadLink { path: String, by: Option<String>, reason: &'static str },
-    #[error(
-        "{path:?} is a submodule, and submodules are not supported yet; add it to .dockerignore if the build does not need it"
-    )]
-    Submodule { path: String },
+    /// What is wrong is so in a submodule.
+    #[error("submodule {path:?}: {error}")]
+    InSubmodule { path: String, error: Box<SourceError> },
+    #[error("submodule {path:?} cannot be fetched: {reason}")]
+    BadSubmodule { path: String, reason: String },
+    /// One that the build needs and does not have.
+    #[error("{path:?} is a submodule {reason}; add it to .dockerignore if the build does not need it")]
+    Submodule { path: String, reason: &'static str },
     #[error(
         "{path:?} is a Git LFS pointer: the file itself is not in the repository, and fetching from LFS is not supported; commit the file, or add it to .dockerignore if the build does not need it"
     )]
@@ -126,6 +130,7 @@ impl SourceError {
             | Self::UnreadableKnownHosts { .. }
             | Self::Git { .. }
             | Self::Mirror { .. } => Fault::Infrastructure,
+            Self::InSubmodule { error, .. } => error.fault(),
             Self::Cancelled => Fault::Cancelled,
             _ => Fault::Build,
         }

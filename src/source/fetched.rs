@@ -13,6 +13,7 @@ use super::error::SourceError;
 use super::libgit2;
 use super::mirror::Mirror;
 use super::session::Session;
+use super::submodules::Submodules;
 use super::tree::{MAX_TREE, Plan};
 
 /// The longest subject and author kept, in characters.
@@ -29,6 +30,8 @@ pub struct FetchedCommit {
     /// When it was committed.
     pub time: OffsetDateTime,
     pub(super) source: CommitSource,
+    /// Those of its submodules that were fetched.
+    pub(super) modules: Arc<Submodules>,
 }
 
 /// Where a commit's content is read from, and within which limits.
@@ -90,6 +93,7 @@ impl FetchedCommit {
             author: one_line(commit.author().name_bytes()),
             time: OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH),
             source,
+            modules: Arc::default(),
         })))
     }
 
@@ -102,11 +106,12 @@ impl FetchedCommit {
     /// does not copy them where the `.dockerignore` names them; here it does.
     ///
     /// Root, Dockerfile and `.dockerignore` are read before this returns, so that whatever is wrong
-    /// with them is known before an engine is asked; limits, submodules and the like show as the
+    /// with them is known before an engine is asked; limits and the like show as the
     /// stream runs.
     pub async fn context(&self, root: &str, dockerfile: &str) -> Result<Context, SourceError> {
-        let (source, root, dockerfile) = (self.source.clone(), root.to_owned(), dockerfile.to_owned());
-        let mut plan = libgit2::blocking(move || Plan::make(source, &root, dockerfile)).await?;
+        let (source, modules) = (self.source.clone(), Arc::clone(&self.modules));
+        let (root, dockerfile) = (root.to_owned(), dockerfile.to_owned());
+        let mut plan = libgit2::blocking(move || Plan::make(source, &modules, &root, dockerfile)).await?;
         let (dockerfile, text) = (plan.dockerfile.clone(), std::mem::take(&mut plan.text));
         Ok(Context::stream(dockerfile, text, move |out| archive::write(&plan, out)))
     }

@@ -9,6 +9,7 @@
 //! - `address`: which addresses may be connected to
 //! - `fetch`: one fetch: which mirror, which request, which fallback
 //! - `fetched`: the commit that was fetched, and its context
+//! - `submodules`, `gitmodules`: the commits of other repositories that are part of it
 //! - `tree`: finding the folder and the Dockerfile in a git tree
 //! - `context`, `archive`: the tar stream
 //! - `ignore`, `pattern`: `.dockerignore`
@@ -24,6 +25,7 @@ pub mod credentials;
 pub mod error;
 mod fetch;
 pub mod fetched;
+mod gitmodules;
 mod http;
 mod ignore;
 mod kept;
@@ -33,6 +35,7 @@ mod pattern;
 mod session;
 pub mod sources;
 mod ssh;
+pub mod submodules;
 mod transport;
 mod tree;
 pub mod url;
@@ -43,4 +46,5 @@ pub use credentials::Credentials;
 pub use error::{Fault, SourceError};
 pub use fetched::FetchedCommit;
 pub use kept::KeptMirrors;
-pub use sources::{Sources, Wanted};
+pub use sources::{Errand, Sources};
+pub use submodules::Scope;

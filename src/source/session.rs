@@ -37,11 +37,23 @@ pub(super) struct Session {
     pub(super) credential: Option<Credential>,
     runtime: Handle,
     cancel: CancellationToken,
-    deadline: Instant,
-    received: AtomicU64,
+    budget: Arc<Budget>,
     /// Whether the server can be believed when it refuses a commit: see [`advertisement`](super::advertisement).
     refuses_only_missing: AtomicBool,
     notes: Mutex<Notes>,
+}
+
+/// What may still be spent, on one fetch or on several together.
+pub(super) struct Budget {
+    deadline: Instant,
+    received: AtomicU64,
+}
+
+impl Budget {
+    /// One that begins now.
+    pub(super) fn new(config: &SourceConfig) -> Self {
+        Self { deadline: Instant::now() + config.fetch_timeout, received: AtomicU64::new(0) }
+    }
 }
 
 struct Notes {
@@ -53,15 +65,15 @@ struct Notes {
 }
 
 impl Session {
-    /// A session that begins now. To be made on the runtime.
+    /// A session on the runtime that this is called on.
     pub(super) fn new(
         config: Arc<SourceConfig>,
         allowed: Arc<[AllowedAddress]>,
         url: &RepositoryUrl,
         (namespace, credential): (Namespace, Option<Credential>),
         cancel: CancellationToken,
+        budget: Arc<Budget>,
     ) -> Self {
-        let deadline = Instant::now() + config.fetch_timeout;
         Self {
             config,
             allowed,
@@ -71,8 +83,7 @@ impl Session {
             credential,
             runtime: Handle::current(),
             cancel,
-            deadline,
-            received: AtomicU64::new(0),
+            budget,
             refuses_only_missing: AtomicBool::new(false),
             notes: Mutex::new(Notes { base: url.as_url().clone(), failure: None, remote_error: None }),
         }
@@ -107,7 +118,7 @@ impl Session {
                 biased;
                 () = self.cancel.cancelled() => Err(SourceError::Cancelled),
                 // Before the work, which a server can keep ready at any time.
-                () = tokio::time::sleep_until(self.deadline) => Err(self.fetch_timed_out()),
+                () = tokio::time::sleep_until(self.budget.deadline) => Err(self.fetch_timed_out()),
                 result = work => result,
                 () = tokio::time::sleep(limit) => Err(self.timed_out(doing, limit, key)),
             }
@@ -118,7 +129,7 @@ impl Session {
     pub(super) fn check(&self) -> Result<(), SourceError> {
         match () {
             () if self.cancel.is_cancelled() => Err(SourceError::Cancelled),
-            () if Instant::now() >= self.deadline => Err(self.fetch_timed_out()),
+            () if Instant::now() >= self.budget.deadline => Err(self.fetch_timed_out()),
             () => Ok(()),
         }
     }
@@ -150,7 +161,7 @@ impl Session {
 
     /// Counts bytes that came from the server, up to `source.max_pack`.
     pub(super) fn count(&self, bytes: usize) -> Result<(), SourceError> {
-        let received = self.received.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        let received = self.budget.received.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         match received > self.config.max_pack.0 {
             true => Err(SourceError::TooLarge {
                 what: format!("what {} sent", self.url),
@@ -164,7 +175,7 @@ impl Session {
 
     /// The bytes received from the server so far, in all its answers.
     pub(super) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.budget.received.load(Ordering::Relaxed)
     }
 
     /// Keeps the first failure; what libgit2 makes of it afterwards tells less.

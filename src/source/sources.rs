@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::address::AllowedAddress;
 use super::commit::CommitId;
 use super::config::SourceConfig;
-use super::credentials::Credentials;
+use super::credentials::{Credential, Credentials};
 use super::error::SourceError;
 use super::fetch::Fetch;
 use super::fetched::FetchedCommit;
 use super::libgit2;
 use super::mirror::Slot;
-use super::session::Session;
+use super::session::{Budget, Session};
 use super::url::RepositoryUrl;
 use crate::publish::name::Namespace;
 use crate::store::digest::Digest;
@@ -38,14 +38,17 @@ pub struct Sources {
     credentials: Credentials,
 }
 
-/// A commit that is wanted, and for whom.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+/// For whom something is fetched, and who looks on.
+#[derive(Clone, Copy)]
+pub struct Errand<'a> {
     pub namespace: &'a Namespace,
-    pub url: &'a RepositoryUrl,
-    pub commit: &'a CommitId,
-    /// Where it is looked for if the server does not give out commits by their ids.
-    pub git_ref: Option<&'a str>,
+    /// Whether a submodule may be fetched from there; if not, the rule against it.
+    pub permit: &'a (dyn Fn(&RepositoryUrl) -> Result<(), String> + Sync),
+    pub log: &'a LogSink,
+    pub cancel: &'a CancellationToken,
+    /// Beats each time that the line of the repository's fetches moves on: one that has its turn takes
+    /// `source.fetch_timeout` at most.
+    pub pulse: &'a Pulse,
 }
 
 /// The fetches of one repository, which stand in line for its mirrors.
@@ -54,6 +57,12 @@ pub(super) struct Line {
     pub(super) slot: Arc<AsyncMutex<Slot>>,
     /// Told when the next one has its turn.
     moves: watch::Sender<()>,
+}
+
+/// Mirrors that nobody else fetches into, and whose build wants it, with what it logs in with.
+struct Held {
+    slot: OwnedMutexGuard<Slot>,
+    whose: (Namespace, Option<Credential>),
 }
 
 impl Sources {
@@ -82,22 +91,38 @@ impl Sources {
         Ok(Self { config: Arc::new(config), allowed, ..self.clone() })
     }
 
-    /// Fetches one commit for a namespace, with its credentials. `git_ref` is the ref on which the commit was seen, to be asked for where the
-    /// server does not give out commits by their ids. Progress goes to `log`.
+    /// Fetches one commit for a namespace, with its credentials. `git_ref` is the ref on which the commit was seen,
+    /// to be asked for where the server does not give out commits by their ids.
     ///
     /// One fetch of a repository runs at a time; what an earlier one has brought is not fetched again,
     /// and a commit that is here already needs no server. What was fetched with credentials lies in mirrors of
     /// that namespace alone: another one could read it there without any. Dropping the future cancels the fetch.
-    /// `pulse` beats each time that the line of the repository's fetches moves on: one that has its turn takes
-    /// `source.fetch_timeout` at most.
     pub async fn fetch(
         &self,
-        wanted: Wanted<'_>,
-        log: &LogSink,
-        cancel: &CancellationToken,
-        pulse: &Pulse,
+        errand: Errand<'_>,
+        url: &RepositoryUrl,
+        commit: &CommitId,
+        git_ref: Option<&str>,
     ) -> Result<FetchedCommit, SourceError> {
-        let Wanted { namespace, url, commit, git_ref } = wanted;
+        let held = self.waited_for(errand, url).await?;
+        self.fetch_into(held, errand, url, (commit, git_ref), Arc::new(Budget::new(&self.config))).await
+    }
+
+    /// As [`fetch`](Self::fetch), out of a budget that others share.
+    pub(super) async fn fetch_within(
+        &self,
+        errand: Errand<'_>,
+        url: &RepositoryUrl,
+        commit: &CommitId,
+        budget: Arc<Budget>,
+    ) -> Result<FetchedCommit, SourceError> {
+        let held = self.waited_for(errand, url).await?;
+        self.fetch_into(held, errand, url, (commit, None), budget).await
+    }
+
+    /// The mirrors of a repository for a namespace, once nobody else fetches into them.
+    async fn waited_for(&self, errand: Errand<'_>, url: &RepositoryUrl) -> Result<Held, SourceError> {
+        let Errand { namespace, log, cancel, pulse, .. } = errand;
         let (credentials, owner, of) = (self.credentials.clone(), namespace.clone(), url.clone());
         let credential = libgit2::blocking(move || credentials.find(&owner, &of)).await?;
         let line = self.line(url, credential.is_some().then_some(namespace));
@@ -114,10 +139,23 @@ impl Sources {
         };
         line.moves.send_replace(());
         pulse.beat();
+        Ok(Held { slot, whose: (namespace.clone(), credential) })
+    }
+
+    async fn fetch_into(
+        &self,
+        held: Held,
+        errand: Errand<'_>,
+        url: &RepositoryUrl,
+        (commit, git_ref): (&CommitId, Option<&str>),
+        budget: Arc<Budget>,
+    ) -> Result<FetchedCommit, SourceError> {
+        let Held { slot, whose } = held;
+        let Errand { log, cancel, .. } = errand;
         let cancel = cancel.child_token();
         let _cancelled_when_dropped = cancel.clone().drop_guard();
-        let whose = (namespace.clone(), credential);
-        let session = Session::new(Arc::clone(&self.config), Arc::clone(&self.allowed), url, whose, cancel);
+        let (config, allowed) = (Arc::clone(&self.config), Arc::clone(&self.allowed));
+        let session = Session::new(config, allowed, url, whose, cancel, budget);
         let fetch = Fetch {
             session: Arc::new(session),
             commit: commit.clone(),
@@ -153,6 +191,10 @@ impl Sources {
             moves: watch::Sender::default(),
         });
         line.clone()
+    }
+
+    pub(super) fn config(&self) -> &SourceConfig {
+        &self.config
     }
 
     pub(super) fn folder(&self) -> &Path {

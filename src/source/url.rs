@@ -73,6 +73,26 @@ impl RepositoryUrl {
             _ => path,
         }
     }
+
+    /// The repository that `relative` (`./x`, `../x`) names from this one, as git resolves the URLs of submodules
+    /// (git-submodule(1), `add`): by its segments, and not as a browser would.
+    pub(super) fn join(&self, relative: &str) -> Result<Self, InvalidUrl> {
+        let mut segments: Vec<&str> = self.url.path().split('/').filter(|name| !name.is_empty()).collect();
+        let mut names = relative.split('/').filter(|name| !name.is_empty()).peekable();
+        while let Some(up) = names.next_if(|name| matches!(*name, "." | "..")) {
+            if up == ".." && segments.pop().is_none() {
+                return Err(InvalidUrl::NoPath(relative.to_owned()));
+            }
+        }
+        segments.extend(names);
+        let mut base = self.url.clone();
+        base.set_path("");
+        let path = segments.join("/");
+        let text = format!("{}/{path}", base.as_str().trim_end_matches('/'));
+        let mut joined: Self = text.parse()?;
+        joined.is_short = self.is_short;
+        Ok(joined)
+    }
 }
 
 /// Reads a URL as far as all of ours have it in common: scheme, host, port, no password. The path may be empty, and
@@ -272,6 +292,24 @@ mod tests {
             let url: RepositoryUrl = text.parse().unwrap();
             assert_eq!((url.to_string().as_str(), url.path_over_ssh().as_str()), (shown, path), "{text}");
             assert_eq!(shown.parse::<RepositoryUrl>().unwrap(), url, "{text}");
+        }
+    }
+
+    #[test]
+    fn relative_urls_are_resolved_as_git_does() {
+        for (base, relative, expected) in [
+            ("https://host/acme/x.git", "../lib.git", "https://host/acme/lib.git"),
+            ("https://host/acme/x.git/", "../../other/lib", "https://host/other/lib"),
+            ("https://host:8443/acme/x.git", "./lib", "https://host:8443/acme/x.git/lib"),
+            ("ssh://git@host:2222/acme/x", "../lib", "ssh://git@host:2222/acme/lib"),
+            ("git@host:acme/x.git", "../lib.git", "git@host:acme/lib.git"),
+        ] {
+            let base: RepositoryUrl = base.parse().unwrap();
+            assert_eq!(base.join(relative).unwrap().to_string(), expected);
+        }
+        let base: RepositoryUrl = "https://host/acme/x.git".parse().unwrap();
+        for bad in ["../../../lib", "../..", "../a/../../b", "../a?b", "../a\u{1}"] {
+            assert!(base.join(bad).is_err(), "{bad}");
         }
     }
 }

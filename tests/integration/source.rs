@@ -7,12 +7,13 @@ mod limits;
 mod over_ssh;
 mod private;
 mod refusals;
+mod submodules;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use buildgrid::publish::name::Namespace;
-use buildgrid::source::{FetchedCommit, SourceConfig, SourceError, Sources, Wanted};
+use buildgrid::source::{Errand, FetchedCommit, Scope, SourceConfig, SourceError, Sources};
 use buildgrid::telemetry::pulse::Pulse;
 use buildgrid::timeline::mask::Mask;
 use buildgrid::timeline::sink::LogSink;
@@ -66,8 +67,27 @@ impl Fetcher {
     ) -> Result<FetchedCommit, SourceError> {
         let cancel = CancellationToken::new();
         let (url, commit) = (url.parse().unwrap(), commit.parse().unwrap());
-        let wanted = Wanted { namespace: &self.namespace, url: &url, commit: &commit, git_ref };
-        self.sources.fetch(wanted, &self.log, &cancel, &Pulse::default()).await
+        self.sources.fetch(self.errand(&cancel, &Pulse::default()), &url, &commit, git_ref).await
+    }
+
+    /// The whole of a build's source, as the pipeline gets it.
+    async fn fetch_all(
+        &self,
+        url: &str,
+        commit: &str,
+        root: &str,
+        dockerfile: &str,
+    ) -> Result<FetchedCommit, SourceError> {
+        let fetched = self.fetch(url, commit).await?;
+        let scope = Scope { root, dockerfile };
+        let cancel = CancellationToken::new();
+        let url = url.parse().unwrap();
+        let pulse = Pulse::default();
+        self.sources.fetch_submodules(self.errand(&cancel, &pulse), &url, fetched, scope).await
+    }
+
+    fn errand<'a>(&'a self, cancel: &'a CancellationToken, pulse: &'a Pulse) -> Errand<'a> {
+        Errand { namespace: &self.namespace, permit: &|_| Ok(()), log: &self.log, cancel, pulse }
     }
 
     /// The same mirrors in a new process.

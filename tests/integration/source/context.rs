@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::Command;
 
 use buildgrid::source::{ContextSummary, FetchedCommit, SourceError};
@@ -70,7 +71,7 @@ fn entries(tar: &Tar) -> Vec<String> {
     listed
 }
 
-fn paths(tar: &Tar) -> Vec<String> {
+pub fn paths(tar: &Tar) -> Vec<String> {
     entries(tar).iter().map(|entry| entry.split(' ').next().unwrap().to_owned()).collect()
 }
 
@@ -196,6 +197,11 @@ async fn gnu_tar_unpacks_what_git_checks_out() {
     repository.commit("Odd");
 
     let (tar, _) = tar_of(&repository, "").await.unwrap();
+    unpacks_to(&tar, &repository.work);
+}
+
+/// Asserts that GNU tar makes of a context what lies in a checkout.
+pub fn unpacks_to(tar: &Tar, checkout: &Path) {
     let unpacked = tempfile::tempdir().unwrap();
     let file = unpacked.path().join("context.tar");
     std::fs::write(&file, &tar.0).unwrap();
@@ -203,10 +209,7 @@ async fn gnu_tar_unpacks_what_git_checks_out() {
     std::fs::create_dir(&folder).unwrap();
     output(Command::new("tar").arg("-xf").arg(&file).arg("-C").arg(&folder));
     output(
-        Command::new("diff")
-            .args(["-r", "--no-dereference", "--exclude=.git"])
-            .arg(&repository.work)
-            .arg(&folder),
+        Command::new("diff").args(["-r", "--no-dereference", "--exclude=.git"]).arg(checkout).arg(&folder),
     );
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use buildgrid::source::{Fault, SourceError, Sources, Wanted};
+use buildgrid::source::{Fault, SourceError, Sources};
 use buildgrid::telemetry::pulse::Pulse;
 use tokio_util::sync::CancellationToken;
 
@@ -295,9 +295,8 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         let fetcher = Fetcher::new();
         let (url, id) = (format!("{}/x.git", proxy.url).parse().unwrap(), commit.parse().unwrap());
         let cancel = CancellationToken::new();
-        let wanted = Wanted { namespace: &fetcher.namespace, url: &url, commit: &id, git_ref: None };
         let (result, ()) =
-            tokio::join!(fetcher.sources.fetch(wanted, &fetcher.log, &cancel, &pulse), async {
+            tokio::join!(fetcher.sources.fetch(fetcher.errand(&cancel, &pulse), &url, &id, None), async {
                 until("the request is there", || proxy.seen().len() > usize::from(objects)).await;
                 // Into the middle of the answer.
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -310,7 +309,7 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         let cancel = CancellationToken::new();
         let waiting = async {
             fetcher.log_up_to("fetching").await;
-            let result = fetcher.sources.fetch(wanted, &fetcher.log, &cancel, &pulse);
+            let result = fetcher.sources.fetch(fetcher.errand(&cancel, &pulse), &url, &id, None);
             let (result, ()) = tokio::join!(result, async {
                 fetcher.log_up_to("waiting for another fetch").await;
                 cancel.cancel();
@@ -323,7 +322,7 @@ async fn a_fetch_can_be_cancelled_at_any_moment() {
         }
         let cancel = CancellationToken::new();
         cancel.cancel();
-        let result = fetcher.sources.fetch(wanted, &fetcher.log, &cancel, &pulse).await;
+        let result = fetcher.sources.fetch(fetcher.errand(&cancel, &pulse), &url, &id, None).await;
         assert_eq!(result.unwrap_err(), SourceError::Cancelled);
     }
 }
@@ -347,8 +346,7 @@ async fn who_stands_in_line_for_a_repository_shows_that_the_line_moves() {
                 tokio::time::sleep(limit / 20).await;
             }
         };
-        let wanted = Wanted { namespace: &fetcher.namespace, url: &url, commit: &commit, git_ref: None };
-        let fetch = fetcher.sources.fetch(wanted, &fetcher.log, &cancel, pulse);
+        let fetch = fetcher.sources.fetch(fetcher.errand(&cancel, pulse), &url, &commit, None);
         async {
             tokio::select! {
                 fetched = fetch => fetched.unwrap_err(),

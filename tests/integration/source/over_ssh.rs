@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buildgrid::source::{Credentials, Fault, SourceError, Sources, Wanted};
+use buildgrid::source::{Credentials, Fault, SourceError, Sources};
 use buildgrid::telemetry::pulse::Pulse;
 use tokio_util::sync::CancellationToken;
 
@@ -188,9 +188,8 @@ async fn limits_and_cancels_hold_over_ssh() {
     let cancel = CancellationToken::new();
     let fetcher = &world.place.fetcher;
     let (url, id) = (world.url.parse().unwrap(), commit.parse().unwrap());
-    let wanted = Wanted { namespace: &fetcher.namespace, url: &url, commit: &id, git_ref: None };
     let pulse = Pulse::default();
-    let fetch = fetcher.sources.fetch(wanted, &fetcher.log, &cancel, &pulse);
+    let fetch = fetcher.sources.fetch(fetcher.errand(&cancel, &pulse), &url, &id, None);
     let (result, ()) = tokio::join!(fetch, async {
         fetcher.log_up_to("fetching").await;
         cancel.cancel();

@@ -82,10 +82,10 @@ async fn a_submodule_is_refused_only_inside_the_context() {
     repository.git(&["commit", "--quiet", "--message", "Add a submodule"]);
     repository.push("HEAD:refs/heads/main");
     let error = refused(&repository, "", "Dockerfile").await;
-    assert_eq!(error, SourceError::Submodule { path: "lib/left".into() });
+    assert!(matches!(&error, SourceError::Submodule { path, .. } if path == "lib/left"), "{error}");
     tar_of(&repository, "web").await.unwrap();
     let error = refused(&repository, "lib/left", "Dockerfile").await;
-    assert_eq!(error, SourceError::Submodule { path: "lib/left".into() });
+    assert!(matches!(&error, SourceError::Submodule { path, .. } if path == "lib/left"), "{error}");
 
     repository.write(".dockerignore", "lib/left\n");
     repository.git(&["add", ".dockerignore"]);

@@ -103,6 +103,21 @@ impl Repository {
         self.git(&["push", "--quiet", "--force", self.bare.to_str().unwrap(), refspec]);
     }
 
+    /// Makes a submodule of a commit of another repository, as far as the next commit here is concerned.
+    pub fn submodule(&self, path: &str, url: &str, commit: &str) {
+        self.link(path, commit);
+        let modules = self.work.join(".gitmodules");
+        let before = std::fs::read_to_string(&modules).unwrap_or_default();
+        std::fs::write(modules, format!("{before}[submodule \"{path}\"]\n\tpath = {path}\n\turl = {url}\n"))
+            .unwrap();
+    }
+
+    /// Puts a submodule's commit into the index.
+    pub fn link(&self, path: &str, commit: &str) {
+        std::fs::create_dir_all(self.work.join(path)).unwrap();
+        self.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{commit},{path}")]);
+    }
+
     /// The id of the working tree's commit.
     pub fn head(&self) -> String {
         self.git(&["rev-parse", "HEAD"])

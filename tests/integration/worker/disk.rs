@@ -8,7 +8,7 @@ use buildgrid::config::Config;
 use buildgrid::disk::DiskConfig;
 use buildgrid::event::result::{Kind, State};
 use buildgrid::publish::name::ImageName;
-use buildgrid::source::{Sources, Wanted};
+use buildgrid::source::{Errand, Sources};
 use buildgrid::store::Store;
 use buildgrid::telemetry::pulse::Pulse;
 use buildgrid::timeline::sink::LogSink;
@@ -307,20 +307,14 @@ async fn fetch(sources: &Sources, url: &str, commit: &str) {
     let (log, mut lines) = LogSink::channel(buildgrid::timeline::mask::Mask::none());
     let reading = tokio::spawn(async move { while lines.recv().await.is_some() {} });
     let (url, commit) = (url.parse().unwrap(), commit.parse().unwrap());
-    sources
-        .fetch(
-            Wanted {
-                namespace: &"acme".parse().unwrap(),
-                url: &url,
-                commit: &commit,
-                git_ref: Some("refs/heads/main"),
-            },
-            &log,
-            &CancellationToken::new(),
-            &Pulse::default(),
-        )
-        .await
-        .unwrap();
+    let errand = Errand {
+        namespace: &"acme".parse().unwrap(),
+        permit: &|_| Ok(()),
+        log: &log,
+        cancel: &CancellationToken::new(),
+        pulse: &Pulse::default(),
+    };
+    sources.fetch(errand, &url, &commit, Some("refs/heads/main")).await.unwrap();
     drop(log);
     reading.await.unwrap();
 }
