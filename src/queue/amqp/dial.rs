@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
 use lapin::types::LongString;
 use lapin::uri::AMQPUri;
@@ -99,7 +100,14 @@ fn unreachable(url: &BrokerUrl, reason: &dyn std::fmt::Display) -> BrokerError {
 fn refused(url: &BrokerUrl, error: lapin::Error) -> BrokerError {
     match error.kind() {
         lapin::ErrorKind::ProtocolError(amqp) => {
-            BrokerError::Login { address: url.address().to_owned(), reason: amqp.get_message().to_string() }
+            let (address, reason) = (url.address().to_owned(), amqp.get_message().to_string());
+            match amqp.kind() {
+                // Said of connection.open, which names the virtual host, after the login.
+                AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
+                    BrokerError::Vhost { address, vhost: url.vhost().to_owned(), reason }
+                }
+                _ => BrokerError::Login { address, reason },
+            }
         }
         lapin::ErrorKind::IOError(io) => unreachable(url, io),
         _ => unreachable(url, &error),

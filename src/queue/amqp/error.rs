@@ -7,10 +7,14 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 pub enum BrokerError {
     #[error("the broker at {address} cannot be reached: {reason}")]
     Unreachable { address: String, reason: String },
-    #[error(
-        "the broker at {address} refuses the login: {reason}; check user, password and virtual host of queue.url"
-    )]
+    #[error("the broker at {address} refuses the login: {reason}; check user and password of queue.url")]
     Login { address: String, reason: String },
+    /// The login is right. The name is percent-encoded, as it stands in the URL.
+    #[error(
+        "the broker at {address} does not open the virtual host {vhost}: {reason}; check the end of queue.url, whether \
+         there is such a virtual host (rabbitmqctl list_vhosts) and whether its user may use it"
+    )]
+    Vhost { address: String, vhost: String, reason: String },
     #[error("the connection settings cannot be used: {0}")]
     Settings(String),
     /// The channel or connection ended in the middle of the call: whether it was done is not known.

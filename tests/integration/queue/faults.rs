@@ -123,7 +123,10 @@ async fn a_wrong_password_or_virtual_host_is_called_that() {
     let broker = Broker::connect(&QueueConfig { url, ..QueueConfig::default() }, "worker-1");
     let error = broker.ready().await.unwrap_err();
     assert!(
-        matches!(&error, BrokerError::Login { reason, .. } if reason.contains("no-such-vhost")),
+        matches!(&error, BrokerError::Vhost { vhost, reason, .. }
+            if vhost == "no-such-vhost" && reason.contains("no-such-vhost")),
         "{error:?}"
     );
+    let sentence = error.to_string();
+    assert!(!sentence.contains("login") && sentence.contains("virtual host no-such-vhost"), "{sentence}");
 }
