@@ -12,7 +12,7 @@ use crate::publish::name::{AppName, Namespace};
 
 /// What an event does where another build of its app runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Policy {
     /// It is built beside it.
     Parallel,
@@ -45,13 +45,30 @@ impl fmt::Display for Policy {
     }
 }
 
-impl FromStr for Policy {
-    type Err = ();
+/// A word that is none of the policies.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a policy; there are {there_are}", there_are = Policy::ALL.map(Policy::as_str).join(", "))]
+pub struct InvalidPolicy(String);
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|policy| policy.as_str() == text).ok_or(())
+impl FromStr for Policy {
+    type Err = InvalidPolicy;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPolicy> {
+        let named = Self::ALL.into_iter().find(|policy| policy.as_str() == text);
+        named.ok_or_else(|| InvalidPolicy(text.to_owned()))
     }
 }
+
+impl TryFrom<String> for Policy {
+    type Error = InvalidPolicy;
+
+    fn try_from(text: String) -> Result<Self, InvalidPolicy> {
+        text.parse()
+    }
+}
+
+/// The highest limit of running builds that can be set.
+const MOST_RUNNING: u32 = 1_000_000;
 
 /// Which builds run at once. Read by the timeline service, and by `buildgrid up`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,9 +80,9 @@ pub struct PolicyConfig {
     /// which goes before its namespace.
     pub builds: BTreeMap<String, String>,
     /// How many builds of one namespace run at once, so that none keeps the others waiting; 0 for no limit.
-    pub max_running: u32,
+    pub max_running: i64,
     /// The same for single namespaces, `"acme" = 4`.
-    pub max_running_in: BTreeMap<String, u32>,
+    pub max_running_in: BTreeMap<String, i64>,
 }
 
 impl Default for PolicyConfig {
@@ -85,18 +102,19 @@ impl PolicyConfig {
             if let Some(reason) = name_fault(name) {
                 faults.add_entry("policy.builds", name, reason);
             }
-            if policy.parse::<Policy>().is_err() {
-                let there_are = Policy::ALL.map(Policy::as_str).join(", ");
-                faults.add_entry(
-                    "policy.builds",
-                    name,
-                    format_args!("{policy:?} is not a policy; there are {there_are}"),
-                );
+            if let Err(error) = policy.parse::<Policy>() {
+                faults.add_entry("policy.builds", name, error);
             }
         }
-        for name in self.max_running_in.keys() {
+        if let Some(reason) = limit_fault(self.max_running) {
+            faults.add("policy.max_running", reason);
+        }
+        for (name, &most) in &self.max_running_in {
             if let Err(error) = name.parse::<Namespace>() {
                 faults.add_entry("policy.max_running_in", name, error);
+            }
+            if let Some(reason) = limit_fault(most) {
+                faults.add_entry("policy.max_running_in", name, reason);
             }
         }
     }
@@ -119,8 +137,16 @@ impl PolicyConfig {
             Some(&most) => (most, "policy.max_running_in"),
             None => (self.max_running, "policy.max_running"),
         };
-        (most > 0).then_some((most, key))
+        // Others than these are faults.
+        u32::try_from(most).ok().filter(|most| *most > 0).map(|most| (most, key))
     }
+}
+
+/// What is wrong with a limit of running builds.
+fn limit_fault(most: i64) -> Option<String> {
+    let range = 0..=i64::from(MOST_RUNNING);
+    (!range.contains(&most))
+        .then(|| format!("{most} is out of range; 0 (no limit) to {MOST_RUNNING} are possible"))
 }
 
 /// What is wrong with the name of an app or a namespace.
@@ -162,19 +188,21 @@ mod tests {
     fn every_fault_names_its_entry_and_its_line() {
         let text = "[policy]\ndefault = \"on\"\nmax_running = -1\n\n[policy.builds]\nacme = \"serial\"\n\
                     \"acme/shop\" = \"serail\"\n\"Acme\" = \"serial\"\n\"acme/a/b\" = \"serial\"\n\n\
-                    [policy.max_running_in]\nlocalhost = 3\n";
+                    [policy.max_running_in]\nlocalhost = 3\n\
+                    acme = 5000000000\n";
         let faults = read(text).unwrap_err();
         for found in [
-            "f:2: policy.default: unknown variant `on`",
-            "f:3: policy.max_running: ",
+            "f:2: policy.default: \"on\" is not a policy; there are parallel, serial, latest-only",
+            "f:3: policy.max_running: -1 is out of range; 0 (no limit) to 1000000 are possible",
             "f:7: policy.builds.\"acme/shop\": \"serail\" is not a policy; there are parallel, serial, latest-only",
             "f:8: policy.builds.\"Acme\": namespace \"Acme\" is not a name",
             "f:9: policy.builds.\"acme/a/b\": app \"a/b\" is not a name",
             "f:12: policy.max_running_in.\"localhost\": ",
+            "f:13: policy.max_running_in.\"acme\": 5000000000 is out of range; 0 (no limit) to 1000000 are possible",
         ] {
             assert!(faults.contains(found), "{found} is not in {faults}");
         }
-        assert!(faults.starts_with("the configuration has 6 faults"), "{faults}");
+        assert!(faults.starts_with("the configuration has 7 faults"), "{faults}");
     }
 
     #[test]
