@@ -28,7 +28,7 @@ use crate::worker::config::{FakeConfig, WorkerConfig};
 
 mod live;
 
-pub use live::Live;
+pub use live::{Change, Live};
 
 /// Names the file, before the places in which it is looked for.
 pub const FILE_VARIABLE: &str = "BUILDGRID_CONFIG";
@@ -43,13 +43,19 @@ macro_rules! sections {
         #[derive(Debug, Clone, Default, Serialize)]
         pub struct Config {
             $($(#[$doc])* pub $name: $type,)*
+            /// How many keys the file sets, if there is one.
+            #[serde(skip)]
+            pub keys_in_file: usize,
         }
 
         const SECTIONS: &[&str] = &[$(stringify!($name)),*];
 
         impl Config {
             fn compose(keys: &Keys, faults: &mut Faults) -> Self {
-                Self { $($name: keys.section(stringify!($name), faults),)* }
+                Self {
+                    $($name: keys.section(stringify!($name), faults),)*
+                    keys_in_file: keys.in_file,
+                }
             }
 
             fn check(&self, faults: &mut Faults) {
@@ -136,6 +142,8 @@ pub struct Faults(Vec<(Place, String)>);
 enum Place {
     /// `section.key`, wherever it was set.
     Key(String),
+    /// Two such keys that do not go together. One of them may have its default.
+    Pair(String, String),
     /// An entry of such a key's table.
     Entry(String, String),
     /// `file:line`, or a variable.
@@ -146,6 +154,11 @@ impl Faults {
     /// Notes that `key` (`section.key`) has a value that cannot be used.
     pub fn add(&mut self, key: &str, reason: impl Display) {
         self.0.push((Place::Key(key.to_owned()), reason.to_string()));
+    }
+
+    /// Notes that the values of two keys do not go together. The reason names both.
+    pub fn add_pair(&mut self, key: &str, other: &str, reason: impl Display) {
+        self.0.push((Place::Pair(key.to_owned(), other.to_owned()), reason.to_string()));
     }
 
     /// Notes that the table of `key` has an entry that cannot be used.
@@ -186,7 +199,11 @@ impl Display for InvalidConfig {
 
 /// Every key that was set, by section, with where it was set.
 #[derive(Default)]
-struct Keys(BTreeMap<String, BTreeMap<String, Setting>>);
+struct Keys {
+    set: BTreeMap<String, BTreeMap<String, Setting>>,
+    /// How many of them the file sets.
+    in_file: usize,
+}
 
 struct Setting {
     value: toml::Value,
@@ -231,7 +248,8 @@ impl Keys {
                 };
                 match toml::Value::deserialize(value.into_deserializer()) {
                     Ok(value) => {
-                        self.set(&section, key.get_ref(), Setting { value, text: None, place, entries })
+                        self.in_file += 1;
+                        self.set(&section, key.get_ref(), Setting { value, text: None, place, entries });
                     }
                     Err(error) => faults.at(place, error.message()),
                 }
@@ -263,13 +281,13 @@ impl Keys {
     }
 
     fn set(&mut self, section: &str, key: &str, setting: Setting) {
-        self.0.entry(section.to_owned()).or_default().insert(key.to_owned(), setting);
+        self.set.entry(section.to_owned()).or_default().insert(key.to_owned(), setting);
     }
 
     /// A section from those of its keys that can be used; the others become faults.
     fn section<S: DeserializeOwned + Default>(&self, section: &str, faults: &mut Faults) -> S {
         let mut usable = toml::Table::new();
-        for (key, setting) in self.0.get(section).into_iter().flatten() {
+        for (key, setting) in self.set.get(section).into_iter().flatten() {
             // Each key is tried alone: every field has a default, and so each fault is found.
             let try_value = |value: &toml::Value| {
                 toml::Table::from_iter([(key.clone(), value.clone())]).try_into::<S>().map(drop)
@@ -290,21 +308,39 @@ impl Keys {
         usable.try_into().unwrap_or_default()
     }
 
+    /// How `section.key` was set, if it was.
+    fn setting(&self, key: &str) -> Option<&Setting> {
+        let (section, name) = key.split_once('.')?;
+        self.set.get(section)?.get(name)
+    }
+
     fn place(&self, (place, reason): (Place, String)) -> Fault {
         let (key, entry) = match place {
             Place::At(place) => return Fault { place, reason },
             Place::Key(key) => (key, None),
+            Place::Pair(key, other) => return self.place_pair(&key, &other, &reason),
             Place::Entry(key, entry) => (key, Some(entry)),
         };
         let name = entry.as_ref().map_or_else(|| key.clone(), |entry| format!("{key}.{entry:?}"));
-        let set = key.split_once('.').and_then(|(section, name)| self.0.get(section)?.get(name));
-        match set {
+        match self.setting(&key) {
             Some(setting) => {
                 let place = entry.and_then(|entry| setting.entries.get(&entry)).unwrap_or(&setting.place);
                 Fault { place: place.clone(), reason: format!("{name}: {reason}") }
             }
             None => Fault { place: name, reason },
         }
+    }
+
+    /// Where at least one of the two was set; of one that was not, that it has its default.
+    fn place_pair(&self, key: &str, other: &str, reason: &str) -> Fault {
+        let (place, default) = match (self.setting(key), self.setting(other)) {
+            (Some(setting), Some(_)) => (&setting.place, None),
+            (Some(setting), None) => (&setting.place, Some(other)),
+            (None, Some(setting)) => (&setting.place, Some(key)),
+            (None, None) => return Fault { place: key.to_owned(), reason: reason.to_owned() },
+        };
+        let default = default.map_or_else(String::new, |key| format!(" ({key} has its default)"));
+        Fault { place: place.clone(), reason: format!("{reason}{default}") }
     }
 }
 

@@ -55,6 +55,21 @@ fn every_fault_is_reported_at_once_with_its_place() {
 }
 
 #[test]
+fn two_keys_that_do_not_go_together_have_the_place_of_what_was_set() {
+    let sentence = "worker.max_build_timeout, 6h, is shorter than worker.build_timeout, 8h";
+    assert_eq!(
+        faults("[worker]\nbuild_timeout = \"8h\"\n", &[]),
+        [format!("worker-config.toml:2: {sentence} (worker.max_build_timeout has its default)")]
+    );
+    let both = "[worker]\nbuild_timeout = \"8h\"\nmax_build_timeout = \"6h\"\n";
+    assert_eq!(faults(both, &[]), [format!("worker-config.toml:3: {sentence}")]);
+    assert_eq!(
+        faults("", &[("BUILDGRID_WORKER__BUILD_TIMEOUT", "8h")]),
+        [format!("BUILDGRID_WORKER__BUILD_TIMEOUT: {sentence} (worker.max_build_timeout has its default)")]
+    );
+}
+
+#[test]
 fn unreadable_files_are_faults_with_a_line() {
     let found = faults("[worker]\nslots = = 3\n", &[]);
     assert!(found[0].starts_with("worker-config.toml:2: "), "{found:?}");

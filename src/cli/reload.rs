@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again. One with faults changes nothing; of one without, the program takes
+//! SIGHUP: the configuration is read again. One with faults, or emptied, changes nothing; of one without, the program takes
 //! over what can change while it runs, and names what needs a restart.
 
 use std::io::IsTerminal;
@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::daemon::Stop;
-use crate::config::{Config, InvalidConfig, Live};
+use crate::config::{Change, Config, InvalidConfig, Live};
 use crate::telemetry::logging;
 use crate::telemetry::watchdog::tell;
 
@@ -73,6 +73,10 @@ impl Reloading {
         tell(&[NotifyState::Reloading].into_iter().chain(now).collect::<Vec<_>>());
         let file = self.file.clone();
         match tokio::task::spawn_blocking(move || file.load().1).await {
+            // A file that is just being written, or was lost: nobody asks for all defaults in this way.
+            Ok(Ok(newer)) if newer.is_emptied(&self.running) => tracing::error!(
+                "the configuration was not reloaded: its file is empty or gone; the old one stays in use"
+            ),
             Ok(Ok(newer)) => self.take_over(newer),
             Ok(Err(InvalidConfig { faults })) => {
                 for fault in &faults {
@@ -90,8 +94,8 @@ impl Reloading {
 
     fn take_over(&mut self, newer: Config) {
         let running = self.running.reloaded(&newer);
-        let changed = self.named(running.differences(&self.running));
-        let waiting = self.named(newer.differences(&running));
+        let changed = self.named(running.changes(&self.running));
+        let waiting = self.named(newer.changes(&running));
         if let Err(error) = logging::set_level(&running.logging.level) {
             tracing::error!(error = format!("{error:#}"), "cannot change what is logged");
         }
@@ -111,12 +115,12 @@ impl Reloading {
         }
     }
 
-    /// Those keys that are the program's own.
-    fn named(&self, keys: Vec<String>) -> String {
-        let own = |key: &String| {
-            let section = key.split('.').next().unwrap_or_default();
+    /// Those changes that are the program's own, each with the value before and the new one.
+    fn named(&self, changes: Vec<Change>) -> String {
+        let is_own = |change: &Change| {
+            let section = change.key.split('.').next().unwrap_or_default();
             self.own.is_empty() || self.own.contains(&section)
         };
-        keys.into_iter().filter(own).collect::<Vec<_>>().join(", ")
+        changes.iter().filter(|change| is_own(change)).map(Change::to_string).collect::<Vec<_>>().join(", ")
     }
 }

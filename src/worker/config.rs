@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use humantime_serde::re::humantime::format_duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Faults;
@@ -112,7 +113,14 @@ impl WorkerConfig {
             faults.add("worker.keep_builds", "is shorter than an hour; an event may come again within that");
         }
         if self.max_build_timeout < self.build_timeout {
-            faults.add("worker.max_build_timeout", "is shorter than worker.build_timeout");
+            let [most, usual] = [self.max_build_timeout, self.build_timeout].map(format_duration);
+            faults.add_pair(
+                "worker.max_build_timeout",
+                "worker.build_timeout",
+                format_args!(
+                    "worker.max_build_timeout, {most}, is shorter than worker.build_timeout, {usual}"
+                ),
+            );
         }
     }
 

@@ -221,8 +221,9 @@ async fn sighup_reloads_what_can_change_while_it_runs() {
         .await;
     assert_eq!(worker.systemd.count("RELOADING=1"), 1);
     assert_eq!(worker.systemd.count("MONOTONIC_USEC="), 1);
-    worker.says("fake.namespaces, logging.level, registry.host, worker.slots").await;
-    worker.says("worker.name").await;
+    worker.says("logging.level from info to debug, registry.host from ").await;
+    worker.says(" to images.example.com, worker.slots from 2 to 3").await;
+    worker.says("worker.name from worker-1 to another").await;
     worker.systemd.has_heard("of 3 slots building; ready").await;
     grid.publish(of("trial", &fake_event("late", QUICK))).await;
     let late = grid.result("late", State::Published).await;
@@ -260,6 +261,13 @@ async fn a_bad_configuration_is_named_by_its_lines_and_the_old_one_stays() {
         worker.says(fault).await;
     }
     worker.says("the configuration was not reloaded; the old one stays in use").await;
+    // Emptied, as by an editor that has no space left, and by an operator who has commented out everything.
+    for (times, text) in ["", "# slots = 3\n[worker]\n"].into_iter().enumerate() {
+        worker.reload_text(text).await;
+        let refused = "was not reloaded: its file is empty or gone; the old one stays in use";
+        until("the empty file is refused", || worker.log().matches(refused).count() == times + 1).await;
+    }
+    assert!(!worker.log().contains("changed="), "{}", worker.log());
     worker.reload_text("[fake\n").await;
     worker.says("worker-config.toml:1: ").await;
     grid.publish(fake_event("b-1", QUICK)).await;
