@@ -10,7 +10,7 @@ use super::exit::{Exit, Failure};
 use super::service;
 use crate::build::docker::DockerEngine;
 use crate::config::{Config, InvalidConfig};
-use crate::disk::{Fill, Short};
+use crate::disk::{DiskConfig, Fill, Short};
 use crate::queue::Queue;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::source::credentials::faults as git_credentials;
@@ -207,15 +207,21 @@ async fn disk(report: &mut Report, config: &Config, name: &str, path: &Path) {
         Ok(fill) if fill.read_only && name != ENGINE_DATA => {
             report.bad("disk", format_args!("{name}: {path} is mounted read-only"));
         }
-        Ok(fill) => match marks.too_full(&fill, false) {
-            None => {
-                report.good("disk", format_args!("{name}: {path}: {fill} ({})", marks.sentence(Short::Bytes)))
+        Ok(fill) => {
+            if let Some(misfit) = marks.misfit(fill.whole()) {
+                report.note("disk", format_args!("{name}: {path}: {misfit}"));
             }
-            Some(short) => report.bad(
-                "disk",
-                format_args!("{name}: {path}: {fill} ({}): no event is taken", marks.sentence(short)),
-            ),
-        },
+            filled(report, marks.on(fill.whole()), &fill, &format!("{name}: {path}"));
+        }
+    }
+}
+
+fn filled(report: &mut Report, marks: DiskConfig, fill: &Fill, place: &str) {
+    match marks.too_full(fill, false) {
+        None => report.good("disk", format_args!("{place}: {fill} ({})", marks.sentence(Short::Bytes))),
+        Some(short) => {
+            report.bad("disk", format_args!("{place}: {fill} ({}): no event is taken", marks.sentence(short)))
+        }
     }
 }
 

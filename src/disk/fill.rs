@@ -34,9 +34,14 @@ impl Fill {
         })
     }
 
+    /// All bytes that there are for those who are not root.
+    pub fn whole(&self) -> u64 {
+        self.used.saturating_add(self.free)
+    }
+
     /// The share of bytes in use, as df tells it.
     pub fn percent(&self) -> f64 {
-        percent(self.used, self.used.saturating_add(self.free))
+        percent(self.used, self.whole())
     }
 
     pub fn inodes_percent(&self) -> Option<f64> {
@@ -53,7 +58,7 @@ fn percent(part: u64, whole: u64) -> f64 {
 
 impl Display for Fill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (free, all) = (ByteSize(self.free), ByteSize(self.used.saturating_add(self.free)));
+        let (free, all) = (ByteSize(self.free), ByteSize(self.whole()));
         write!(f, "{:.0} % full, {} of {} free", self.percent(), free.display().iec(), all.display().iec())?;
         match self.inodes_percent() {
             Some(inodes) => write!(f, ", {inodes:.0} % of its inodes in use"),

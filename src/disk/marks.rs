@@ -51,23 +51,45 @@ impl Default for DiskConfig {
 
 impl DiskConfig {
     pub fn check(&self, faults: &mut Faults) {
-        match (self.high, self.low) {
-            (Mark::InUse(high), Mark::InUse(low)) if low >= high => faults.add(
-                "disk.low",
-                format_args!("{} is not below disk.high, {}: intake would stop and start at once", self.low, self.high),
+        let Self { high, low } = self;
+        let reason = match (high, low) {
+            (Mark::InUse(above), Mark::InUse(below)) if below >= above => format!(
+                "disk.low, {low} in use, is not below disk.high, {high} in use: intake would stop and start at once"
             ),
-            (Mark::Free(high), Mark::Free(low)) if low <= high => faults.add(
-                "disk.low",
-                format_args!(
-                    "{} is not more than disk.high, {}, and both are what is to be free: intake would stop and start at once",
-                    self.low, self.high
-                ),
+            (Mark::Free(less), Mark::Free(more)) if more <= less => format!(
+                "disk.low, {low} free, is not more than disk.high, {high} free: intake would stop and start at once"
             ),
-            (Mark::InUse(_), Mark::Free(_)) | (Mark::Free(_), Mark::InUse(_)) => {
-                faults.add("disk.low", "and disk.high must both be shares (\"90%\") or both be sizes (\"20 GiB\")");
-            }
-            _ => {}
+            (Mark::InUse(_), Mark::Free(_)) | (Mark::Free(_), Mark::InUse(_)) => format!(
+                "disk.high, {high}, and disk.low, {low}, are of two kinds: both must be shares in use, such as \
+                 \"90%\", or both sizes that are to be free, such as \"20 GiB\""
+            ),
+            _ => return,
+        };
+        faults.add_pair("disk.low", "disk.high", reason);
+    }
+
+    /// These marks on a file system of so many bytes. Where it could never have free what the low mark, a size,
+    /// asks for, intake would pause for ever and all that can be spared would go: there the default shares hold.
+    pub fn on(&self, whole: u64) -> Self {
+        match self.low {
+            Mark::Free(low) if low.0 >= whole => Self::default(),
+            _ => *self,
         }
+    }
+
+    /// That these marks do not hold on a file system of so many bytes, and which do.
+    pub fn misfit(&self, whole: u64) -> Option<String> {
+        let on = self.on(whole);
+        (on != *self).then(|| {
+            format!(
+                "disk.low, {} free, is not less than the whole file system, {}; {} and {} in use hold there instead of \
+                 disk.high and disk.low: lower these, or give it a larger disk",
+                self.low,
+                ByteSize(whole).display().iec(),
+                on.high,
+                on.low
+            )
+        })
     }
 
     /// Whether a file system is too full, and of what: at or above the high mark or, after it `was` so, not
@@ -147,6 +169,7 @@ impl<'de> Deserialize<'de> for Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn config(high: &str, low: &str) -> DiskConfig {
         DiskConfig { high: high.parse().unwrap(), low: low.parse().unwrap() }
@@ -195,6 +218,22 @@ mod tests {
     }
 
     #[test]
+    fn sizes_that_a_file_system_cannot_have_free_do_not_hold_there() {
+        let marks = config("50 B", "100 B");
+        assert_eq!(marks.on(101), marks);
+        assert_eq!(marks.misfit(101), None);
+        assert_eq!(marks.on(100), DiskConfig::default());
+        let words = marks.misfit(100).unwrap();
+        assert!(
+            words.starts_with("disk.low, 100 B free, is not less than the whole file system, 100 B;"),
+            "{words}"
+        );
+        assert!(words.contains("90% and 85% in use hold there"), "{words}");
+        let shares = config("99%", "98%");
+        assert_eq!((shares.on(0), shares.misfit(0)), (shares, None));
+    }
+
+    #[test]
     fn marks_are_read_as_they_are_written() {
         for text in ["90%", "99.5%", "20.0 GiB"] {
             assert_eq!(text.parse::<Mark>().unwrap().to_string(), text);
@@ -213,6 +252,22 @@ mod tests {
             let mut faults = Faults::default();
             config(high, low).check(&mut faults);
             assert!(format!("{faults:?}").contains("disk.low"), "{high} {low}");
+        }
+        let named = |text: &str| Config::parse("f", text, []).unwrap_err().to_string();
+        for (text, fault) in [
+            (
+                "[disk]\nhigh = \"80%\"\n",
+                "f:2: disk.low, 85% in use, is not below disk.high, 80% in use: intake would stop and start at once \
+                 (disk.low has its default)",
+            ),
+            ("[disk]\n\nlow = \"95%\"\n", "f:3: disk.low, 95% in use, is not below disk.high, 90% in use"),
+            (
+                "[disk]\n\nhigh = \"20 GiB\"\n",
+                "f:3: disk.high, 20.0 GiB, and disk.low, 85%, are of two kinds: ",
+            ),
+            ("[disk]\nhigh = \"80%\"\nlow = \"80%\"\n", "f:3: disk.low, 80% in use, is not below "),
+        ] {
+            assert!(named(text).contains(fault), "{fault} is not in {}", named(text));
         }
         for (high, low) in [("90%", "89.5%"), ("1 GiB", "2 GiB")] {
             let mut faults = Faults::default();

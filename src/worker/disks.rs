@@ -182,6 +182,8 @@ struct Place {
     is_full: bool,
     /// Whether something is wrong with it, as it was logged last.
     has_fault: bool,
+    /// Why the configured marks do not hold for it, as it was logged last.
+    misfit: Option<String>,
     /// A look that has not ended yet.
     looking: Option<oneshot::Receiver<io::Result<Seen>>>,
 }
@@ -204,7 +206,7 @@ struct Fault {
 
 impl Place {
     fn new(name: &'static str, label: &'static str, path: PathBuf, remedy: &'static str) -> Self {
-        Self { name, label, path, remedy, is_full: false, has_fault: false, looking: None }
+        Self { name, label, path, remedy, is_full: false, has_fault: false, misfit: None, looking: None }
     }
 
     async fn look(&mut self, marks: DiskConfig) -> Option<Fault> {
@@ -240,6 +242,10 @@ impl Place {
 
     /// What a look means: says so in the log when that has changed.
     fn judge(&mut self, seen: Result<Seen, String>, marks: DiskConfig) -> Option<Fault> {
+        let marks = match &seen {
+            Ok(seen) => self.fitting(marks, seen.fill.whole()),
+            Err(_) => marks,
+        };
         if let Ok(seen) = &seen {
             metrics::gauge!("buildgrid_disk_free_bytes", "path" => self.label).set(seen.fill.free as f64);
             self.is_full = marks.too_full(&seen.fill, self.is_full).is_some();
@@ -256,6 +262,16 @@ impl Place {
         }
         self.has_fault = fault.is_some();
         fault
+    }
+
+    /// The marks as they hold for a file system of so many bytes. That they are not the configured ones is said once.
+    fn fitting(&mut self, marks: DiskConfig, whole: u64) -> DiskConfig {
+        let misfit = marks.misfit(whole);
+        if let Some(misfit) = misfit.as_ref().filter(|misfit| self.misfit.as_ref() != Some(misfit)) {
+            tracing::warn!(path = %self.path.display(), "marks too large for the disk of {}: {misfit}", self.name);
+        }
+        self.misfit = misfit;
+        marks.on(whole)
     }
 
     fn fault(&self, seen: Result<Seen, String>, marks: DiskConfig) -> Option<Fault> {
@@ -284,7 +300,11 @@ impl Place {
                 format!("has {} free", bytesize::ByteSize(fill.free).display().iec())
             }
         };
-        let words = format!("{path} ({name}) {how} ({}); {}", marks.sentence(short), self.remedy);
+        let words = format!(
+            "{path} ({name}) {how} ({}); {}; the marks are disk.high and disk.low",
+            marks.sentence(short),
+            self.remedy
+        );
         Some(Fault { words, is_full: true, device })
     }
 }
@@ -338,7 +358,7 @@ mod tests {
         assert_eq!(
             fault.words,
             "/srv/store (store.path) is 93 % full (high mark 90 %; intake resumes below 85 %); \
-             free space there, or move the store to a larger disk (store.path)"
+             free space there, or move the store to a larger disk (store.path); the marks are disk.high and disk.low"
         );
         assert!(place.judge(seen(86, 7), DiskConfig::default()).is_some());
         assert_eq!(place.judge(seen(84, 7), DiskConfig::default()), None);
@@ -350,6 +370,18 @@ mod tests {
             "{}",
             fault.words
         );
+    }
+
+    #[test]
+    fn marks_that_a_disk_cannot_reach_pause_nothing() {
+        let mut place = place("/srv/store");
+        let sizes = DiskConfig { high: "1 TiB".parse().unwrap(), low: "2 TiB".parse().unwrap() };
+        assert_eq!(place.judge(seen(10, 7), sizes), None);
+        assert!(place.misfit.as_ref().is_some_and(|misfit| misfit.contains("2.0 TiB")), "{:?}", place.misfit);
+        let fault = place.judge(seen(93, 7), sizes).unwrap();
+        assert!(fault.words.contains("is 93 % full (high mark 90 %;"), "{}", fault.words);
+        assert_eq!(place.judge(seen(84, 7), DiskConfig::default()), None);
+        assert_eq!(place.misfit, None);
     }
 
     #[test]

@@ -237,6 +237,29 @@ async fn check_says_what_the_parts_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_names_marks_that_the_disk_cannot_have_free_and_a_wrong_virtual_host() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let path = written(&grid, |table| {
+        let marks = "high = \"800 TiB\"\nlow = \"900 TiB\"".parse::<toml::Table>().unwrap();
+        table.insert("disk".into(), marks.into());
+        let url = grid.config.queue.url.expose().replace(grid.rabbit.vhost(), "no-such-vhost");
+        table["queue"].as_table_mut().unwrap().insert("url".into(), url.into());
+    });
+    let output = buildgrid(&path).arg("check").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    for part in [
+        "disk.low, 900.0 TiB free, is not less than the whole file system, ",
+        "(high mark 90 %; intake resumes below 85 %)",
+        "does not open the virtual host no-such-vhost: ",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    assert!(!said.contains("refuses the login"), "{said}");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn build_makes_one_image_without_a_queue() {
     base_image();
     let server = GitServer::start();

@@ -80,7 +80,7 @@ impl Limits {
 
 /// Whether the disk under `path` has not come below the low mark yet. Blocking.
 fn is_short(marks: DiskConfig, path: &Path) -> bool {
-    Fill::of(path).is_ok_and(|fill| marks.too_full(&fill, true).is_some())
+    Fill::of(path).is_ok_and(|fill| marks.on(fill.whole()).too_full(&fill, true).is_some())
 }
 
 /// Why the janitor goes round.
@@ -194,7 +194,9 @@ pub fn by_hand(config: &Config, data: &DataDirectory, sources: &Sources) {
 /// A round before the start of what needs space for it, as a database does: on a disk that is too full. Blocking.
 pub fn make_room(config: &Config, has_timeline: bool) -> anyhow::Result<()> {
     let path = &config.worker.data_dir;
-    let is_full = |path: &Path| Fill::of(path).is_ok_and(|fill| config.disk.too_full(&fill, false).is_some());
+    let is_full = |path: &Path| {
+        Fill::of(path).is_ok_and(|fill| config.disk.on(fill.whole()).too_full(&fill, false).is_some())
+    };
     // Before the first start there is nothing to clear.
     if !path.exists() || !is_full(path) {
         return Ok(());

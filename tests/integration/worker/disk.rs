@@ -108,6 +108,25 @@ async fn intake_pauses_at_the_high_mark_and_resumes_below_the_low_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn marks_larger_than_the_disk_pause_nothing_there() {
+    let disk = SmallDisk::mount("64m");
+    let grid = TestGrid::with(|config| {
+        on(&disk)(config);
+        config.disk.high = "1 TiB".parse().unwrap();
+        config.disk.low = "900 TiB".parse().unwrap();
+    })
+    .await;
+    grid.publish(fake_event("b-1", &quick(1))).await;
+    grid.result("b-1", State::Published).await;
+    assert_eq!(fault(&grid).await, None);
+    disk.fill_to(93);
+    says(&grid, &["93 % full (high mark 90 %; intake resumes below 85 %)"]).await;
+    disk.clear();
+    is_well(&grid).await;
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_goes_and_nothing_else() {
     let day = 24 * HOUR;
     let mut grid = TestGrid::with(|_| ()).await;
