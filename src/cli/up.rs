@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Context;
 use sd_notify::NotifyState;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::daemon::{Stop, bind, configured};
 use super::exit::{Exit, Failure};
@@ -39,13 +39,19 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
     )?;
     let live = reload::at_sighup(file, config, reload::ALL, &stop)?;
     let shutdown = Shutdown { drain: stop.first, abort: stop.second };
+    let made_admin = |password: &SecretString| say(&login(password));
     let ready = |greeting: Greeting| {
-        // Whoever has started it may have closed the terminal.
-        let _ = std::io::stdout().write_all(words(&greeting).as_bytes());
+        say(&words(&greeting));
         tell(&[NotifyState::Ready]);
     };
-    up::run(live, listeners, shutdown, ready).await?;
+    up::run(live, listeners, shutdown, made_admin, ready).await?;
     Ok(Exit::Done)
+}
+
+/// On standard output. Whoever has started it may have closed the terminal.
+fn say(words: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(words.as_bytes()).and_then(|()| out.flush());
 }
 
 async fn listeners(config: &Config) -> anyhow::Result<Listeners> {
@@ -56,7 +62,16 @@ async fn listeners(config: &Config) -> anyhow::Result<Listeners> {
     })
 }
 
-/// What is said once it is ready. The password is on standard output alone, never in the log.
+/// What is said of the login of a first start. The password is on standard output alone, never in the log.
+fn login(password: &SecretString) -> String {
+    format!(
+        "A login for the pages was made: {ADMIN}, password {}\n  \
+         it is shown this once\n",
+        password.expose_secret()
+    )
+}
+
+/// What is said once it is ready.
 fn words(greeting: &Greeting) -> String {
     let mut words = format!(
         "BuildGrid is up\n  pages     {}\n  registry  {}\n  data      {}\n",
@@ -64,18 +79,16 @@ fn words(greeting: &Greeting) -> String {
         greeting.registry,
         greeting.data_dir.display()
     );
-    if let Some(password) = &greeting.password {
-        words.push_str(&format!(
-            "  login     {ADMIN}, password {}\n            \
-             shown this once; `buildgrid user password {ADMIN}` makes another\n",
-            password.expose_secret()
-        ));
-    }
     // Elsewhere than in its usual place, commands have to be told of it.
     let place = match greeting.is_usual {
         true => String::new(),
         false => format!("BUILDGRID_UP__DATA_DIR={} ", greeting.data_dir.display()),
     };
+    if greeting.has_admin {
+        words.push_str(&format!(
+            "  login     {ADMIN}; for a new password: {place}buildgrid user password {ADMIN} --generate\n"
+        ));
+    }
     words.push_str(&format!("Try it: {place}buildgrid enqueue --fake --log-lines 10 --follow\n"));
     words
 }

@@ -35,6 +35,12 @@ pub(super) async fn admin(database: &Database) -> anyhow::Result<Option<SecretSt
     Ok(Some(password))
 }
 
+/// Whether the login of the first start is still there.
+pub(super) async fn has_admin(database: &Database) -> anyhow::Result<bool> {
+    let users = database.users().await.context("read the logins")?;
+    Ok(users.iter().any(|login| login.principal.name == ADMIN))
+}
+
 /// The file with a token of this name, made where there is none.
 pub(super) async fn token(
     database: &Database,

@@ -20,4 +20,4 @@ mod run;
 pub use announcement::Announcement;
 pub use config::UpConfig;
 pub use first_start::ADMIN;
-pub use run::{Greeting, Listeners, adopted, queue_directory, run};
+pub use run::{Greeting, Listeners, adopt, adopted, queue_directory, run};

@@ -36,8 +36,8 @@ pub struct Greeting {
     /// The pages.
     pub url: String,
     pub registry: String,
-    /// The password of the login `admin`, at the first start.
-    pub password: Option<SecretString>,
+    /// Whether there is the login `admin`, whose password can be changed.
+    pub has_admin: bool,
 }
 
 /// The configuration as it runs: every directory below the one of `up`.
@@ -67,10 +67,13 @@ pub fn adopted(config: &Config) -> Option<Config> {
 }
 
 /// Runs until `shutdown`: the worker drains first, while pages and registry are there; then these end.
+/// `made_admin` gets the password of the login that a first start makes, as soon as it is made: what fails
+/// afterwards must not take it away. `ready` is called once all is up.
 pub async fn run(
     config: impl Into<Live>,
     listeners: Listeners,
     shutdown: Shutdown,
+    made_admin: impl FnOnce(&SecretString),
     ready: impl FnOnce(Greeting),
 ) -> anyhow::Result<()> {
     let live = config.into();
@@ -88,7 +91,6 @@ pub async fn run(
     let queue = queue.map_err(|error| with_fill(error.into(), &data_dir))?;
     let database = Database::open(&config.timeline.data_dir).await;
     let database = database.map_err(|error| with_fill(error.into(), &data_dir))?;
-    let password = first_start::admin(&database).await?;
     let worker_token = first_start::token(&database, &data_dir, "worker", Role::Worker).await?;
     let local_token = first_start::token(&database, &data_dir, "local", Role::Maestro).await?;
     if config.timeline.base().is_none() {
@@ -104,13 +106,6 @@ pub async fn run(
         registry: config.registry.host.clone(),
         status: listeners.status.local_addr().context("ask for the status address")?.to_string(),
     };
-    let greeting = Greeting {
-        data_dir: data_dir.clone(),
-        is_usual,
-        url: config.timeline.url.clone(),
-        registry: config.registry.host.clone(),
-        password,
-    };
 
     let opened = config.store.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(&opened)).await??;
@@ -118,6 +113,17 @@ pub async fn run(
     let enqueuer = Enqueuer::Into(queue.clone().into());
     let timeline = Timeline::new(live.on(config.clone()), database.clone(), enqueuer, stop.clone());
     let timeline = timeline.await?;
+    // Last of all that is made: a start that has failed before has made no login.
+    if let Some(password) = first_start::admin(&database).await? {
+        made_admin(&password);
+    }
+    let greeting = Greeting {
+        data_dir: data_dir.clone(),
+        is_usual,
+        url: config.timeline.url.clone(),
+        registry: config.registry.host.clone(),
+        has_admin: first_start::has_admin(&database).await?,
+    };
     let mut timeline = tokio::spawn(web::serve(listeners.timeline, Arc::new(timeline)));
     let registry = Registry::new(config.registry.clone(), store.clone());
     let mut registry = tokio::spawn(registry::serve(listeners.registry, registry, stop.clone()));

@@ -150,7 +150,7 @@ fn mode(path: &Path) -> u32 {
 async fn the_first_start_makes_what_the_next_ones_use() {
     let machine = Machine::new();
     let mut up = machine.start().await;
-    assert!(up.said().contains("login     admin, password "), "{}", up.said());
+    assert!(up.said().contains("A login for the pages was made: admin, password "), "{}", up.said());
     let data = machine.data_dir();
     for folder in ["", "tokens", "queue", "timeline", "worker"] {
         assert_eq!(mode(&data.join(folder)), 0o700, "{folder}");
@@ -192,7 +192,11 @@ async fn the_first_start_makes_what_the_next_ones_use() {
     assert!(!data.join("up.json").exists());
     let tokens = std::fs::read(data.join("tokens/worker.token")).unwrap();
     let mut up = machine.start().await;
-    assert!(!up.said().contains("password"), "{}", up.said());
+    let way = format!(
+        "for a new password: BUILDGRID_UP__DATA_DIR={} buildgrid user password admin",
+        data.canonicalize().unwrap().display()
+    );
+    assert!(up.said().contains(&way) && !up.said().contains("admin, password"), "{}", up.said());
     assert_eq!(std::fs::read(data.join("tokens/worker.token")).unwrap(), tokens);
     up.published("b-1").await;
     assert!(pull().await.unwrap().status().is_success());
@@ -258,6 +262,34 @@ fn a_port_in_use_changes_nothing() {
         assert!(errors.contains(key) && errors.contains(&address), "{errors}");
         assert!(!machine.data_dir().exists());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_that_fails_late_has_shown_the_password() {
+    let machine = Machine::new();
+    // Open to everybody: what the worker refuses, after the timeline was made.
+    let secrets = machine.folder.path().join("secrets");
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let refused = machine.refused(("BUILDGRID_WORKER__CREDENTIALS_DIR", secrets.to_str().unwrap()));
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    let (code, errors) = ended(refused);
+    assert_eq!(code, 1, "{errors}");
+    assert!(errors.contains("credentials_dir"), "{errors}");
+    let password = said.split("admin, password ").nth(1).unwrap_or_else(|| panic!("{said}"));
+    let password = password.split_whitespace().next().unwrap();
+    assert!(!errors.contains(password), "the log has it");
+
+    let mut up = machine.start().await;
+    assert!(!up.said().contains("A login for the pages was made"), "{}", up.said());
+    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let sign_in = browser
+        .post(format!("{}/sign-in", up.announcement.url))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(format!("user=admin&password={password}&next=/"))
+        .send();
+    assert_eq!(in_time("the sign-in", sign_in).await.unwrap().status().as_u16(), 303);
+    assert_eq!(up.end("-TERM").await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
