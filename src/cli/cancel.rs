@@ -6,7 +6,7 @@ use anyhow::anyhow;
 
 use super::exit::{Exit, Failure};
 use super::follow;
-use super::service::{self, explain};
+use super::service::{self, explain_build};
 use crate::config::Config;
 use crate::event::deploy::BuildId;
 use crate::timeline::client::TimelineClient;
@@ -42,7 +42,7 @@ pub async fn execute(
     client: &TimelineClient,
     out: &mut (dyn Write + Send),
 ) -> Result<Exit, Failure> {
-    let mut last = client.cancel(&id).await.map_err(explain)?;
+    let mut last = client.cancel(&id).await.map_err(explain_build)?;
     tell(&last, json, out)?;
     if wait && !last.state.is_final() {
         follow::states(client, [id.clone()], |build| {

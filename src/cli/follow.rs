@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::exit::{Exit, Failure};
 use super::progress::Progress;
-use super::service::explain;
+use super::service::{explain, explain_build};
 use crate::event::deploy::BuildId;
 use crate::telemetry::printable::printable;
 use crate::timeline::client::{CallError, LogFilter, PATIENCE, TimelineClient, Told};
@@ -56,7 +56,10 @@ pub async fn log(
             Some(Ok(Told::Back)) => progress.note("the timeline service is there again"),
             Some(Err(error)) => {
                 progress.finish();
-                return Err(explain(error));
+                return Err(match filter.attempt {
+                    None => explain_build(error),
+                    Some(_) => explain(error),
+                });
             }
             None => break,
         }

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use super::exit::{Exit, Failure};
 use super::follow;
 use super::progress::Progress;
-use super::service::{self, explain};
+use super::service::{self, explain, explain_build};
 use crate::config::Config;
 use crate::event::deploy::BuildId;
 use crate::timeline::client::{LogFilter, TimelineClient};
@@ -103,7 +103,8 @@ pub async fn execute(
         progress.whole()?;
         return Ok(Exit::of_build(build.state, build.kind));
     }
-    let mut entries = std::pin::pin!(client.log(&id, &filter).await.map_err(explain)?);
+    let unknown = if filter.attempt.is_none() { explain_build } else { explain };
+    let mut entries = std::pin::pin!(client.log(&id, &filter).await.map_err(unknown)?);
     while let Some(entry) = entries.try_next().await.map_err(explain)? {
         show(progress, &entry)?;
         if progress.is_gone() {

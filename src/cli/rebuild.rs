@@ -5,7 +5,7 @@ use std::io::Write;
 use super::exit::{Exit, Failure};
 use super::follow;
 use super::progress::Progress;
-use super::service::{self, explain};
+use super::service::{self, explain_build};
 use crate::config::Config;
 use crate::event::deploy::BuildId;
 use crate::timeline::client::TimelineClient;
@@ -44,7 +44,7 @@ pub async fn execute(
     out: &mut (dyn Write + Send),
     progress: &mut Progress,
 ) -> Result<Exit, Failure> {
-    let build = client.rebuild(&id).await.map_err(explain)?;
+    let build = client.rebuild(&id).await.map_err(explain_build)?;
     match (follow, json) {
         (true, _) => {
             progress.note(&format!("build {} of {}/{}", build.id, build.namespace, build.app));

@@ -63,6 +63,23 @@ pub fn explain(error: CallError) -> Failure {
     }
 }
 
+/// As [`explain`], of a call that names one build. Its id may have been shortened, as those of commits and dead
+/// letters may be.
+pub fn explain_build(error: CallError) -> Failure {
+    let is_unknown = error.problem().is_some_and(|problem| problem.status == 404);
+    let failure = explain(error);
+    match is_unknown {
+        true => Failure {
+            error: anyhow!(
+                "{}; a build is named by its whole id, as `buildgrid builds` shows it",
+                failure.error
+            ),
+            ..failure
+        },
+        false => failure,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -227,7 +227,12 @@ async fn a_build_is_cancelled_in_the_queue_and_while_it_runs() {
     let late = run(&client, "cancel b-2").await;
     assert_eq!(late.code(), Exit::Usage);
     assert!(late.sentence().contains("it is published"), "{}", late.sentence());
-    assert_eq!(run(&client, "cancel b-3").await.code(), Exit::Usage);
+    // Neither an unknown id nor a shortened one.
+    for words in ["cancel b-3", "cancel b", "rebuild b", "logs b", "logs b -f"] {
+        let unknown = run(&client, words).await;
+        assert_eq!(unknown.code(), Exit::Usage, "{words}");
+        assert!(unknown.sentence().contains("named by its whole id"), "{words}: {}", unknown.sentence());
+    }
 
     let viewer = run(&timeline.client("viewer"), "cancel b-2").await;
     assert_eq!(viewer.code(), Exit::Configuration);
