@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::daemon::configured;
 use super::event::{EventArgs, Prepared};
 use super::exit::{Exit, Failure};
+use super::permission;
 use super::progress::Progress;
 use super::shutdown::on_signals;
 use crate::config::Config;
@@ -105,9 +106,9 @@ fn refuse_other_owner(store: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let reason = format!(
-        "the store {} belongs to the user with id {}; run this as that user, for example by sudo -u '#{}'",
+        "the store {} belongs to {}; run this as that user, for example by sudo -u '#{}'",
         store.display(),
-        store_owner.uid(),
+        permission::user(store_owner.uid()),
         store_owner.uid()
     );
     Err(Failure::new(Exit::Usage, anyhow::Error::msg(reason)))

@@ -17,6 +17,7 @@ use crate::source::credentials::faults as git_credentials;
 use crate::store::{Store, StoreError};
 use crate::timeline::client::CallError;
 use crate::up;
+use crate::worker::pause::Paused;
 use crate::worker::secrets::Secrets;
 
 /// Report every fault of the configuration, then probe queue, engine, store, timeline and directories
@@ -58,7 +59,7 @@ pub async fn run(
         None => broker(&mut report, &config).await?,
         Some(config) => up_queue(&mut report, config).await,
     }
-    timeline(&mut report, &config).await;
+    timeline(&mut report, &config, up.is_some()).await;
     Ok(report.exit)
 }
 
@@ -100,6 +101,15 @@ fn data_directory(report: &mut Report, config: &Config) {
     match writable(path) {
         Ok(()) => report.good("worker.data_dir", path.display()),
         Err(error) => report.bad("worker.data_dir", format_args!("{}: {error}", path.display())),
+    }
+    match Paused::read(path) {
+        Ok(None) => {}
+        Ok(Some(paused)) => report.note(
+            "worker",
+            format_args!("{}: it takes no events until `buildgrid worker resume`", paused.words()),
+        ),
+        // That nobody may look into the directory is said above.
+        Err(error) => report.note("worker", format_args!("whether it is paused cannot be seen: {error:#}")),
     }
 }
 
@@ -254,9 +264,13 @@ async fn up_queue(report: &mut Report, config: &Config) {
 
 /// Whether the timeline service answers, and knows the token. What the token may do is not asked: a
 /// worker's may not read.
-async fn timeline(report: &mut Report, config: &Config) {
+async fn timeline(report: &mut Report, config: &Config, is_up: bool) {
     let client = match service::find(config).await {
         Ok(Some(client)) => client,
+        Ok(None) if is_up => {
+            let words = "it is part of `buildgrid up`, which does not run now";
+            return report.note("timeline", words);
+        }
         Ok(None) => {
             if config.policy.is_set() {
                 let words = "[policy] is set, and nobody keeps it: timeline.url is empty";

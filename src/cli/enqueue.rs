@@ -82,7 +82,12 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
     };
     let out = &mut super::output::stdout();
     match client {
-        Some(client) => over_service::execute(args, &client, out, &mut Progress::on_stderr()).await,
+        Some(client) => {
+            if let Some(paused) = service::paused(config).await {
+                eprintln!("note: {paused}");
+            }
+            over_service::execute(args, &client, out, &mut Progress::on_stderr()).await
+        }
         None => over_broker(args, &config.queue, out).await,
     }
 }

@@ -22,6 +22,7 @@ pub mod logs;
 mod output;
 mod pause;
 mod people;
+mod permission;
 pub mod progress;
 pub mod rebuild;
 mod registry;

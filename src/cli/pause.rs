@@ -2,14 +2,15 @@
 //! it go on.
 
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::anyhow;
 use time::OffsetDateTime;
 
 use super::exit::{Exit, Failure};
+use super::permission;
 use crate::config::Config;
+use crate::lock::Holder;
 use crate::up;
 use crate::worker::build_directory::DataDirectory;
 use crate::worker::pause::{Pause, Paused};
@@ -19,7 +20,8 @@ const LONGEST_REASON: usize = 256;
 
 /// Let the worker of this machine take no more events
 ///
-/// Running builds go on to their end. It holds until `buildgrid worker resume`, through restarts as well.
+/// Running builds go on to their end. It holds until `buildgrid worker resume`, through restarts as well. A pause of
+/// somebody else is replaced, and shown.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Run it as root, or as the user that the worker runs as. The worker obeys within two seconds; /readyz,
@@ -46,15 +48,22 @@ pub async fn pause(args: PauseArgs, config: &Config) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Usage, anyhow!("the reason is longer than {LONGEST_REASON} bytes")));
     }
     on_worker(config, move |data_dir| {
+        let before = Paused::read(data_dir)?;
         let since = OffsetDateTime::now_utc();
         Pause { by: who(), since, reason }.write(data_dir)?;
-        Ok(match DataDirectory::user(data_dir) {
-            Some(pid) => format!(
-                "the worker {pid} is paused: it takes no more events, and running builds go on; \
-                 `buildgrid worker resume` ends it"
+        let now = match DataDirectory::user(data_dir)? {
+            Some(worker) => format!(
+                "{} is paused: it takes no more events, and running builds go on; `buildgrid worker resume` ends it",
+                named(worker)
             ),
-            None => "paused; no worker runs now, and the next to start takes no events until `buildgrid worker resume`"
-                .to_owned(),
+            None => format!(
+                "paused, and no worker runs here ({}): the next to start takes no events until `buildgrid worker resume`",
+                data_dir.display()
+            ),
+        };
+        Ok(match before {
+            Some(before) => format!("{now}\nthis replaces an earlier pause: it was {}", before.words()),
+            None => now,
         })
     })
     .await
@@ -63,13 +72,25 @@ pub async fn pause(args: PauseArgs, config: &Config) -> Result<Exit, Failure> {
 pub async fn resume(_: ResumeArgs, config: &Config) -> Result<Exit, Failure> {
     on_worker(config, |data_dir| {
         let before = Paused::read(data_dir)?;
-        Ok(match (Paused::remove(data_dir)?, before) {
-            (true, Some(before)) => format!("the worker takes events again; it was {}", before.words()),
-            (true, None) => "the worker takes events again".to_owned(),
-            (false, _) => "the worker was not paused".to_owned(),
+        let was_paused = Paused::remove(data_dir)?;
+        let before = before.map_or_else(String::new, |before| format!("; it was {}", before.words()));
+        Ok(match (was_paused, DataDirectory::user(data_dir)?) {
+            (true, Some(worker)) => format!("{} takes events again{before}", named(worker)),
+            (true, None) => format!(
+                "the pause is over, and no worker runs here ({}): the next to start takes events{before}",
+                data_dir.display()
+            ),
+            (false, Some(worker)) => format!("{} was not paused", named(worker)),
+            (false, None) => {
+                format!("no worker runs here ({}), and it was not paused", data_dir.display())
+            }
         })
     })
     .await
+}
+
+fn named(worker: Holder) -> String {
+    worker.0.map_or_else(|| "the worker".to_owned(), |pid| format!("the worker (pid {pid})"))
 }
 
 /// Does `work` in the worker's data directory, and says what came of it.
@@ -77,15 +98,24 @@ async fn on_worker(
     config: &Config,
     work: impl FnOnce(&Path) -> anyhow::Result<String> + Send + 'static,
 ) -> Result<Exit, Failure> {
+    let refused = |words: String| Err(Failure::new(Exit::Configuration, anyhow!(words)));
+    let up_dir = &config.up.data_dir;
+    if !up_dir.as_os_str().is_empty()
+        && let Some(denied) = permission::denied(&up::queue_directory(up_dir))
+    {
+        return refused(denied);
+    }
     let config = up::adopted(config).unwrap_or_else(|| config.clone());
     let data_dir = config.worker.data_dir;
-    if let Err(error) = std::fs::metadata(data_dir.join("builds")) {
-        let words = format!(
-            "{} is no worker's data directory ({error}); name it as worker.data_dir or up.data_dir, or run this as \
-             root or as the worker's user",
+    let builds = data_dir.join("builds");
+    if let Some(denied) = permission::denied(&builds) {
+        return refused(denied);
+    }
+    if let Err(error) = std::fs::metadata(builds) {
+        return refused(format!(
+            "{} is no worker's data directory ({error}); name it as worker.data_dir or up.data_dir",
             data_dir.display()
-        );
-        return Err(Failure::new(Exit::Configuration, anyhow!(words)));
+        ));
     }
     let said = tokio::task::spawn_blocking(move || work(&data_dir)).await??;
     let _ = writeln!(std::io::stdout(), "{said}");
@@ -96,9 +126,5 @@ async fn on_worker(
 fn who() -> String {
     let named = |name: &&str| std::env::var(name).ok().filter(|user| !user.is_empty());
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(named);
-    user.unwrap_or_else(|| {
-        // /proc/self belongs to the user that the program runs as.
-        let uid = std::fs::metadata("/proc/self").map(|us| us.uid().to_string());
-        uid.map_or_else(|_| "somebody".to_owned(), |uid| format!("the user with id {uid}"))
-    })
+    user.unwrap_or_else(permission::us)
 }

@@ -5,11 +5,13 @@ use std::path::Path;
 use anyhow::anyhow;
 
 use super::exit::{Exit, Failure};
+use super::permission;
 use crate::config::Config;
 use crate::telemetry::printable::printable;
 use crate::timeline::TimelineConfig;
 use crate::timeline::client::{CallError, TimelineClient};
-use crate::up::Announcement;
+use crate::up::{self, Announcement};
+use crate::worker::pause::Paused;
 
 /// The service that the configuration names, else that of a `buildgrid up` that runs here; none where there
 /// is neither.
@@ -18,6 +20,12 @@ pub async fn find(config: &Config) -> Result<Option<TimelineClient>, Failure> {
         Some(_) => config.timeline.clone(),
         None => {
             let directory = config.up.resolved_data_dir();
+            // One that is named is meant; in its usual place, another user's is as good as none.
+            if !config.up.data_dir.as_os_str().is_empty()
+                && let Some(denied) = permission::denied(&directory.join("up.json"))
+            {
+                return Err(Failure::new(Exit::Configuration, anyhow!(denied)));
+            }
             let announced = tokio::task::spawn_blocking(move || running(&directory)).await?;
             let Some(up) = announced.map_err(|error| Failure::new(Exit::Configuration, error))? else {
                 return Ok(None);
@@ -31,12 +39,27 @@ pub async fn find(config: &Config) -> Result<Option<TimelineClient>, Failure> {
 /// As [`find`], for commands that can do nothing without a service.
 pub async fn needed(config: &Config) -> Result<TimelineClient, Failure> {
     find(config).await?.ok_or_else(|| {
+        let directory = config.up.resolved_data_dir();
+        let of_up = permission::denied(&directory.join("up.json"))
+            .unwrap_or_else(|| format!("none runs on {}", directory.display()));
         Failure::unavailable(anyhow!(
             "no timeline service is known: set timeline.url and timeline.token_file in the configuration, \
-             or start `buildgrid up` (none runs on {})",
-            config.up.resolved_data_dir().display()
+             or start `buildgrid up` ({of_up})"
         ))
     })
+}
+
+/// Why builds that go to this service begin later, where that can be known: a `buildgrid up` that runs here has the
+/// only worker of its service. Who else has workers, and whether they are paused, no command can see.
+pub async fn paused(config: &Config) -> Option<String> {
+    if config.timeline.base().is_some() {
+        return None;
+    }
+    let data_dir = up::adopt(config).worker.data_dir;
+    let paused = tokio::task::spawn_blocking(move || Paused::read(&data_dir)).await;
+    // One that cannot be seen is told by the worker.
+    let paused = paused.ok()?.ok()??;
+    Some(format!("the worker is {}: builds wait until `buildgrid worker resume`", paused.words()))
 }
 
 /// What a `buildgrid up` that still runs says of itself. A file that its process has outlived says nothing.

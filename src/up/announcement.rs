@@ -27,7 +27,7 @@ impl Announcement {
     /// The version that is written.
     pub const VERSION: u32 = 1;
 
-    /// What was written in `data_dir`, if anything was.
+    /// What was written in `data_dir`, if anything was that this user may read.
     pub fn read(data_dir: &Path) -> anyhow::Result<Option<Self>> {
         let path = data_dir.join(NAME);
         let named = || format!("read {}", path.display());

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::build::docker::EngineBuildId;
 use crate::event::deploy::BuildId;
 use crate::event::result::ResultEvent;
-use crate::lock::{self, NotTaken};
+use crate::lock::{self, Holder, NotTaken};
 use crate::store::digest::Digest;
 
 const LOCK: &str = "lock";
@@ -64,9 +64,10 @@ impl DataDirectory {
         Ok(Self { root: root.to_owned(), _lock: lock })
     }
 
-    /// The process that uses the directory at `root`, if one does.
-    pub fn user(root: &Path) -> Option<u32> {
-        lock::holder(&root.join(LOCK))
+    /// The process that uses the directory at `root`, if one does. Blocking.
+    pub fn user(root: &Path) -> anyhow::Result<Option<Holder>> {
+        let path = root.join(LOCK);
+        lock::holder(&path).with_context(|| format!("look whether {} is held", path.display()))
     }
 
     pub fn mirrors(&self) -> PathBuf {

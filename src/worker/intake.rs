@@ -100,10 +100,16 @@ impl Intake {
         if self.drain.is_cancelled() {
             return Some("draining: running builds go on, no event is taken".to_owned());
         }
-        match self.board().count(&[Slot::Waiting, Slot::Building]) {
-            0 => Some("no slot is subscribed; the log says why".to_owned()),
-            _ => None,
+        if self.board().count(&[Slot::Waiting, Slot::Building]) > 0 {
+            return None;
         }
+        let queue = (!self.queue().status().is_ready()).then_some("queue");
+        let closed = self.gates.iter().filter(|gate| gate.fault().is_some()).map(|gate| gate.name);
+        let held: Vec<_> = queue.into_iter().chain(closed).collect();
+        Some(match held.is_empty() {
+            true => "no slot is subscribed; the log says why".to_owned(),
+            false => format!("no slot is subscribed, because of: {}", held.join(", ")),
+        })
     }
 
     /// As many slots as are configured, now and after a reload, until the drain: one that is too many ends once

@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
@@ -53,7 +52,7 @@ impl Pause {
             file.persist(&path)?;
             std::fs::File::open(data_dir)?.sync_all()
         };
-        write().with_context(|| format!("write {}", path.display()))
+        write().map_err(|error| fault("write", &path, error))
     }
 }
 
@@ -70,7 +69,7 @@ impl Paused {
             Ok(text) => Ok(Some(serde_json::from_str(&text).map_or(Self::ByHand, Self::By))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(Self::ByHand)),
-            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+            Err(error) => Err(fault("read", &path, error)),
         }
     }
 
@@ -80,7 +79,7 @@ impl Paused {
         match std::fs::remove_file(&path).and_then(|()| std::fs::File::open(data_dir)?.sync_all()) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("remove {}", path.display())),
+            Err(error) => Err(fault("remove", &path, error)),
         }
     }
 
@@ -101,25 +100,41 @@ fn file(data_dir: &Path) -> PathBuf {
     data_dir.join("paused")
 }
 
+/// Why the file cannot be used.
+fn fault(what: &str, path: &Path, error: io::Error) -> anyhow::Error {
+    match path.is_dir() {
+        true => anyhow::anyhow!(
+            "{} is a directory, and ought to be the file that pauses the worker; remove it by hand (rmdir)",
+            path.display()
+        ),
+        false => anyhow::Error::from(error).context(format!("{what} {}", path.display())),
+    }
+}
+
 /// A gate that is closed while the worker is paused. One that cannot see whether it is takes nothing.
 pub(super) fn watch(data_dir: &Path, tasks: &mut JoinSet<()>, stop: &CancellationToken) -> Gate {
     let fault = look(data_dir);
     if let Some(fault) = &fault {
         tracing::warn!("the worker takes no events: {fault}");
     }
-    let (keeper, gate) = Gate::new("intake", fault);
-    let (stop, data_dir) = (stop.clone(), data_dir.to_owned());
+    let (keeper, gate) = Gate::new("pause", fault.clone());
+    let (stop, data_dir, mut said) = (stop.clone(), data_dir.to_owned(), fault);
     tasks.spawn(async move {
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             let data_dir = data_dir.clone();
             let Ok(fault) = tokio::task::spawn_blocking(move || look(&data_dir)).await else { continue };
-            match (keeper.set(fault.clone()), fault) {
-                (true, Some(fault)) => {
+            if fault == said {
+                continue;
+            }
+            keeper.set(fault.clone());
+            match (&said, &fault) {
+                (None, Some(fault)) => {
                     tracing::warn!("the worker takes no events: {fault}; what runs goes on to its end");
                 }
-                (true, None) => tracing::info!("the worker takes events again: the pause is over"),
-                _ => {}
+                (Some(_), Some(fault)) => tracing::warn!("the worker takes no events still: {fault}"),
+                (_, None) => tracing::info!("the worker takes events again: the pause is over"),
             }
+            said = fault;
         }
     });
     gate
@@ -162,6 +177,11 @@ mod tests {
         }
         std::fs::remove_file(file(folder.path())).unwrap();
         std::fs::create_dir(file(folder.path())).unwrap();
-        assert!(look(folder.path()).unwrap().contains("cannot be seen"));
+        let words = look(folder.path()).unwrap();
+        assert!(words.contains("cannot be seen") && words.contains("is a directory, and ought"), "{words}");
+        let pause = Pause { by: "anna".to_owned(), since: OffsetDateTime::now_utc(), reason: None };
+        for error in [pause.write(folder.path()).unwrap_err(), Paused::remove(folder.path()).unwrap_err()] {
+            assert!(error.to_string().contains("is a directory, and ought"), "{error:#}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! How the daemons behave under an operator's hand and under systemd: watchdog, pause, reload.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::{Worker, buildgrid, ended, written};
 use crate::support::clock::Clock;
 use crate::support::grid::{TestGrid, fake_event};
 use crate::support::patience::{in_time, until};
-use crate::support::process::output;
+use crate::support::process::{as_root, output};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::systemd::Systemd;
 
@@ -167,12 +168,13 @@ async fn a_paused_worker_takes_nothing_until_it_is_resumed() {
     grid.publish(fake_event("b-1", SLOW)).await;
     grid.log_line("b-1", "attempt 1").await;
     let said = output(&mut command(&["pause", "--reason", "disk swap"]));
-    assert!(said.contains(&format!("worker {} is paused", worker.process.0.id())), "{said}");
+    assert!(said.contains(&format!("worker (pid {}) is paused", worker.process.0.id())), "{said}");
+    assert!(!said.contains("replaces"), "{said}");
     let reason = "paused by anna since 20";
-    worker.systemd.has_heard(&format!("STATUS=1 of 2 slots building; intake: {reason}")).await;
+    worker.systemd.has_heard(&format!("STATUS=1 of 2 slots building; pause: {reason}")).await;
     let (code, page) = ready_page(&status).await;
     assert_eq!(code, 503);
-    assert!(page.contains(&format!("\nintake: {reason}")), "{page}");
+    assert!(page.contains(&format!("\npause: {reason}")), "{page}");
     assert!(page.contains(": disk swap; `buildgrid worker resume` ends it\n"), "{page}");
     let other = fake_event("b-2", QUICK).replace("9fceb02d", "00000000");
     grid.publish(other).await;
@@ -181,6 +183,21 @@ async fn a_paused_worker_takes_nothing_until_it_is_resumed() {
         worker.systemd.heard().iter().rev().any(|heard| heard.starts_with("STATUS=0 of 2 slots"))
     })
     .await;
+    let (_, page) = ready_page(&status).await;
+    assert!(page.contains("\nslots: no slot is subscribed, because of: pause\n"), "{page}");
+    assert!(!page.contains("intake"), "{page}");
+
+    // Another's is not lost without a word, and the log has the newer one.
+    let said = output(command(&["pause", "--reason", "kernel update"]).env("SUDO_USER", "berta"));
+    assert!(said.contains("replaces an earlier pause: it was paused by anna since 20"), "{said}");
+    assert!(said.ends_with(": disk swap"), "{said}");
+    worker.says("takes no events still: paused by berta since 20").await;
+    worker.says(": kernel update; `buildgrid worker resume` ends it").await;
+    let checked = buildgrid(&config).arg("check").output().unwrap();
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.contains("note  worker: paused by berta since 20"), "{checked}");
+    let said = output(&mut command(&["pause", "--reason", "disk swap"]));
+    assert!(said.contains("it was paused by berta since"), "{said}");
     worker.ends().await;
 
     // Through a restart.
@@ -192,10 +209,78 @@ async fn a_paused_worker_takes_nothing_until_it_is_resumed() {
     assert!(said.contains("it was paused by anna since") && said.contains("disk swap"), "{said}");
     grid.result("b-2", State::Published).await;
     assert_eq!(ready_page(&status).await.0, 200);
+    assert!(output(&mut command(&["resume"])).contains(") was not paused"));
     worker.ends().await;
-    assert!(output(&mut command(&["resume"])).contains("was not paused"));
-    assert!(output(&mut command(&["pause"])).contains("no worker runs now"));
     grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_beside_a_killed_worker_says_that_none_runs() {
+    let grid = TestGrid::idle(|_| ()).await;
+    let config = written(&grid, |_| ());
+    let command = |action: &str| {
+        let mut command = buildgrid(&config);
+        command.args(["worker", action]).env("SUDO_USER", "anna");
+        command
+    };
+    let mut worker = Daemon::start(config.clone(), "worker").await.process;
+    worker.signal("-KILL");
+    worker.exit_code().await;
+    let data_dir = &grid.config.worker.data_dir;
+    // As if its number had been given out again: to this process.
+    std::fs::write(data_dir.join("lock"), std::process::id().to_string()).unwrap();
+    let none = format!("no worker runs here ({})", data_dir.display());
+    let said = output(&mut command("pause"));
+    assert!(said.contains(&none) && said.contains("the next to start takes no events"), "{said}");
+    let said = output(&mut command("resume"));
+    assert!(said.contains(&none) && said.contains("the next to start takes events"), "{said}");
+    let said = output(&mut command("resume"));
+    assert!(said.contains(&none) && said.contains("was not paused"), "{said}");
+
+    std::fs::create_dir(data_dir.join("paused")).unwrap();
+    for action in ["pause", "resume"] {
+        let (code, errors) = ended(command(action).output().unwrap());
+        assert_ne!(code, 0);
+        let sentence = format!("{}/paused is a directory, and ought to be the file", data_dir.display());
+        assert!(errors.contains(&sentence), "{errors}");
+    }
+    std::fs::remove_dir(data_dir.join("paused")).unwrap();
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_look_into_the_directory_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = up_config(folder.path());
+    let up = Daemon::start(config.clone(), "up").await;
+    // The folder is closed to others, and what is named in the configuration is to be what they cannot enter.
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&config, Permissions::from_mode(0o644)).unwrap();
+    let data = folder.path().join("data");
+    let ours = output(Command::new("id").arg("-un"));
+    let us = output(Command::new("id").arg("-u"));
+    let denied = format!("permission denied: {} belongs to {ours} ({us}), and this runs as ", data.display());
+    let as_another = |arguments: &[&str], place: &[(&str, &str)]| {
+        let mut command = as_root("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "env"]);
+        command.args(place.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(env!("CARGO_BIN_EXE_buildgrid")).arg("--config").arg(&config).args(arguments);
+        ended(command.output().unwrap())
+    };
+    let worker = data.join("worker");
+    let worker = [("BUILDGRID_UP__DATA_DIR", ""), ("BUILDGRID_WORKER__DATA_DIR", worker.to_str().unwrap())];
+    for (arguments, place) in [
+        (&["worker", "pause"][..], &[][..]),
+        (&["worker", "resume"], &[]),
+        (&["worker", "pause"], &worker),
+        (&["builds"], &[]),
+        (&["enqueue", "--fake"], &[]),
+    ] {
+        let (code, errors) = as_another(arguments, place);
+        assert_eq!(code, 78, "{arguments:?} {place:?}: {errors}");
+        assert!(errors.contains(&denied) && errors.contains("(65534)"), "{arguments:?} {place:?}: {errors}");
+    }
+    up.ends().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -397,12 +482,34 @@ async fn up_is_paused_and_reloaded_like_a_worker() {
     let (code, errors) = built(&config, "trial").await;
     assert_eq!(code, 0, "{errors}");
 
+    // The registry's name changes with its address, and so not before the next start.
+    up.reload(|table| {
+        set(table, "registry", "host", "images.example.com");
+        set(table, "registry", "listen", free_address());
+    })
+    .await;
+    up.says("a restart").await;
+    assert!(!up.log().contains("changed=\"registry.host"), "{}", up.log());
+
     output(buildgrid(&config).args(["worker", "pause"]));
     assert!(folder.path().join("data/worker/paused").exists());
-    up.systemd.has_heard("intake: paused by").await;
+    up.systemd.has_heard("pause: paused by").await;
+    // Its worker is the only one: who enqueues there can be told.
+    let (_, errors) =
+        ended(buildgrid(&config).args(["enqueue", "--fake", "--namespace", "trial"]).output().unwrap());
+    assert!(errors.contains("note: the worker is paused by "), "{errors}");
     output(buildgrid(&config).args(["worker", "resume"]));
     up.systemd.hears("building; ready", 1).await;
+    let (_, errors) = built(&config, "trial").await;
+    assert!(!errors.contains("note:"), "{errors}");
     up.ends().await;
+
+    let checked = buildgrid(&config).arg("check").output().unwrap();
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(
+        checked.contains("note  timeline: it is part of `buildgrid up`, which does not run now"),
+        "{checked}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -327,6 +327,14 @@ async fn a_full_disk_is_cleared_at_the_start_and_waited_for_later() {
         }
     })
     .await;
+    in_time("no slot is subscribed, which is the disk's fault", async {
+        while !ready().await.contains("\nslots: no slot is subscribed, because of: disk\n") {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert!(ready().await.contains("; the marks are disk.high and disk.low"), "{}", ready().await);
+    assert!(!ready().await.contains("intake: ok"), "{}", ready().await);
     assert_eq!(ready().await.matches(" is 100 % full").count(), 1, "all of it is on one disk");
     let event = fake_event("b-2", "{}").replace(COMMIT, &COMMIT.replace('9', "8"));
     assert!(up.call(Method::POST, "builds", event.clone()).await.status().is_server_error());
