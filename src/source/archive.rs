@@ -17,6 +17,9 @@ const MAX_PATH: usize = 4096;
 /// Entries that are looked at for each one that may be sent. Trees can share their subtrees, so that
 /// a small repository holds more paths than anybody can walk; those that are ignored count here.
 const LOOKED_AT_FOR_EACH: u64 = 10;
+/// How many LFS pointers are named, and the longest that one may be, in bytes.
+const MAX_POINTERS: usize = 10;
+const MAX_POINTER: u64 = 1024;
 /// The size of a tar block.
 const BLOCK: usize = 512;
 /// The length of a name in a header.
@@ -24,8 +27,18 @@ const NAME: usize = 100;
 
 /// Writes the context. An error of `out` means that nobody reads any more.
 pub(super) fn write(plan: &Plan, out: &mut dyn Write) -> Result<ContextSummary, SourceError> {
-    let mut writer = Writer { out, plan, path: Vec::new(), looked_at: 0, summary: ContextSummary::default() };
+    let mut writer = Writer {
+        out,
+        plan,
+        path: Vec::new(),
+        looked_at: 0,
+        pointers: Vec::new(),
+        summary: ContextSummary::default(),
+    };
     writer.walk()?;
+    if !writer.pointers.is_empty() {
+        return Err(writer.lfs_pointers());
+    }
     // Two blocks of zeros end an archive.
     writer.out.write_all(&[0; 2 * BLOCK]).map_err(gone)?;
     Ok(writer.summary)
@@ -37,6 +50,8 @@ struct Writer<'a> {
     /// The path of the entry at hand, relative to the context.
     path: Vec<u8>,
     looked_at: u64,
+    /// Files that LFS keeps elsewhere. After the first nothing is written: only others are looked for.
+    pointers: Vec<String>,
     summary: ContextSummary,
 }
 
@@ -185,9 +200,16 @@ impl<'a> Writer<'a> {
 
     fn file(&mut self, git: Git<'_>, id: Oid, path: &str, executable: bool) -> Result<(), SourceError> {
         let config = &self.plan.source.config;
+        if !self.pointers.is_empty() && git.size(id)? > MAX_POINTER {
+            return Ok(());
+        }
         let blob = git.blob(id, path, config.max_file, Some("max_file"))?;
         if is_lfs_pointer(blob.content()) {
-            return Err(SourceError::LfsPointer { path: path.to_owned() });
+            self.pointers.push(path.to_owned());
+            return match self.pointers.len() {
+                MAX_POINTERS => Err(self.lfs_pointers()),
+                _ => Ok(()),
+            };
         }
         self.summary.bytes += blob.size() as u64;
         if self.summary.bytes > config.max_context.0 {
@@ -211,6 +233,9 @@ impl<'a> Writer<'a> {
         link: &[u8],
         content: &[u8],
     ) -> Result<(), SourceError> {
+        if !self.pointers.is_empty() {
+            return Ok(());
+        }
         let limit = self.plan.source.config.max_files;
         self.summary.files += 1;
         if self.summary.files > limit {
@@ -222,6 +247,10 @@ impl<'a> Writer<'a> {
         header.set_mtime(self.plan.source.time);
         header.set_size(content.len() as u64);
         self.put(header, path, link, content).map_err(gone)
+    }
+
+    fn lfs_pointers(&mut self) -> SourceError {
+        SourceError::LfsPointers { paths: std::mem::take(&mut self.pointers) }
     }
 
     /// One entry, with entries of its long names before it.
@@ -275,5 +304,6 @@ fn shown(path: &[u8]) -> String {
 
 /// Whether a file is a pointer to one kept elsewhere, by the specification of Git LFS: its first line.
 fn is_lfs_pointer(content: &[u8]) -> bool {
-    content.len() < 1024 && content.starts_with(b"version https://git-lfs.github.com/spec/v1\n")
+    content.len() as u64 <= MAX_POINTER
+        && content.starts_with(b"version https://git-lfs.github.com/spec/v1\n")
 }

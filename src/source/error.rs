@@ -99,10 +99,11 @@ pub enum SourceError {
     /// One that the build needs and does not have.
     #[error("{path:?} is a submodule {reason}; add it to .dockerignore if the build does not need it")]
     Submodule { path: String, reason: &'static str },
+    /// The first few of them.
     #[error(
-        "{path:?} is a Git LFS pointer: the file itself is not in the repository, and fetching from LFS is not supported; commit the file, or add it to .dockerignore if the build does not need it"
+        "Git LFS keeps {} elsewhere: what lies in the repository are pointers, and fetching from LFS is not supported; commit the files themselves, or add to .dockerignore what the build does not need", listed(.paths)
     )]
-    LfsPointer { path: String },
+    LfsPointers { paths: Vec<String> },
     #[error("{path:?} is not a name that a build context may have: {reason}")]
     BadName { path: String, reason: &'static str },
     #[error("{file}, line {line}: the pattern {pattern:?} cannot be read: {reason}")]
@@ -162,6 +163,10 @@ fn folder(root: &str) -> String {
     }
 }
 
+fn listed(paths: &[String]) -> String {
+    paths.iter().map(|path| format!("{path:?}")).collect::<Vec<_>>().join(", ")
+}
+
 fn elsewhere(found: &[String]) -> String {
     match found {
         [] => ", nor a Dockerfile anywhere else in the repository: add one".to_owned(),
@@ -173,13 +178,10 @@ fn elsewhere(found: &[String]) -> String {
                 format!("; the repository has {one:?}: set build.root to \".\" and build.dockerfile to it")
             }
         },
-        found => {
-            let list: Vec<String> = found.iter().map(|path| format!("{path:?}")).collect();
-            format!(
-                "; the repository has {}: set build.root to the folder and build.dockerfile to the file",
-                list.join(", ")
-            )
-        }
+        found => format!(
+            "; the repository has {}: set build.root to the folder and build.dockerfile to the file",
+            listed(found)
+        ),
     }
 }
 

@@ -108,7 +108,7 @@ impl Plan {
         let repositories = Repositories::open(source.clone(), modules)?;
         let folder = repositories.folder(root)?;
         let Some(found) = repositories.find_file(root, folder, &dockerfile)? else {
-            let found = folder.git.dockerfiles()?;
+            let found = repositories.top().git.dockerfiles()?;
             return Err(SourceError::NoDockerfile { root: root.to_owned(), dockerfile, found });
         };
         let (rules, way) = repositories.rules(root, folder, &dockerfile)?;
@@ -184,6 +184,11 @@ impl<'a> Git<'a> {
             });
         }
         self.repository.find_tree(id).map_err(broken)
+    }
+
+    /// The length of an object, in bytes.
+    pub(super) fn size(self, id: Oid) -> Result<u64, SourceError> {
+        libgit2::size(self.repository, id).map_err(|error| self.source.broken(&error))
     }
 
     /// A blob of at most `limit`, whose size is asked before it is read: libgit2 reads it whole. It can

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -300,4 +301,88 @@ async fn objects_that_are_gone_are_not_the_builds_fault_and_come_back() {
     assert_eq!(error.fault(), buildgrid::source::Fault::Infrastructure);
     let fetched = fetcher.fetch(&repository.url, &commit).await.unwrap();
     tar(&fetched, "", "Dockerfile").await.unwrap();
+}
+
+/// What an image has below `/context`: path, mode or target, and a checksum of each file.
+fn listing(image: &str) -> String {
+    let container = docker(&["create", image, "none"]);
+    let script = format!(
+        "set -e; d=$(mktemp -d); docker export {container} | tar -x -C $d context; cd $d/context; \
+         find . -mindepth 1 -printf '%p %y %m %l\\n' | LC_ALL=C sort; \
+         find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; rm -rf $d"
+    );
+    let listing = output(Command::new("sh").arg("-c").arg(script));
+    docker(&["rm", &container]);
+    docker(&["rmi", image]);
+    listing
+}
+
+#[tokio::test]
+async fn an_engine_sees_what_it_would_see_of_a_checkout() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    repository.write("docker/Dockerfile", "FROM scratch\nCOPY . /context/\n");
+    repository.write(".dockerignore", "**/*.log\n!keep.log\nout/*\n!out/kept\nempty-too\n");
+    for (path, content) in [
+        ("empty", ""),
+        ("a.log", "x"),
+        ("keep.log", "x"),
+        ("deep/a.log", "x"),
+        ("deep/b", "x"),
+        ("out/kept/x", "x"),
+        ("out/gone/x", "x"),
+        ("white space/ünï☺", "x"),
+    ] {
+        repository.write(path, content);
+    }
+    repository.write("large", vec![7; 3_000_001]);
+    for (target, link) in [("deep", "folder"), ("../../etc/passwd", "outside"), ("nowhere", "deep/dangling")]
+    {
+        std::os::unix::fs::symlink(target, repository.work.join(link)).unwrap();
+    }
+    repository.write("run.sh", "#!/bin/sh\n");
+    let mode = |path: &str, mode| {
+        std::fs::set_permissions(repository.work.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("run.sh", 0o755);
+    repository.commit("One");
+
+    let checkout = tempfile::tempdir().unwrap();
+    output(crate::support::git::git(checkout.path()).args([
+        "-c",
+        "core.fileMode=true",
+        "clone",
+        "-q",
+        &repository.url,
+        "c",
+    ]));
+    // git alone makes .git, and a checkout's modes depend on the umask of who makes it.
+    let folder = checkout.path().join("c");
+    std::fs::remove_dir_all(folder.join(".git")).unwrap();
+    output(Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(&folder));
+    let theirs = format!("buildgrid-test-checkout-{}", std::process::id());
+    output(
+        Command::new("docker")
+            // The classic builder: BuildKit's client, buildx, is no part of Debian's packages.
+            .env("DOCKER_BUILDKIT", "0")
+            .args(["build", "-q", "-t", &theirs, "-f"])
+            .arg(folder.join("docker/Dockerfile"))
+            .arg(&folder),
+    );
+
+    let fetcher = Fetcher::new();
+    let fetched = fetcher.fetch(&repository.url, &repository.head()).await.unwrap();
+    let (stream, outcome) = fetched.context("", "docker/Dockerfile").await.unwrap().split();
+    let ours = format!("buildgrid-test-context-{}", std::process::id());
+    let engine = reqwest::Client::builder().unix_socket(SOCKET).build().unwrap();
+    let answer = engine
+        .post(format!("http://engine/build?version=2&dockerfile=docker/Dockerfile&t={ours}"))
+        .header("content-type", "application/x-tar")
+        .body(reqwest::Body::wrap_stream(stream));
+    let answer = answer.send().await.unwrap().text().await.unwrap();
+    assert!(answer.contains("Successfully tagged"), "{answer}");
+    outcome.await.unwrap();
+    let (ours, theirs) = (listing(&ours), listing(&theirs));
+    assert!(ours.contains("./out/kept/x f 644") && ours.contains("./run.sh f 755"), "{ours}");
+    assert_eq!(ours, theirs);
 }

@@ -101,11 +101,14 @@ async fn an_lfs_pointer_is_no_file() {
     let pointer =
         format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n", "0".repeat(64));
     repository.write("Dockerfile", "FROM scratch\n");
+    repository.write("data/b.bin", &pointer);
+    repository.write("large", vec![b'x'; 5000]);
     repository.write("model.bin", pointer);
     repository.commit("One");
     let error = refused(&repository, "", "Dockerfile").await;
-    assert_eq!(error, SourceError::LfsPointer { path: "model.bin".into() });
-    repository.write(".dockerignore", "model.bin\n");
+    assert_eq!(error, SourceError::LfsPointers { paths: vec!["data/b.bin".into(), "model.bin".into()] });
+    assert!(error.to_string().contains("\"data/b.bin\", \"model.bin\""), "{error}");
+    repository.write(".dockerignore", "model.bin\ndata\n");
     repository.commit("Two");
     tar_of(&repository, "").await.unwrap();
 }
