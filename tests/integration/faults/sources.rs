@@ -1,5 +1,6 @@
 //! A git server that breaks, as far as the end of the event: what the fetch makes of it is shown in `source`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use buildgrid::event::result::{Kind, State};
@@ -8,7 +9,7 @@ use super::{commit_event, commit_lasting};
 use crate::support::docker::{base_image, host, unique};
 use crate::support::git::{GitServer, Repository};
 use crate::support::git_proxy::{GitProxy, Reaction};
-use crate::support::grid::TestGrid;
+use crate::support::grid::{TestGrid, files};
 use crate::support::proxy::{Mode, Proxy};
 
 async fn grid() -> TestGrid {
@@ -76,5 +77,43 @@ async fn a_git_server_that_redirects_elsewhere_or_lacks_the_commit_fails_the_bui
     let failed = grid.result("missing", State::Failed).await;
     assert_eq!((failed.attempt, failed.kind), (1, Some(Kind::Build)));
     assert!(failed.reason.as_deref().unwrap().contains(missing), "{failed:?}");
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_are_refused_are_tried_again_and_leave_no_trace() {
+    const TOKEN: &str = "glpat-of-a-private-repository";
+    let server = GitServer::with(&["--authorization", "Bearer glpat-of-a-private-repository"]);
+    let credentials = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(credentials.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let write = |token: &str| {
+        let text = format!("url = \"{}\"\ntoken = \"{token}\"\n", server.url);
+        std::fs::write(credentials.path().join("git.smoke.forge"), text).unwrap();
+    };
+    write("glpat-of-last-year");
+    base_image();
+    let directory = credentials.path().to_owned();
+    let grid = TestGrid::with(|config| {
+        config.engine.host = host();
+        config.source.allow_private_addresses = vec!["127.0.0.1".to_owned()];
+        config.worker.credentials_dir = Some(directory);
+    })
+    .await;
+    let (id, repository) = (unique(), commit_lasting(&server, &unique(), 1));
+    grid.publish(commit_event(&id, &repository)).await;
+    let retrying = grid.result(&id, State::Retrying).await;
+    assert_eq!(retrying.kind, Some(Kind::Infrastructure));
+    assert!(retrying.reason.as_deref().unwrap().contains("git.smoke.forge"), "{retrying:?}");
+    write(TOKEN);
+    grid.result(&id, State::Published).await;
+
+    let told = format!("{:?}", grid.results(&id));
+    let folders = [&grid.config.worker.data_dir, &grid.config.store.path];
+    for file in folders.into_iter().flat_map(|folder| files(folder)) {
+        let content = std::fs::read(&file).unwrap();
+        let holds = content.windows(9).any(|part| part == b"glpat-of-");
+        assert!(!holds, "{} holds a token", file.display());
+    }
+    assert!(!told.contains("glpat-of-"), "{told}");
     grid.finish().await;
 }
