@@ -62,7 +62,9 @@ impl Conversation {
             return Err(session.unauthorized("SSH, by a key".to_owned()));
         };
         let key = private_key(name, pem.expose_secret())?;
-        let host = session.repository.as_url().host_str().unwrap_or_default().to_owned();
+        // known_hosts has IPv6 addresses without the brackets of URLs.
+        let host = session.repository.as_url().host_str().unwrap_or_default();
+        let host = host.trim_matches(['[', ']']).to_owned();
         let port = session.repository.as_url().port().unwrap_or(PORT);
         let pinned = pinned(&session, &host, port)?;
         let address = match session.repository.as_url().host() {
@@ -229,7 +231,6 @@ fn pinned(session: &Session, host: &str, port: u16) -> Result<Vec<PublicKey>, So
 
 /// A host as known_hosts calls it (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT").
 fn named(host: &str, port: u16) -> String {
-    let host = host.trim_matches(['[', ']']);
     match port {
         PORT => host.to_owned(),
         port => format!("[{host}]:{port}"),
