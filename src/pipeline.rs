@@ -248,6 +248,7 @@ impl Pipeline {
             labels: labels.clone(),
             platform: options.platform.clone(),
             no_cache: options.no_cache,
+            network: self.rules.network(&event.namespace),
             credentials,
             context: Box::pin(stream),
             spool: run.spool.to_owned(),

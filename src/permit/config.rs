@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::prefix::UrlPrefix;
+use crate::build::docker::Network;
 use crate::config::Faults;
 use crate::publish::name::Namespace;
+use crate::source::UrlPrefix;
 
 /// The entry of all namespaces that have none of their own, and for what an own entry leaves out.
 const ALL: &str = "*";
@@ -24,6 +25,8 @@ pub struct NamespacesConfig(BTreeMap<String, NamespaceConfig>);
 pub struct NamespaceConfig {
     /// The beginnings of the URLs that may be built from; without it, all.
     pub repositories: Option<Vec<UrlPrefix>>,
+    /// What build steps can reach, as `engine.network`.
+    pub network: Option<Network>,
     /// The longest time limit that an event may have; a longer one is cut to it.
     #[serde(with = "humantime_serde")]
     pub max_build_timeout: Option<Duration>,

@@ -2,7 +2,6 @@
 //! and the event alone, before anything is fetched; a refusal names the rule.
 
 pub mod config;
-mod prefix;
 
 use std::time::Duration;
 
@@ -10,8 +9,8 @@ use tokio::time::Instant;
 
 pub use config::NamespacesConfig;
 use config::Set;
-pub use prefix::UrlPrefix;
 
+use crate::build::docker::Network;
 use crate::config::Config;
 use crate::event::deploy::{DeployEvent, Work};
 use crate::publish::name::Namespace;
@@ -29,6 +28,8 @@ pub struct Rules {
     pub max_build_timeout: Duration,
     /// How long a build may go on without a sign of life.
     pub idle_timeout: Duration,
+    /// What build steps can reach.
+    pub network: Network,
     pub namespaces: NamespacesConfig,
 }
 
@@ -75,8 +76,15 @@ impl Rules {
             build_timeout: config.worker.build_timeout,
             max_build_timeout: config.worker.max_build_timeout,
             idle_timeout: config.worker.idle_timeout,
+            network: config.engine.network,
             namespaces: config.namespaces.clone(),
         }
+    }
+
+    /// What the steps of a namespace's builds can reach.
+    pub fn network(&self, namespace: &Namespace) -> Network {
+        let own = self.namespaces.find(namespace, "network", |rules| &rules.network);
+        own.map_or(self.network, |own| own.value)
     }
 
     /// What no amount of building would make right, as a sentence with the rule.
@@ -97,7 +105,7 @@ impl Rules {
         else {
             return Ok(());
         };
-        if allowed.value.iter().any(|prefix| prefix.covers(url.as_url())) {
+        if allowed.value.iter().any(|prefix| prefix.covers(url).is_some()) {
             return Ok(());
         }
         let listed: Vec<_> = allowed.value.iter().map(ToString::to_string).collect();
@@ -159,6 +167,16 @@ mod tests {
         assert!(refused.contains("namespaces.\"*\".repositories"), "{refused}");
         let refused = permit("closed", "https://git.example.com/acme/x").unwrap_err();
         assert!(refused.ends_with("namespaces.closed.repositories allows none"), "{refused}");
+    }
+
+    #[test]
+    fn a_namespace_has_its_own_network_or_that_of_all() {
+        let rules = rules(
+            "[engine]\nnetwork = \"none\"\n[namespaces]\nopen = { network = \"default\" }\n\
+             \"*\" = { idle_timeout = \"1m\" }\n",
+        );
+        let network = |namespace: &str| rules.network(&namespace.parse().unwrap());
+        assert_eq!((network("open"), network("acme")), (Network::Default, Network::None));
     }
 
     #[test]

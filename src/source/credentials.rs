@@ -7,13 +7,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::url::Url;
 use data_encoding::BASE64;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::error::SourceError;
-use super::url::{RepositoryUrl, parse_any};
+use super::prefix::UrlPrefix;
+use super::url::RepositoryUrl;
 use crate::publish::name::Namespace;
 
 /// The largest file, in bytes.
@@ -28,7 +28,7 @@ pub struct Credentials(Option<Arc<Path>>);
 pub(super) struct Credential {
     /// The file's name.
     pub(super) name: String,
-    scope: Url,
+    scope: UrlPrefix,
     pub(super) login: Login,
 }
 
@@ -70,7 +70,7 @@ impl Credentials {
         let mut best: Option<(usize, Credential)> = None;
         for path in self.files(namespace)? {
             let credential = Credential::read(&path)?;
-            let Some(length) = credential.covers(url.as_url()) else { continue };
+            let Some(length) = credential.scope.covers(url) else { continue };
             match &best {
                 Some((other, twin)) if *other == length => {
                     return Err(SourceError::BadCredential {
@@ -158,8 +158,8 @@ impl Credential {
             |reason: &str| SourceError::BadCredential { name: name.to_owned(), reason: reason.to_owned() };
         // The whole error would quote the line, with the secret in it.
         let written: Written = toml::from_str(text).map_err(|error| bad(error.message()))?;
-        let (scope, _) = parse_any(&written.url).map_err(|error| bad(&format!("url: {error}")))?;
-        let is_ssh = scope.scheme() == "ssh";
+        let scope: UrlPrefix = written.url.parse().map_err(|error| bad(&format!("url: {error}")))?;
+        let is_ssh = scope.is_ssh();
         let login = match (written.username, written.password, written.token, written.ssh_key) {
             (Some(username), Some(password), None, None) if !is_ssh && !username.contains(':') => {
                 Login::Password { username, password }
@@ -182,25 +182,6 @@ impl Credential {
         }
         Ok(Self { name: name.to_owned(), scope, login })
     }
-
-    /// How many names of the URL's path are covered, if the URL is: by whole names, and whether it ends with `.git`
-    /// or not.
-    fn covers(&self, url: &Url) -> Option<usize> {
-        let same_server = self.scope.scheme() == url.scheme()
-            && self.scope.host() == url.host()
-            && self.scope.port_or_known_default() == url.port_or_known_default()
-            && (self.scope.username().is_empty() || self.scope.username() == url.username());
-        let (scope, names) = (names(&self.scope), names(url));
-        (same_server && names.starts_with(&scope)).then_some(scope.len())
-    }
-}
-
-fn names(url: &Url) -> Vec<&str> {
-    let mut names: Vec<_> = url.path().split('/').filter(|name| !name.is_empty()).collect();
-    if let Some(last) = names.last_mut() {
-        *last = last.strip_suffix(".git").unwrap_or(last);
-    }
-    names
 }
 
 #[cfg(test)]

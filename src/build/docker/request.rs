@@ -40,6 +40,8 @@ pub struct BuildRequest {
     /// `os/architecture[/variant]`; the engine's own if `None`.
     pub platform: Option<String>,
     pub no_cache: bool,
+    /// What its steps can reach.
+    pub network: Network,
     /// What the engine is given when the build asks for it, and nothing else.
     pub credentials: BuildCredentials,
     pub context: Context,
@@ -89,7 +91,7 @@ impl BuildRequest {
     }
 
     /// The query of `POST /build` for this request.
-    pub(super) fn options(&self, config: &EngineConfig) -> BuildImageOptions {
+    pub(super) fn options(&self) -> BuildImageOptions {
         let mut args: HashMap<_, _> = self.args.clone().into_iter().collect();
         args.insert(CACHE_MOUNT_NAMESPACE.to_owned(), self.namespace.to_string());
         BuildImageOptions {
@@ -98,7 +100,7 @@ impl BuildRequest {
             nocache: self.no_cache,
             buildargs: Some(args),
             extrahosts: self.cache_key(),
-            networkmode: match config.network {
+            networkmode: match self.network {
                 Network::Default => None,
                 Network::None => Some("none".to_owned()),
             },
@@ -125,6 +127,7 @@ mod tests {
             labels: BTreeMap::new(),
             platform: None,
             no_cache: false,
+            network: Network::Default,
             credentials: BuildCredentials::default(),
             context: Box::pin(futures::stream::empty()),
             spool: PathBuf::new(),
@@ -164,7 +167,7 @@ mod tests {
 
     #[test]
     fn cache_mounts_are_those_of_the_namespace() {
-        let args = request(&[("A", "1")]).options(&EngineConfig::default()).buildargs.unwrap();
+        let args = request(&[("A", "1")]).options().buildargs.unwrap();
         assert_eq!(args[CACHE_MOUNT_NAMESPACE], "acme");
         assert_eq!(args["A"], "1");
     }

@@ -31,7 +31,7 @@ pub(super) async fn solve(
     log: &LogSink,
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
-    let options = request.options(engine.config());
+    let options = request.options();
     for words in suspect::warnings(&request.args) {
         log.status(words).await;
     }
@@ -95,6 +95,8 @@ async fn follow(
         for words in session.omitted() {
             log.status(format!("warning: {words}")).await;
         }
+        // It says something where something has changed, such as how much of an image is there.
+        log.is_alive();
         match message.map_err(Ended::Error)?.aux {
             Some(BuildInfoAux::BuildKit(status)) => write(log, progress.update(status)).await,
             Some(BuildInfoAux::Default(id)) => image = id.id.or(image),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use buildgrid::build::docker::{DockerEngine, EngineConfig, Network};
+use buildgrid::build::docker::{BuildRequest, DockerEngine, EngineConfig, Network};
 use buildgrid::timeline::entry::Stream;
 
 use crate::support::docker::*;
@@ -16,12 +16,11 @@ fn connect(config: EngineConfig) -> DockerEngine {
 }
 
 #[tokio::test]
-async fn a_step_has_no_network_where_the_configuration_says_so() {
+async fn a_step_has_no_network_where_the_request_says_so() {
     base_image();
     let dockerfile = format!("FROM {BASE}\nRUN echo {} >&2; ls /sys/class/net\n", unique());
     for (network, has_more) in [(Network::None, false), (Network::Default, true)] {
-        let engine = connect(EngineConfig { host: host(), network, ..EngineConfig::default() });
-        let built = build(&engine, request(&dockerfile)).await;
+        let built = build(&engine(), BuildRequest { network, ..request(&dockerfile) }).await;
         let found = built.lines(Stream::Stdout, "[2/2] RUN");
         assert!(found.contains(&"lo") && (found.len() > 1) == has_more, "{network:?}: {found:?}");
     }

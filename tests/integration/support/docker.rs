@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use buildgrid::build::credentials::BuildCredentials;
 use buildgrid::build::docker::{
-    BuildRequest, Context, DockerEngine, Dockerfile, EngineBuildId, EngineConfig,
+    BuildRequest, Context, DockerEngine, Dockerfile, EngineBuildId, EngineConfig, Network,
 };
 use buildgrid::build::engine::{BuildError, BuiltImage};
 use buildgrid::event::deploy::BuildId;
@@ -92,6 +92,7 @@ pub fn request(dockerfile: &str) -> BuildRequest {
         labels: BTreeMap::new(),
         platform: None,
         no_cache: false,
+        network: Network::Default,
         credentials: BuildCredentials::default(),
         context: context(&[("Dockerfile", dockerfile)]),
         spool: std::path::PathBuf::new(),
