@@ -262,9 +262,20 @@ impl Pipeline {
             // engine that did not want the rest of it has merely hung up.
             Err(error) => match sent.await {
                 Err(cause) if cause.fault() != Fault::Cancelled => Err(cause.into()),
-                _ => Err(error.into()),
+                _ => Err(from_top(error, &options.root).into()),
             },
         }
+    }
+}
+
+/// The same error with its location as somebody finds it who looks at the repository.
+fn from_top(error: BuildError, root: &str) -> BuildError {
+    match error {
+        BuildError::Failed(failure) if !root.is_empty() => {
+            let location = failure.location.map(|location| format!("{root}/{location}"));
+            BuildError::Failed(BuildFailure { location, ..failure })
+        }
+        error => error,
     }
 }
 

@@ -58,6 +58,10 @@ pub struct BuildFailure {
     pub reason: String,
     /// The step that failed, as the log names it.
     pub step: Option<String>,
+    /// Where that step stands: the Dockerfile's path and the line, as `Dockerfile:7`.
+    pub location: Option<String>,
     /// The step's last lines, at most [`EXCERPT_LINES`].
     pub excerpt: Vec<String>,
+    /// What may be tried, where that can be told.
+    pub advice: Option<String>,
 }

@@ -65,6 +65,7 @@ async fn run(
             reason: format!("step {step}: exit code 1"),
             step: Some(step.to_string()),
             excerpt: excerpt.into(),
+            ..BuildFailure::default()
         })),
         FakeOutcome::Infrastructure => {
             Err(BuildError::Infrastructure("the fake engine is away, as its event asked".to_owned()))

@@ -11,7 +11,7 @@ use super::daemon::configured;
 use super::event::{EventArgs, Prepared};
 use super::exit::{Exit, Failure};
 use super::permission;
-use super::progress::Progress;
+use super::progress::{FailedBuild, Progress};
 use super::shutdown::on_signals;
 use crate::config::Config;
 use crate::event::deploy::DeployEvent;
@@ -149,9 +149,17 @@ fn tell(event: &DeployEvent, outcome: &Outcome, registry_host: &str, progress: &
     match outcome {
         Outcome::Published(_) => println!("{}", event.image().url(registry_host)),
         Outcome::Failed(failure) => {
-            progress.failure(failure.step.as_deref(), &failure.excerpt, &failure.reason);
+            progress.failure(&FailedBuild {
+                step: failure.step.as_deref(),
+                location: failure.location.as_deref(),
+                excerpt: &failure.excerpt,
+                reason: &failure.reason,
+                advice: failure.advice.as_deref(),
+            });
         }
-        Outcome::Rejected(reason) | Outcome::Infrastructure(reason) => progress.failure(None, &[], reason),
-        Outcome::Cancelled => progress.failure(None, &[], "the build was cancelled"),
+        Outcome::Rejected(reason) | Outcome::Infrastructure(reason) => {
+            progress.failure(&FailedBuild::of(reason))
+        }
+        Outcome::Cancelled => progress.failure(&FailedBuild::of("the build was cancelled")),
     }
 }

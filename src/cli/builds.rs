@@ -244,6 +244,8 @@ pub(super) mod tests {
             reason: None,
             step: None,
             excerpt: Vec::new(),
+            location: None,
+            advice: None,
             commit_info: None,
             attempt: None,
             number: None,

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::exit::{Exit, Failure};
-use super::progress::Progress;
+use super::progress::{FailedBuild, Progress, at};
 use super::service::{explain, explain_build};
 use crate::event::deploy::BuildId;
 use crate::telemetry::printable::printable;
@@ -98,11 +98,19 @@ fn outcome(build: &Build, progress: &mut Progress, out: &mut (dyn Write + Send))
                 writeln!(out, "{}", printable(image))?;
             }
         }
-        BuildState::Cancelled => progress.failure(None, &[], reason.unwrap_or("the build was cancelled")),
+        BuildState::Cancelled => {
+            progress.failure(&FailedBuild::of(reason.unwrap_or("the build was cancelled")))
+        }
         state => {
             let reason = reason.map_or_else(|| format!("the build is {state}"), str::to_owned);
             progress.note(&format!("the whole log: {}", build.url));
-            progress.failure(build.step.as_deref(), &build.excerpt, &reason);
+            progress.failure(&FailedBuild {
+                step: build.step.as_deref(),
+                location: build.location.as_deref(),
+                excerpt: &build.excerpt,
+                reason: &reason,
+                advice: build.advice.as_deref(),
+            });
         }
     }
     Ok(())
@@ -183,10 +191,13 @@ pub fn words(build: &Build) -> String {
     text.push('\n');
     if build.state == BuildState::Failed {
         if let Some(step) = &build.step {
-            let _ = writeln!(text, "  in step {}", printable(step));
+            let _ = writeln!(text, "  in step {}{}", printable(step), at(build.location.as_deref()));
         }
         for line in &build.excerpt {
             let _ = writeln!(text, "  | {}", printable(line));
+        }
+        if let Some(advice) = &build.advice {
+            let _ = writeln!(text, "  advice: {}", printable(advice));
         }
         let _ = writeln!(text, "  the whole log: {}", printable(&build.url));
     }

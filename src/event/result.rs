@@ -105,8 +105,14 @@ pub struct ResultEvent {
     pub reason: Option<String>,
     /// The step that failed, as the log names it.
     pub step: Option<String>,
+    /// Where that step stands: the Dockerfile's path in the repository and the line, as `docker/Dockerfile:7`.
+    #[serde(default)]
+    pub location: Option<String>,
     /// The last lines of that step.
     pub excerpt: Vec<String>,
+    /// What its author may try, where that can be told.
+    #[serde(default)]
+    pub advice: Option<String>,
     pub log_url: Option<String>,
     #[serde(with = "optional_timestamp")]
     pub started_at: Option<OffsetDateTime>,
@@ -162,7 +168,9 @@ impl ResultEvent {
             size: None,
             reason: None,
             step: None,
+            location: None,
             excerpt: Vec::new(),
+            advice: None,
             log_url: None,
             started_at: None,
             finished_at: None,
@@ -193,7 +201,7 @@ mod tests {
         let json = serde_json::to_string(&event).unwrap();
         assert_eq!(
             json,
-            r#"{"version":1,"id":"0193b2d6","deploy_id":null,"attempt":2,"namespace":"acme","app":"shop","services":[],"repository":null,"commit":null,"state":"rejected","kind":"event","reused":false,"image":null,"digest":null,"size":null,"reason":"missing field `commit`","step":null,"excerpt":[],"log_url":null,"started_at":null,"finished_at":"2026-11-23T10:15:02.123Z","worker":"worker-1"}"#
+            r#"{"version":1,"id":"0193b2d6","deploy_id":null,"attempt":2,"namespace":"acme","app":"shop","services":[],"repository":null,"commit":null,"state":"rejected","kind":"event","reused":false,"image":null,"digest":null,"size":null,"reason":"missing field `commit`","step":null,"location":null,"excerpt":[],"advice":null,"log_url":null,"started_at":null,"finished_at":"2026-11-23T10:15:02.123Z","worker":"worker-1"}"#
         );
         assert_eq!(serde_json::from_str::<ResultEvent>(&json).unwrap(), event);
         assert_eq!(event.routing_key(), "build.rejected.acme.shop");

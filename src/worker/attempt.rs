@@ -192,7 +192,14 @@ impl Attempt<'_> {
                 let how = if image.reused { "already published" } else { "published" };
                 format!("{how} {url} ({}, {})", image.digest, bytesize::ByteSize(image.size).display().si())
             }
-            Outcome::Failed(failure) => format!("failed: {}", failure.reason),
+            Outcome::Failed(failure) => {
+                let location =
+                    failure.location.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
+                if let Some(advice) = &failure.advice {
+                    log.status(format!("advice: {advice}")).await;
+                }
+                format!("failed: {}{location}", failure.reason)
+            }
             Outcome::Rejected(reason) => format!("rejected: {reason}"),
             Outcome::Cancelled => "cancelled".to_owned(),
             Outcome::Infrastructure(reason) => format!("not the build's fault: {reason}"),
@@ -237,6 +244,8 @@ fn shown(outcome: Outcome, mask: &Mask) -> Outcome {
         Outcome::Failed(failure) => Outcome::Failed(BuildFailure {
             reason: shown(failure.reason),
             step: failure.step.map(shown),
+            location: failure.location.map(shown),
+            advice: failure.advice.map(shown),
             excerpt: failure.excerpt.into_iter().map(shown).collect(),
         }),
         Outcome::Rejected(reason) => Outcome::Rejected(shown(reason)),

@@ -20,6 +20,7 @@ use super::claims::{Claim, Claims, Running, Settled, attached};
 use super::ends::{Ends, Found};
 use super::report::Report;
 use super::reporting::{Cause, Reporting, Telling};
+use crate::build::engine::BuildFailure;
 use crate::event::deploy::{DeployEvent, Rejected};
 use crate::event::result::ResultEvent;
 use crate::pipeline::{Outcome, Pipeline};
@@ -463,7 +464,8 @@ pub(super) fn log_outcome(outcome: &Outcome, event: &DeployEvent, elapsed: Durat
             "image published"
         ),
         Outcome::Failed(failure) => {
-            tracing::info!(reason = failure.reason, step = failure.step, elapsed_ms, "build failed");
+            let BuildFailure { reason, step, location, advice, .. } = failure;
+            tracing::info!(reason, step, location, advice, elapsed_ms, "build failed");
         }
         Outcome::Rejected(reason) => tracing::warn!(reason, "event rejected; it goes to the dead letters"),
         Outcome::Cancelled => tracing::info!(elapsed_ms, "build cancelled"),

@@ -48,6 +48,8 @@ impl Report<'_> {
             },
             Outcome::Failed(failure) => ResultEvent {
                 step: failure.step.clone(),
+                location: failure.location.clone(),
+                advice: failure.advice.clone(),
                 excerpt: failure.excerpt.clone(),
                 ..because(State::Failed, Some(Kind::Build), &failure.reason)
             },

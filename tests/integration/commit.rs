@@ -105,6 +105,31 @@ async fn a_failing_step_is_told_with_its_last_lines() {
     assert!(failed.step.as_deref().unwrap().contains("RUN for file in"), "{failed:?}");
     assert!(failed.reason.as_deref().unwrap().contains("exit code 3"), "{failed:?}");
     assert!(failed.excerpt.iter().any(|line| line.contains("util.c:7: error")), "{failed:?}");
+    assert_eq!(failed.location.as_deref(), Some("Dockerfile:5"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_names_the_line_and_what_to_try() {
+    let server = GitServer::start();
+    let repository = server.empty("explained");
+    let dockerfile = format!(
+        "# what is built\nFROM {BASE} AS tools\nRUN true\n\nFROM {BASE}\nWORKDIR /x\nRUN true && \\\n  no-such-program\n"
+    );
+    repository.write("web/docker/Dockerfile", dockerfile);
+    let commit = repository.commit("Call what is not there");
+    let grid = TestGrid::with(real).await;
+    let build = r#"{"root":"web","dockerfile":"docker/Dockerfile"}"#;
+    grid.publish(event("b-1", &repository.url, &commit, build)).await;
+    let failed = grid.result("b-1", State::Failed).await;
+    assert!(failed.reason.as_deref().unwrap().contains("exit code 127"), "{failed:?}");
+    assert_eq!(failed.location.as_deref(), Some("web/docker/Dockerfile:7"));
+    let advice = failed.advice.unwrap();
+    assert!(advice.starts_with("a command was not found"), "{advice}");
+    // The log can be read alone.
+    grid.log_line("b-1", &format!("advice: {advice}")).await;
+    let last = grid.log("b-1").pop().unwrap();
+    assert!(last.text.ends_with("exit code 127 (web/docker/Dockerfile:7)"), "{last:?}");
+    grid.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,10 @@ impl Dockerfile {
         Self(String::from_utf8_lossy(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)).into_owned())
     }
 
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// The images of all front ends that an engine could take it to name, in every form that one of them reads
     /// (moby/buildkit, frontend/dockerfile/parser/directives.go): `# syntax=`, `// syntax=`, and JSON. Lines count
     /// as long as nothing but comments came before, which is further than engines look.

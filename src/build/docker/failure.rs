@@ -5,6 +5,9 @@
 
 use bollard::errors::Error;
 
+use super::advice;
+use super::dockerfile::Dockerfile;
+use super::instructions;
 use super::progress::FailedStep;
 use crate::build::engine::{BuildError, BuildFailure};
 
@@ -88,7 +91,7 @@ pub(super) fn classify(
             Some(step) => (Some(step.name), step.excerpt),
             None => (None, Vec::new()),
         };
-        BuildError::Failed(BuildFailure { reason, step, excerpt })
+        BuildError::Failed(BuildFailure { reason, step, excerpt, ..BuildFailure::default() })
     };
     if let (Some(step), Some(code)) = (step, exit_code(&message)) {
         match failed.as_ref().and_then(full_disk) {
@@ -104,13 +107,14 @@ pub(super) fn classify(
             None => {}
         }
         let hint = if code == "137" { " (killed, as when memory runs out)" } else { "" };
-        return own(format!("step {step}: exit code {code}{hint}"));
+        let advice = failed.as_ref().and_then(|step| advice::on_exit(code, &step.excerpt));
+        return with(own(format!("step {step}: exit code {code}{hint}")), advice.as_deref());
     }
     if let Some(reason) = dockerfile_error(&message, &lower, dockerfile) {
         return own(reason);
     }
     if let Some(reason) = step.and_then(|step| missing_source(step, &message)) {
-        return own(reason);
+        return with(own(reason), Some(advice::MISSING_SOURCE));
     }
     if is_full(&lower) {
         return full(&step.map_or_else(|| message.clone(), |step| format!("{step}: {message}")));
@@ -126,7 +130,9 @@ pub(super) fn classify(
     let base = step.and_then(base_image);
     match (base, step) {
         (Some(image), _) if NO_IMAGE.iter().any(|sign| lower.contains(sign)) => {
-            own(format!("base image {image} does not exist, or the engine may not pull it: {message}"))
+            let reason =
+                format!("base image {image} does not exist, or the engine may not pull it: {message}");
+            with(own(reason), Some(advice::NO_IMAGE))
         }
         (_, Some(step)) if ran_full => full(&format!("step {step}: {message}")),
         (_, Some(step)) => own(format!("step {step}: {message}")),
@@ -138,7 +144,36 @@ pub(super) fn classify(
 pub(super) fn refused(reason: String, failed: Option<FailedStep>) -> BuildError {
     let (step, excerpt) = failed.map_or((None, Vec::new()), |step| (Some(step.name), step.excerpt));
     let reason = step.as_ref().map_or_else(|| reason.clone(), |step| format!("step {step}: {reason}"));
-    BuildError::Failed(BuildFailure { reason, step, excerpt })
+    BuildError::Failed(BuildFailure { reason, step, excerpt, ..BuildFailure::default() })
+}
+
+/// The same error with what may be tried about it.
+fn with(error: BuildError, advice: Option<&str>) -> BuildError {
+    match error {
+        BuildError::Failed(failure) => {
+            BuildError::Failed(BuildFailure { advice: advice.map(ToOwned::to_owned), ..failure })
+        }
+        error => error,
+    }
+}
+
+/// The same error with the line of the Dockerfile, whose path and text these are, that the failed step stands in.
+pub(super) fn located(error: BuildError, path: &str, dockerfile: &Dockerfile) -> BuildError {
+    match error {
+        BuildError::Failed(failure) => {
+            let line = match &failure.step {
+                Some(step) => instructions::line_of(dockerfile.text(), step),
+                // As the parser says it.
+                None => failure
+                    .reason
+                    .strip_prefix(path)
+                    .and_then(|rest| rest.strip_prefix(" line ")?.split(':').next()?.parse().ok()),
+            };
+            let location = line.map(|line| format!("{path}:{line}"));
+            BuildError::Failed(BuildFailure { location, ..failure })
+        }
+        error => error,
+    }
 }
 
 /// What an error of the HTTP client means in answer to `POST /build`, whose every parameter comes from

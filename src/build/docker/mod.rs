@@ -5,6 +5,7 @@
 //! disk and `failure` turns its errors into ours, `export` spools the image and `archive` reads it. `transport` owns the
 //! connections, so that none outlives its build. `cache` prunes what builds leave in the engine's cache.
 
+mod advice;
 mod archive;
 mod cache;
 mod config;
@@ -13,6 +14,7 @@ mod engine;
 mod export;
 mod failure;
 mod frontend;
+mod instructions;
 mod lines;
 mod probe;
 mod progress;

@@ -49,11 +49,12 @@ pub(super) async fn solve(
         match ended {
             Ok(()) => Ok(()),
             Err(Ended::Error(Error::DockerStreamError { error })) => {
-                if let Some(reason) = session.refused() {
-                    return Err(failure::refused(reason, progress.failed(&error)));
-                }
-                let ran_full = room.ran_out().await;
-                Err(failure::classify(&error, progress.failed(&error), &dockerfile, ran_full))
+                let failed = progress.failed(&error);
+                let error = match session.refused() {
+                    Some(reason) => failure::refused(reason, failed),
+                    None => failure::classify(&error, failed, &dockerfile, room.ran_out().await),
+                };
+                Err(failure::located(error, &dockerfile, &text))
             }
             Err(Ended::Error(error)) => Err(failure::of_build_call(&engine.config().host, error)),
             Err(Ended::Silent) => Err(engine.lost("stopped answering in the middle of the build")),

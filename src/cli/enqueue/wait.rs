@@ -5,6 +5,7 @@ use std::io::Write;
 
 use super::Prepared;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::progress::at;
 use crate::event::deploy::BuildId;
 use crate::event::result::{Kind, ResultEvent, State};
 use crate::publish::name::{AppName, Namespace};
@@ -101,10 +102,13 @@ fn words(event: &ResultEvent) -> String {
     }
     text.push('\n');
     if let Some(step) = &event.step {
-        let _ = writeln!(text, "  in step {}", printable(step));
+        let _ = writeln!(text, "  in step {}{}", printable(step), at(event.location.as_deref()));
     }
     for line in &event.excerpt {
         let _ = writeln!(text, "  | {}", printable(line));
+    }
+    if let Some(advice) = &event.advice {
+        let _ = writeln!(text, "  advice: {}", printable(advice));
     }
     if let (State::Failed, Some(url)) = (event.state, &event.log_url) {
         let _ = writeln!(text, "  the whole log: {}", printable(url));

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use time::OffsetDateTime;
 
+use super::failure::FailedBuild;
 use super::render::Renderer;
 use super::screen::Screen;
 use super::style::Style;
@@ -72,10 +73,10 @@ impl Progress {
     }
 
     /// The end of a build that has none of an image: the failing step's last lines once more, and why.
-    pub fn failure(&mut self, step: Option<&str>, excerpt: &[String], reason: &str) {
+    pub fn failure(&mut self, failure: &FailedBuild<'_>) {
         let mut lines = String::new();
         self.renderer.begin();
-        self.renderer.failure(step, excerpt, reason, &mut lines);
+        self.renderer.failure(failure, &mut lines);
         self.build = None;
         self.write(&lines);
     }

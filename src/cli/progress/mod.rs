@@ -6,11 +6,13 @@
 //! whole.
 
 mod display;
+mod failure;
 mod render;
 mod screen;
 mod style;
 mod words;
 
 pub use display::Progress;
+pub use failure::{FailedBuild, at};
 pub use style::Style;
 pub use words::short_duration;

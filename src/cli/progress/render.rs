@@ -2,6 +2,7 @@
 
 use time::OffsetDateTime;
 
+use super::failure::{FailedBuild, at};
 use super::style::Style;
 use super::words::since;
 use crate::telemetry::printable::{printable, with_colours};
@@ -72,18 +73,22 @@ impl Renderer {
     }
 
     /// The end of a failed build: where, its last lines, why.
-    pub(super) fn failure(&mut self, step: Option<&str>, excerpt: &[String], reason: &str, out: &mut String) {
+    pub(super) fn failure(&mut self, failure: &FailedBuild<'_>, out: &mut String) {
+        let FailedBuild { step, location, excerpt, reason, advice } = failure;
         self.heading = None;
         if step.is_some() || !excerpt.is_empty() {
             out.push('\n');
         }
         if let Some(step) = step {
-            push(out, &self.style.paint(BOLD, &printable(step)));
+            push(out, &format!("{}{}", self.style.paint(BOLD, &printable(step)), at(*location)));
         }
-        for line in excerpt {
+        for line in *excerpt {
             push(out, &format!("{INDENT}{}", printable(line)));
         }
         push(out, &format!("{} {}", self.style.paint(RED, "error:"), printable(reason)));
+        if let Some(advice) = advice {
+            push(out, &format!("{} {}", self.style.paint(YELLOW, "advice:"), printable(advice)));
+        }
     }
 
     /// Forgets what ran: another attempt begins.

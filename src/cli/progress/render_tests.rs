@@ -109,13 +109,22 @@ fn colours_are_kept_and_closed_on_a_terminal_alone() {
 fn a_failure_ends_with_its_lines_and_its_reason() {
     let mut out = String::new();
     let excerpt = ["cc: no input files".to_owned(), "\x1b[2Jgone".to_owned()];
-    Renderer::default().failure(Some("[2/4] RUN make"), &excerpt, "RUN make: exit code 2", &mut out);
+    Renderer::default().failure(
+        &FailedBuild {
+            step: Some("[2/4] RUN make"),
+            location: Some("Dockerfile:7"),
+            excerpt: &excerpt,
+            reason: "RUN make: exit code 2",
+            advice: Some("ask"),
+        },
+        &mut out,
+    );
     assert_eq!(
         out,
         "\n[2/4] RUN make\n    cc: no input files\n    \\u{1b}[2Jgone\nerror: RUN make: exit code 2\n"
     );
     out.clear();
-    Renderer::default().failure(None, &[], "the engine is away", &mut out);
+    Renderer::default().failure(&FailedBuild::of("the engine is away"), &mut out);
     assert_eq!(out, "error: the engine is away\n");
 }
 
@@ -135,7 +144,14 @@ fn hostile_text_moves_nothing() {
             ],
         );
         out.push_str(&renderer.status(datetime!(2026-11-23 10:15:03 UTC)).unwrap());
-        renderer.failure(Some(hostile), &[hostile.to_owned()], hostile, &mut out);
+        let failure = FailedBuild {
+            step: Some(hostile),
+            location: Some(hostile),
+            excerpt: &[hostile.to_owned()],
+            reason: hostile,
+            advice: Some(hostile),
+        };
+        renderer.failure(&failure, &mut out);
         for bad in ["\r", "\u{202e}", "\x07", "\x1b[2J", "\x1b]"] {
             assert!(!out.contains(bad), "{bad:?} in {out:?}");
         }

@@ -48,8 +48,14 @@ pub struct Build {
     pub reason: Option<String>,
     /// The step that failed.
     pub step: Option<String>,
+    /// Where it stands: the Dockerfile's path in the repository and the line.
+    #[serde(default)]
+    pub location: Option<String>,
     /// That step's last lines.
     pub excerpt: Vec<String>,
+    /// What its author may try.
+    #[serde(default)]
+    pub advice: Option<String>,
     /// What the commit says of itself, once it was fetched.
     pub commit_info: Option<CommitInfo>,
     /// The attempt that counts; none while it is queued.

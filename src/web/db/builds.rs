@@ -118,6 +118,8 @@ fn read(row: &SqliteRow) -> sqlx::Result<BuildRow> {
             None => row.try_get("ended_because")?,
         },
         step: told.and_then(|result| result.step.clone()),
+        location: told.and_then(|result| result.location.clone()),
+        advice: told.and_then(|result| result.advice.clone()),
         excerpt: told.map(|result| result.excerpt.clone()).unwrap_or_default(),
         commit_info,
         attempt: optional(row, "attempt")?,

@@ -80,8 +80,11 @@ struct Band {
     icon: Icon,
     tone: &'static str,
     step: Option<String>,
+    /// Where the step stands in the repository.
+    location: Option<String>,
     what: String,
     follows: String,
+    advice: Option<String>,
     excerpt: Vec<Vec<Piece>>,
     /// The line at which the step failed, if it is on the page.
     line: Option<u64>,
@@ -171,6 +174,8 @@ impl Band {
                 icon: look.icon,
                 tone: look.tone.class(),
                 step: None,
+                location: None,
+                advice: None,
                 what: state::no_word(build, now),
                 follows: "Its lease is over: another worker may take the build.".to_owned(),
                 excerpt: Vec::new(),
@@ -202,6 +207,8 @@ impl Band {
         Some(Self {
             icon: look.icon,
             tone: look.tone.class(),
+            location: build.location.as_deref().filter(|_| step.is_some()).map(printable),
+            advice: build.advice.as_deref().map(printable),
             step,
             what,
             follows,

@@ -49,6 +49,8 @@ pub(super) fn published() -> Build {
         reason: None,
         step: None,
         excerpt: Vec::new(),
+        location: None,
+        advice: None,
         commit_info: Some(CommitInfo {
             subject: "Round gift-card totals half-even".to_owned(),
             author: "Mara Lind".to_owned(),
@@ -105,6 +107,8 @@ pub(super) fn failed() -> Build {
                 .to_owned(),
             "1 error".to_owned(),
         ],
+        location: Some("Dockerfile:14".to_owned()),
+        advice: Some("export the function that is imported, or import one that is there".to_owned()),
         commit_info: Some(CommitInfo {
             subject: "Use roundHalfEven in gift cards".to_owned(),
             ..published().commit_info.unwrap()
@@ -121,6 +125,7 @@ fn with(id: &str, state: BuildState, change: impl FnOnce(&mut Build)) -> Build {
     let base = if state.is_final() { failed() } else { building() };
     let mut build = Build { id: id.parse().unwrap(), state, ..base };
     (build.reason, build.step, build.kind, build.excerpt) = (None, None, None, Vec::new());
+    (build.location, build.advice) = (None, None);
     change(&mut build);
     build
 }

@@ -1,7 +1,7 @@
 //! `buildgrid up`: everything in one process, from its first start through a crash.
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -267,19 +267,20 @@ fn a_port_in_use_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_that_fails_late_has_shown_the_password() {
     let machine = Machine::new();
-    // Open to everybody: what the worker refuses, after the timeline was made.
-    let secrets = machine.folder.path().join("secrets");
-    std::fs::create_dir(&secrets).unwrap();
-    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let refused = machine.refused(("BUILDGRID_WORKER__CREDENTIALS_DIR", secrets.to_str().unwrap()));
+    // What the worker cannot use, after the timeline was made.
+    let in_the_way = machine.data_dir().join("worker");
+    std::fs::DirBuilder::new().mode(0o700).create(machine.data_dir()).unwrap();
+    std::fs::write(&in_the_way, "").unwrap();
+    let refused = machine.refused(("BUILDGRID_LOGGING__LEVEL", "info"));
     let said = String::from_utf8_lossy(&refused.stdout).into_owned();
     let (code, errors) = ended(refused);
     assert_eq!(code, 1, "{errors}");
-    assert!(errors.contains("credentials_dir"), "{errors}");
+    assert!(errors.contains(in_the_way.to_str().unwrap()), "{errors}");
     let password = said.split("admin, password ").nth(1).unwrap_or_else(|| panic!("{said}"));
     let password = password.split_whitespace().next().unwrap();
     assert!(!errors.contains(password), "the log has it");
 
+    std::fs::remove_file(&in_the_way).unwrap();
     let mut up = machine.start().await;
     assert!(!up.said().contains("A login for the pages was made"), "{}", up.said());
     let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
