@@ -66,7 +66,9 @@ impl Fetch {
             Err(Trouble::NotServed(text)) => text,
             Err(trouble) => return Err(self.error(trouble)),
         };
-        tracing::debug!(url, reason, "the server does not give out the commit by its id");
+        // The program's log is masked like the build's: a server may say anything.
+        let reason = self.log.mask().shown(&reason);
+        tracing::debug!(url, %reason, "the server does not give out the commit by its id");
         for refspecs in self.refspecs() {
             self.log.blocking_status(format!(
                 "the server does not give out single commits: fetching {} with its history",
@@ -114,10 +116,14 @@ impl Fetch {
     }
 
     fn discard(&self, mirror: &Mirror, error: &git2::Error) {
-        let (url, error) = (&self.session.url, error.message());
-        tracing::warn!(url, error, "the mirror cannot be used and is fetched anew");
-        self.log.blocking_status(format!("the mirror on the worker is broken ({error}): fetching it anew"));
+        self.say_broken(error.message());
         mirror.discard();
+    }
+
+    fn say_broken(&self, error: &str) {
+        let (url, error) = (&self.session.url, self.log.mask().shown(error));
+        tracing::warn!(url, %error, "the mirror cannot be used and is fetched anew");
+        self.log.blocking_status(format!("the mirror on the worker is broken ({error}): fetching it anew"));
     }
 
     /// What to ask for instead of the commit: the event's ref, then everything.
@@ -225,5 +231,36 @@ impl Fetch {
 
     fn not_found(&self) -> SourceError {
         SourceError::CommitNotFound { url: self.session.url.clone(), commit: self.commit.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::config::SourceConfig;
+    use crate::telemetry::logging::logged;
+    use crate::timeline::mask::Mask;
+
+    #[test]
+    fn what_a_server_says_is_masked_in_the_programs_log() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        let (log, mut lines) = LogSink::channel(Mask::new([("s", &b"hunter2"[..])]).unwrap().0);
+        let url = "https://git.example.com/acme/shop.git".parse().unwrap();
+        let fetch = Fetch {
+            session: Arc::new(Session::new(
+                Arc::new(SourceConfig::default()),
+                Arc::new([]),
+                &url,
+                tokio_util::sync::CancellationToken::new(),
+            )),
+            commit: "9fceb02d0ae598e95dc970b74767f19372d61af8".parse().unwrap(),
+            git_ref: None,
+            log,
+        };
+        let program = logged(|| fetch.say_broken("bad object hunter2 of https://me:pass@git.example.com"));
+        let said = "bad object *** of https://me:***@git.example.com";
+        assert!(program.contains(said), "{program}");
+        assert!(lines.try_recv().unwrap().text.contains(said));
     }
 }

@@ -21,6 +21,7 @@ use super::tags::{self, EngineBuildId};
 use super::transport::{Address, Transport};
 use super::watch::{Pulse, SILENCE};
 use crate::build::engine::{BuildError, BuiltImage};
+use crate::timeline::mask::Mask;
 use crate::timeline::sink::LogSink;
 
 /// A Docker engine that builds images with BuildKit. Any number of builds can run at a time.
@@ -85,7 +86,7 @@ impl DockerEngine {
             Ok(()) => export::export(self, &transport, &tag, &spool, log, cancel).await,
             Err(error) => Err(error),
         };
-        let removal = tokio::spawn(self.clone().clean_up(tag).in_current_span());
+        let removal = tokio::spawn(self.clone().clean_up(tag, log.mask().clone()).in_current_span());
         // Whoever has cancelled a build does not wait for an engine that is slow with it.
         let _ = tokio::select! {
             removed = removal => removed,
@@ -97,8 +98,9 @@ impl DockerEngine {
         image
     }
 
-    async fn clean_up(self, tag: String) {
+    async fn clean_up(self, tag: String, mask: Mask) {
         if let Err(error) = self.remove(&tag).await {
+            let error = mask.shown(&error.to_string());
             tracing::warn!(%tag, %error, "a build's tag was left on the docker engine; a later sweep removes it");
         }
     }
@@ -250,3 +252,20 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(120);
 const CLEAN_UP: Duration = Duration::from_secs(2);
 /// How long it may take to hear of a cancellation.
 const CANCEL_LIMIT: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::logging::logged;
+
+    #[test]
+    fn what_an_engine_says_of_a_build_is_masked_in_the_programs_log() {
+        let config =
+            EngineConfig { host: "unix:///nowhere/hunter2.sock".to_owned(), ..EngineConfig::default() };
+        let engine = DockerEngine::connect(&config, Duration::from_secs(60)).unwrap();
+        let mask = Mask::new([("s", &b"hunter2"[..])]).unwrap().0;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let log = logged(|| runtime.block_on(engine.clean_up("buildgrid/x".to_owned(), mask)));
+        assert!(log.contains("/nowhere/***.sock") && !log.contains("hunter2"), "{log}");
+    }
+}
