@@ -121,7 +121,8 @@ fn a_failure_ends_with_its_lines_and_its_reason() {
     );
     assert_eq!(
         out,
-        "\n[2/4] RUN make\n    cc: no input files\n    \\u{1b}[2Jgone\nerror: RUN make: exit code 2\n"
+        "\n[2/4] RUN make (Dockerfile:7)\n    cc: no input files\n    \\u{1b}[2Jgone\nerror: RUN make: exit code 2\n\
+         advice: ask\n"
     );
     out.clear();
     Renderer::default().failure(&FailedBuild::of("the engine is away"), &mut out);
