@@ -125,4 +125,12 @@ mod tests {
         assert_eq!(shown("[submodule \"a\"]\nurl = \\x\npath = p\n[include]\npath = /etc/passwd\n"), ["p -"]);
         assert_eq!(shown("[submodule \"a\"]\npath = p\nurl = 1\nurl = 2\n"), ["p 2"]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_can_be_read(text in r#"([\[\]"\\=#;a-z \t\r\n]|submodule|path|url|update|none){0,60}"#) {
+            // A submodule needs a header of its own.
+            proptest::prop_assert!(parse(&text).len() <= text.matches('[').count());
+        }
+    }
 }

@@ -43,6 +43,8 @@ pub enum InvalidUrl {
     Ambiguous,
     #[error("repository URL {0:?} has a query or a fragment, which git does not use")]
     Extra(String),
+    #[error("repository URL {0:?} names a host that begins with a dash; no host does")]
+    Host(String),
     #[error("repository URL {0:?} does not name a repository on the host")]
     NoPath(String),
 }
@@ -129,6 +131,10 @@ pub(super) fn parse_any(text: &str) -> Result<(Url, bool), InvalidUrl> {
     }
     if url.password().is_some() {
         return Err(InvalidUrl::Credentials);
+    }
+    // It would be an option to a program that is handed it.
+    if url.host_str().is_some_and(|host| host.starts_with('-')) {
+        return Err(InvalidUrl::Host(text.to_owned()));
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(InvalidUrl::Extra(text.to_owned()));
@@ -310,6 +316,69 @@ mod tests {
         let base: RepositoryUrl = "https://host/acme/x.git".parse().unwrap();
         for bad in ["../../../lib", "../..", "../a/../../b", "../a?b", "../a\u{1}"] {
             assert!(base.join(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Pieces of URLs, good and bad, that readers of URLs have stumbled over.
+    const PIECES: [&str; 30] = [
+        "https://",
+        "http://",
+        "ssh://",
+        "git@",
+        "host",
+        "example.com",
+        ":22",
+        ":99999",
+        "/",
+        "//",
+        "..",
+        "%2e",
+        "%2f",
+        "@",
+        ":",
+        "?",
+        "#",
+        "\\",
+        " ",
+        "\n",
+        "[::1]",
+        "[",
+        "127.1",
+        "ä",
+        "-oProxyCommand=x",
+        "ext::sh",
+        ".git",
+        "~",
+        "a",
+        "%",
+    ];
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_taken_is_a_plain_url(parts in proptest::collection::vec(proptest::sample::select(&PIECES[..]), 0..9)) {
+            let text = parts.concat();
+            if let Ok(url) = text.parse::<RepositoryUrl>() {
+                let plain = url.as_url();
+                proptest::prop_assert!(matches!(plain.scheme(), "http" | "https" | "ssh"), "{text:?}");
+                proptest::prop_assert!(plain.password().is_none() && plain.query().is_none(), "{text:?}");
+                proptest::prop_assert!(plain.username().is_empty() || plain.scheme() == "ssh", "{text:?}");
+                proptest::prop_assert!(plain.host_str().is_some_and(|host| !host.starts_with('-')), "{text:?}");
+                proptest::prop_assert!(!plain.path().split('/').any(|part| part == ".."), "{text:?}");
+                // It says itself, and reads itself as the same.
+                proptest::prop_assert_eq!(url.to_string().parse::<RepositoryUrl>().unwrap(), url);
+            }
+        }
+
+        #[test]
+        fn what_is_relative_stays_on_its_server(
+            parts in proptest::collection::vec(proptest::sample::select(&PIECES[..]), 0..6),
+            up in 0..6_usize,
+        ) {
+            let above: RepositoryUrl = "https://git.example.com/acme/group/shop.git".parse().unwrap();
+            let relative = "../".repeat(up) + &parts.concat();
+            if let Ok(url) = above.join(&relative) {
+                proptest::prop_assert_eq!(url.as_url().origin(), above.as_url().origin(), "{:?}", relative);
+            }
         }
     }
 }

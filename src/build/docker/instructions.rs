@@ -211,4 +211,15 @@ mod tests {
         assert_eq!(line_of("", "[3/3] RUN z"), None);
         assert_eq!(line_of("RUN x \\", "[1/1] RUN x"), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_can_be_read_and_any_line_is_in_it(
+            dockerfile in r"((FROM|RUN|COPY|#|<<EOF|EOF|AS|\\|`| |a|\n)){0,40}",
+            step in r"(\[|\]|internal|load metadata for |a|stage-0|FROM|RUN|COPY|[0-9]{1,3}|/| ){0,12}",
+        ) {
+            let lines = dockerfile.lines().count();
+            proptest::prop_assert!(line_of(&dockerfile, &step).is_none_or(|line| (1..=lines).contains(&line)));
+        }
+    }
 }
