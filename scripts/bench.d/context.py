@@ -12,10 +12,10 @@ import subprocess
 import time
 from statistics import median
 
-from grid import DOCKER, GitServer, git
 from images import base_image
 from publish_memory import forget_peak, peak
 from report import row
+from running import DOCKER, GitServer, git
 
 NAME = "context"
 ROUNDS = 3
