@@ -53,6 +53,29 @@ pub(super) const MISSING_SOURCE: &str = "a build sees what is committed, without
 pub(super) const NO_IMAGE: &str = "check the image's name and tag; a private one needs a login, registry.<namespace> in \
      the worker's credentials directory";
 
+const HEREDOC: &str = "heredocs (<<) are not known to the front end that reads this Dockerfile, as that of Docker 20.10: begin \
+     the file with # syntax=docker/dockerfile:1, where the engine can pull that, or join the lines with && and \\";
+const FLAG: &str = "the front end that reads this Dockerfile does not know the flag: begin the file with \
+     # syntax=docker/dockerfile:1, where the engine can pull that, or do without";
+const INSECURE: &str = "no build may lift the limits that its steps have: do without --security";
+
+/// What to try about a Dockerfile that is not understood, for this reason.
+pub(super) fn on_syntax(reason: &str, dockerfile: &str) -> Option<&'static str> {
+    let lower = reason.to_ascii_lowercase();
+    if lower.contains("unknown flag: security") {
+        return Some(INSECURE);
+    }
+    if lower.contains("unknown flag: ") {
+        return Some(FLAG);
+    }
+    (lower.contains("unknown instruction: ") && dockerfile.lines().any(has_heredoc)).then_some(HEREDOC)
+}
+
+fn has_heredoc(line: &str) -> bool {
+    let (keyword, rest) = line.trim_ascii_start().split_once(' ').unwrap_or_default();
+    ["RUN", "COPY", "ADD"].iter().any(|one| keyword.eq_ignore_ascii_case(one)) && rest.contains("<<")
+}
+
 /// What to try about a step that has ended with `code`.
 pub(super) fn on_exit(code: &str, excerpt: &[String]) -> Option<String> {
     let lower: Vec<_> = excerpt.iter().map(|line| line.to_ascii_lowercase()).collect();
@@ -92,5 +115,17 @@ mod tests {
         assert!(on("1", "npm ERR! code E401").unwrap().contains("build.secrets"));
         assert!(on("137", "Killed").unwrap().contains("memory"));
         assert_eq!(on("2", "make: *** [all] Error 1"), None);
+    }
+
+    #[test]
+    fn what_an_old_front_end_does_not_know_is_told() {
+        let unknown = "Dockerfile line 3: unknown instruction: ECHO";
+        for heredoc in ["RUN <<EOF", " run cat <<-'EOF' >x", "COPY <<a /a", "ADD --chown=1 <<a /a"] {
+            let advice = on_syntax(unknown, &format!("FROM x\n{heredoc}\necho\n"));
+            assert_eq!(advice, Some(HEREDOC), "{heredoc}");
+        }
+        assert_eq!(on_syntax(unknown, "FROM x\nRUN true\nECHO << x\n"), None);
+        assert_eq!(on_syntax("Dockerfile line 2: Unknown flag: link", ""), Some(FLAG));
+        assert_eq!(on_syntax("Dockerfile line 2: unknown flag: security", ""), Some(INSECURE));
     }
 }

@@ -157,7 +157,8 @@ fn with(error: BuildError, advice: Option<&str>) -> BuildError {
     }
 }
 
-/// The same error with the line of the Dockerfile, whose path and text these are, that the failed step stands in.
+/// The same error with the line of the Dockerfile, whose path and text these are, that the failed step stands in, and
+/// with what helps where its text is not understood.
 pub(super) fn located(error: BuildError, path: &str, dockerfile: &Dockerfile) -> BuildError {
     match error {
         BuildError::Failed(failure) => {
@@ -170,7 +171,9 @@ pub(super) fn located(error: BuildError, path: &str, dockerfile: &Dockerfile) ->
                     .and_then(|rest| rest.strip_prefix(" line ")?.split(':').next()?.parse().ok()),
             };
             let location = line.map(|line| format!("{path}:{line}"));
-            BuildError::Failed(BuildFailure { location, ..failure })
+            let on_syntax = || advice::on_syntax(&failure.reason, dockerfile.text()).map(ToOwned::to_owned);
+            let advice = if failure.step.is_none() { on_syntax() } else { failure.advice };
+            BuildError::Failed(BuildFailure { location, advice, ..failure })
         }
         error => error,
     }
