@@ -12,13 +12,13 @@ use crate::support::patience::until;
 use crate::support::process::run;
 
 /// Builds on the real engine, out of a git server on loopback.
-fn real(config: &mut Config) {
+pub fn real(config: &mut Config) {
     base_image();
     config.engine.host = docker::host();
     config.source.allow_private_addresses = vec!["127.0.0.1".to_owned()];
 }
 
-fn event(id: &str, url: &str, commit: &str, build: &str) -> String {
+pub fn event(id: &str, url: &str, commit: &str, build: &str) -> String {
     format!(
         r#"{{"version":1,"id":"{id}","namespace":"smoke","app":"web","repository":{{"url":"{url}"}},
             "commit":"{commit}","ref":"refs/heads/main","build":{build}}}"#

@@ -14,7 +14,7 @@ use crate::support::image::{TestImage, image_name};
 use crate::support::registry::TestRegistry;
 
 /// A credentials directory with these files.
-fn credentials(files: &[(&str, &str)]) -> TempDir {
+pub fn credentials(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     for (name, content) in files {

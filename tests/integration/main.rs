@@ -8,6 +8,7 @@ mod commit;
 mod credentials;
 mod docker;
 mod faults;
+mod fixtures;
 mod program;
 mod queue;
 mod registry;

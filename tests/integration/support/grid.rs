@@ -146,10 +146,20 @@ impl TestGrid {
 
     /// Waits for the `n`th result of `id` with `state`. Results that were passed over are kept.
     pub async fn nth_result(&self, id: &str, state: State, n: usize) -> ResultEvent {
+        self.heard(&state.to_string(), id, |result| result.state == state, n).await
+    }
+
+    async fn heard(
+        &self,
+        what: &str,
+        id: &str,
+        wanted: impl Fn(&ResultEvent) -> bool,
+        n: usize,
+    ) -> ResultEvent {
         let mut listener = self.listener.lock().await;
         let wait = async {
             loop {
-                if let Some(found) = self.results(id).into_iter().filter(|r| r.state == state).nth(n - 1) {
+                if let Some(found) = self.results(id).into_iter().filter(&wanted).nth(n - 1) {
                     return found;
                 }
                 let heard = listener.next(&self.config.queue).await;
@@ -159,9 +169,15 @@ impl TestGrid {
         match tokio::time::timeout(PATIENCE, wait).await {
             Ok(found) => found,
             Err(_) => {
-                panic!("no result {state} number {n} of {id}; there are {:#?}", self.results.lock().unwrap())
+                panic!("no result {what} number {n} of {id}; there are {:#?}", self.results.lock().unwrap())
             }
         }
+    }
+
+    /// Waits for the result that ends `id` or has it tried again.
+    pub async fn end(&self, id: &str) -> ResultEvent {
+        let wanted = |result: &ResultEvent| result.state != State::Started;
+        self.heard("the end", id, wanted, 1).await
     }
 
     /// The final results of `id`, once all that were published have been heard.

@@ -1,6 +1,8 @@
-//! Small images, made without an engine and put into a store as the publisher does.
+//! Images in a store: small ones, made without an engine and put there as the publisher does, and what is in those that
+//! were published.
 
-use std::io::Write as _;
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
 
 use buildgrid::publish::name::{ImageName, ImageRepository};
 use buildgrid::store::digest::Digest;
@@ -102,4 +104,63 @@ fn tar_of(path: &str, bytes: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     tar.append_data(&mut header, path, bytes).unwrap();
     tar.into_inner().unwrap()
+}
+
+/// What is in an image that was published.
+pub struct Published {
+    /// By path, without a slash at the beginning; folders are left out. Of layers, the last one counts.
+    pub files: BTreeMap<String, File>,
+    pub config: serde_json::Value,
+}
+
+pub struct File {
+    pub content: Vec<u8>,
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u64, u64),
+    /// Where it points, if it is a symbolic link.
+    pub link: Option<String>,
+}
+
+impl Published {
+    /// Reads it as a client that pulls would.
+    pub async fn read(store: &Store, repository: &ImageRepository, digest: Digest) -> Self {
+        let manifest = store.manifest(repository, digest).await.unwrap().expect("the manifest");
+        let manifest: oci_spec::image::ImageManifest = serde_json::from_slice(&manifest).unwrap();
+        let blob = async |descriptor: &oci_spec::image::Descriptor| {
+            let digest = descriptor.digest().to_string().parse().unwrap();
+            std::fs::read(store.blob(repository, digest).await.unwrap().expect("a blob").path).unwrap()
+        };
+        let config = serde_json::from_slice(&blob(manifest.config()).await).unwrap();
+        let mut files = BTreeMap::new();
+        for layer in manifest.layers() {
+            apply(&blob(layer).await, &mut files);
+        }
+        Self { files, config }
+    }
+}
+
+fn apply(layer: &[u8], files: &mut BTreeMap<String, File>) {
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(layer));
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let path = path.strip_prefix("./").unwrap_or(&path).to_owned();
+        if let Some((folder, name)) = path.rsplit_once(".wh.") {
+            let removed = format!("{folder}{name}");
+            files.retain(|path, _| *path != removed && !path.starts_with(&format!("{removed}/")));
+            continue;
+        }
+        if entry.header().entry_type().is_dir() {
+            continue;
+        }
+        let link = entry.link_name_bytes().map(|target| String::from_utf8_lossy(&target).into_owned());
+        let header = entry.header();
+        // Docker's archives have the type of the file in it as well.
+        let mode = header.mode().unwrap() & 0o7777;
+        let owner = (header.uid().unwrap(), header.gid().unwrap());
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        files.insert(path, File { content, mode, owner, link });
+    }
 }
