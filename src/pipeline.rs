@@ -282,16 +282,22 @@ fn from_top(error: BuildError, root: &str) -> BuildError {
 /// What of its namespace's credentials an event's build is handed: what it names, and all logins.
 fn granted(event: &DeployEvent, all: &BuildCredentials) -> Result<BuildCredentials, Outcome> {
     let options = &event.options;
-    all.granted(&options.secrets, &options.ssh).map_err(|missing| {
-        let (field, kind, name) = match missing {
-            Missing::Secret(name) => ("build.secrets", "secret", name),
-            Missing::Ssh(name) => ("build.ssh", "ssh", name),
-        };
-        let namespace = &event.namespace;
-        let reason = format!(
+    let namespace = &event.namespace;
+    let lacks = |field, kind, name| {
+        format!(
             "{field} names {name}, which namespace {namespace} does not have; the worker's operator adds it as \
              {kind}.{namespace}.{name} to worker.credentials_dir"
-        );
+        )
+    };
+    all.granted(&options.secrets, &options.ssh).map_err(|missing| {
+        let reason = match missing {
+            Missing::Secret(name) => lacks("build.secrets", "secret", name),
+            Missing::Ssh(name) => lacks("build.ssh", "ssh", name),
+            Missing::OfTheEngine(name) => format!(
+                "build.secrets names {name}, with which the engine would fetch by itself, into a cache that all namespaces \
+                 share; make the repository a submodule, or fetch it in a step with a secret of another name"
+            ),
+        };
         Outcome::Failed(BuildFailure { reason, ..BuildFailure::default() })
     })
 }

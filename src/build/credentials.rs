@@ -28,8 +28,12 @@ impl BuildCredentials {
     /// Of all that a namespace has, what a build may have that names these secrets and SSH agents.
     ///
     /// # Errors
-    /// The first that is not there.
+    /// The first that is not there, or that no build is handed.
     pub fn granted(&self, secrets: &BTreeSet<String>, ssh: &BTreeSet<String>) -> Result<Self, Missing> {
+        if let Some(name) = secrets.iter().find(|name| OF_THE_ENGINE.iter().any(|own| name.starts_with(own)))
+        {
+            return Err(Missing::OfTheEngine(name.clone()));
+        }
         Ok(Self {
             secrets: named(&self.secrets, secrets).map_err(Missing::Secret)?,
             ssh: named(&self.ssh, ssh).map_err(Missing::Ssh)?,
@@ -48,7 +52,14 @@ impl BuildCredentials {
 pub enum Missing {
     Secret(String),
     Ssh(String),
+    /// A secret that the engine would use by itself.
+    OfTheEngine(String),
 }
+
+/// How the secrets are called that the engine asks for by itself, for `ADD` of a private repository or file
+/// (moby/buildkit, source/git, source/http). What it fetches lies in a cache that all namespaces share, where another
+/// one gets it by the commit's id alone.
+pub const OF_THE_ENGINE: [&str; 3] = ["GIT_AUTH_TOKEN", "GIT_AUTH_HEADER", "HTTP_AUTH_"];
 
 fn named<T: Clone>(
     all: &BTreeMap<String, T>,

@@ -2,6 +2,7 @@
 //! Dockerfile give the same bytes: entries in git's order, owner 0:0, the commit's time, modes 0644,
 //! 0755 and 0777. GNU format (tar(5)), whose long-name entries take any bytes.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 
 use git2::{Oid, Tree};
@@ -14,6 +15,10 @@ use super::tree::{Entry, Git, MAX_LINK, Node, Plan, from_top, kind};
 
 /// The longest path of an entry, in bytes: Linux' PATH_MAX.
 const MAX_PATH: usize = 4096;
+/// How many folders are open at once, one in the other, and how many entries they may have together: each is in memory
+/// as a whole.
+const MAX_DEPTH: usize = 256;
+const MAX_OPEN_ENTRIES: usize = 2_000_000;
 /// Entries that are looked at for each one that may be sent. Trees can share their subtrees, so that
 /// a small repository holds more paths than anybody can walk; those that are ignored count here.
 const LOOKED_AT_FOR_EACH: u64 = 10;
@@ -62,6 +67,8 @@ struct Folder<'a> {
     tree: Tree<'a>,
     /// The next of its entries.
     next: usize,
+    /// Those before it. A file and a folder of one name need not stand together.
+    names: HashSet<Vec<u8>>,
     /// The length of its path.
     path: usize,
     matched: Matched,
@@ -73,8 +80,15 @@ impl<'a> Writer<'a> {
     fn walk(&mut self) -> Result<(), SourceError> {
         let (top, root) = self.plan.root()?;
         let (git, tree) = (root.git, root.tree()?);
-        let mut folders =
-            vec![Folder { git, tree, next: 0, path: 0, matched: Matched::default(), sent: true }];
+        let mut folders = vec![Folder {
+            git,
+            tree,
+            next: 0,
+            names: HashSet::new(),
+            path: 0,
+            matched: Matched::default(),
+            sent: true,
+        }];
         while let Some(folder) = folders.last_mut() {
             let Some((id, kind)) = self.next_of(folder)? else {
                 folders.pop();
@@ -95,12 +109,23 @@ impl<'a> Writer<'a> {
                     _ => Some(Node { git, id }),
                 };
                 match node {
+                    Some(_) if folders.len() >= MAX_DEPTH => {
+                        let reason = "its folders are nested more than 256 deep";
+                        return Err(SourceError::BadName { path, reason });
+                    }
+                    Some(_)
+                        if folders.iter().map(|open| open.tree.len()).sum::<usize>() > MAX_OPEN_ENTRIES =>
+                    {
+                        let reason = "the folders that it lies in have more than 2,000,000 entries together";
+                        return Err(SourceError::BadName { path, reason });
+                    }
                     Some(node) => {
                         let (git, tree) = (node.git, node.tree()?);
                         folders.push(Folder {
                             git,
                             tree,
                             next: 0,
+                            names: HashSet::new(),
                             path: self.path.len(),
                             matched,
                             sent: false,
@@ -136,6 +161,11 @@ impl<'a> Writer<'a> {
         folder.next += 1;
         self.path.truncate(folder.path);
         self.push_name(entry.name_bytes())?;
+        // Whoever unpacks it takes the last, and who looks it up takes any: they would not speak of one file.
+        if !folder.names.insert(entry.name_bytes().to_vec()) {
+            let reason = "it stands twice in its folder, which git does not write";
+            return Err(SourceError::BadName { path: shown(&self.path), reason });
+        }
         Ok(Some((entry.id(), kind(&entry))))
     }
 

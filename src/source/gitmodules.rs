@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+/// The longest name of a submodule, in bytes: it is looked up for each of its lines.
+const MAX_NAME: usize = 1024;
+
 /// What is said of a submodule. Its name is of no use here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Submodule {
@@ -52,6 +55,9 @@ fn submodule(header: &str) -> Option<(String, &str)> {
     let mut name = String::new();
     let mut characters = rest.char_indices();
     while let Some((at, character)) = characters.next() {
+        if at > MAX_NAME {
+            return None;
+        }
         match character {
             '\\' => name.push(characters.next()?.1),
             '"' => return rest[at + 1..].trim_start().strip_prefix(']').map(|rest| (name, rest)),

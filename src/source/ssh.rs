@@ -220,7 +220,8 @@ fn private_key(name: &str, pem: &str) -> Result<PrivateKey, SourceError> {
 fn pinned(session: &Session, host: &str, port: u16) -> Result<Vec<PublicKey>, SourceError> {
     let file = &session.config.known_hosts;
     let failed = |reason: String| SourceError::UnreadableKnownHosts { file: file.clone(), reason };
-    if let Err(error) = std::fs::metadata(file)
+    // Opened here: the reader takes a file that it may not open for an empty one.
+    if let Err(error) = std::fs::File::open(file)
         && error.kind() != io::ErrorKind::NotFound
     {
         return Err(failed(error.to_string()));

@@ -22,7 +22,9 @@ use super::url::RepositoryUrl;
 const MAX_DEPTH: usize = 10;
 const MAX_SUBMODULES: usize = 256;
 /// The largest `.gitmodules` that is read.
-const MAX_FILE: ByteSize = ByteSize::mib(1);
+const MAX_FILE: ByteSize = ByteSize::kib(256);
+/// How many submodules one `.gitmodules` may name: each is looked for in the tree.
+const MAX_NAMED: usize = 1024;
 
 /// The submodules of a commit, by their paths from its top; `None` for one that is to stay empty.
 pub(super) type Submodules = BTreeMap<Vec<u8>, Option<CommitSource>>;
@@ -69,7 +71,7 @@ impl Sources {
         let mut walk = Walk { budget: Arc::new(Budget::new(self.config())), scope, waiting: VecDeque::new() };
         let chain = vec![(url.clone(), commit.id.clone())];
         let source = commit.source.clone();
-        walk.enter(Parent { path: String::new(), url: url.clone(), source, chain }).await?;
+        walk.enter(Parent { path: String::new(), url: url.clone(), source, chain }, errand).await?;
         let mut modules = Submodules::new();
         let mut rules = None;
         while let Some((parent, found)) = walk.waiting.pop_front() {
@@ -97,7 +99,8 @@ impl Sources {
                     let fetched = self.fetch_within(errand, url, id, Arc::clone(&walk.budget)).await;
                     let source = fetched.map_err(|error| within(&path, error))?.source;
                     let (url, chain) = child;
-                    walk.enter(Parent { path: path.clone(), url, source: source.clone(), chain }).await?;
+                    walk.enter(Parent { path: path.clone(), url, source: source.clone(), chain }, errand)
+                        .await?;
                     Some(source)
                 }
             };
@@ -123,9 +126,11 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    async fn enter(&mut self, parent: Parent) -> Result<(), SourceError> {
+    async fn enter(&mut self, parent: Parent, errand: Errand<'_>) -> Result<(), SourceError> {
         let source = parent.source.clone();
-        let found = libgit2::blocking(move || submodules_of(&source)).await;
+        let looking = libgit2::blocking(move || submodules_of(&source));
+        let found = errand.cancel.run_until_cancelled(looking).await.ok_or(SourceError::Cancelled)?;
+        errand.pulse.beat();
         let parent = Arc::new(parent);
         for found in found.map_err(|error| within(&parent.path, error))? {
             let waiting = (Arc::clone(&parent), found);
@@ -177,8 +182,13 @@ fn submodules_of(source: &CommitSource) -> Result<Vec<Found>, SourceError> {
         // git does not follow a link in its place either.
         _ => return Ok(Vec::new()),
     };
+    let named = gitmodules::parse(&String::from_utf8_lossy(file.content()));
+    if named.len() > MAX_NAMED {
+        let reason = format!("it names {} submodules; at most {MAX_NAMED} are looked for", named.len());
+        return Err(bad(".gitmodules", reason));
+    }
     let mut all = Vec::new();
-    for module in gitmodules::parse(&String::from_utf8_lossy(file.content())) {
+    for module in named {
         let Some(path) = module.path else { continue };
         let path = path.trim_end_matches('/').to_owned();
         if let Some(commit) = git.gitlink(&path)? {

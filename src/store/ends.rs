@@ -36,6 +36,24 @@ impl Store {
         .await
     }
 
+    /// Replaces an end that cannot be read, if it is still `damaged`; else answers with what stands there.
+    pub async fn mend_end(
+        &self,
+        id: &BuildId,
+        requeue: Option<&str>,
+        damaged: Vec<u8>,
+        end: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = layout::end(id, requeue);
+        self.blocking(move |directory| {
+            Ok(match directory.compare_and_set(&layout::ends_lock(), &[], &key, &damaged, &end)? {
+                Swap::Done => None,
+                Swap::Found(found) => Some(found),
+            })
+        })
+        .await
+    }
+
     /// Removes the ends that are older than `age`, until `drain`; of each, `told` hears its length in bytes,
     /// or why it stays. Blocking.
     pub fn forget_ends(

@@ -17,7 +17,7 @@
 //!     ├── credentials/<user>.json                          registry logins (`credentials`)
 //!     ├── ends/<two digits>/<event id>.json                how an event ended, for all workers (`ends`)
 //!     ├── layers/<first two digits>/<diff id>.json         uncompressed layer → descriptor of its blob (`layers`)
-//!     ├── locks/tags                                       locked while a tag is replaced
+//!     ├── locks/{tags,ends}                                locked while a tag, or a damaged end, is replaced
 //!     └── tmp                                              files being written; swept at start
 //! ```
 //!
@@ -109,6 +109,10 @@ pub fn credentials() -> Key {
 
 pub fn credential(user: &UserName) -> Key {
     Key(format!("buildgrid/credentials/{user}.json"))
+}
+
+pub fn ends_lock() -> Key {
+    Key("buildgrid/locks/ends".to_owned())
 }
 
 /// The directory of the ends of events.

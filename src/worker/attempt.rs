@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::BoxFuture;
@@ -25,6 +26,9 @@ use crate::source::FetchedCommit;
 use crate::timeline::mask::Mask;
 use crate::timeline::protocol::CommitInfo;
 use crate::timeline::sink::LogSink;
+
+/// How long the end of a build waits until its login for pulls is removed.
+const END_OF_PULLS: Duration = Duration::from_secs(2);
 
 /// Where attempts are made: what stands in logs and results.
 #[derive(Clone)]
@@ -125,7 +129,8 @@ impl Attempt<'_> {
             fetched: &fetched,
         };
         let outcome = shown(pipeline.run(self.event, run).await, mask);
-        pull.end().await;
+        // A store that hangs does not hold up the build's end: the janitor removes logins that have expired.
+        let _ = tokio::time::timeout(END_OF_PULLS, pull.end()).await;
         self.last_words(log, &outcome).await;
         opened.close(&self.directory).await?;
         Ok(outcome)

@@ -364,7 +364,9 @@ impl Handler {
         result: ResultEvent,
     ) -> Result<ResultEvent, GaveUp> {
         loop {
-            match self.try_keep(delivery, event, result.clone()).await {
+            // A store that hangs does not hold up the end of the process.
+            let kept = self.abort.run_until_cancelled(self.try_keep(delivery, event, result.clone())).await;
+            match kept.ok_or(GaveUp)? {
                 Ok(kept) => {
                     if kept != result {
                         tracing::warn!(

@@ -61,12 +61,13 @@ impl Ends {
     ) -> anyhow::Result<ResultEvent> {
         let end = End { event: event.body, result };
         let bytes = serde_json::to_vec(&end).context("write the event's end")?;
-        let Some(found) = self.store.put_end(&event.id, requeue, bytes).await? else {
-            return Ok(end.result);
-        };
-        match parse(&event.id, &found) {
+        let mut found = self.store.put_end(&event.id, requeue, bytes.clone()).await?;
+        if let Some(damaged) = found.take_if(|found| parse(&event.id, found).is_none()) {
+            found = self.store.mend_end(&event.id, requeue, damaged, bytes).await?;
+        }
+        match found.and_then(|found| parse(&event.id, &found)) {
             Some(stands) if stands.event == event.body => Ok(stands.result),
-            // Both were built at once under one id, unnoticed: each has its own end.
+            // It is this one; or both were built at once under one id, unnoticed, and each has its own end.
             _ => Ok(end.result),
         }
     }
@@ -85,7 +86,7 @@ impl End {
     }
 }
 
-/// A damaged one is none: the event is built again, which mends more than it breaks.
+/// A damaged one is none, and the next end takes its place.
 fn parse(id: &BuildId, bytes: &[u8]) -> Option<End> {
     match serde_json::from_slice(bytes) {
         Ok(end) => Some(end),
@@ -154,11 +155,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_damaged_end_is_none() {
-        let (folder, one, _) = workers();
+        let (folder, one, two) = workers();
         let event = event("b-1", "web");
         one.settle(&event, None, ended(&event, State::Cancelled, None, "one")).await.unwrap();
         let key = crate::store::layout::end(&event.id, None);
         std::fs::write(folder.path().join(key.as_str()), b"{\"event\":").unwrap();
         assert_eq!(one.find(&event, None).await.unwrap(), Found::Nothing);
+        let failed = ended(&event, State::Failed, Some(Kind::Build), "two");
+        assert_eq!(two.settle(&event, None, failed.clone()).await.unwrap(), failed);
+        assert_eq!(one.find(&event, None).await.unwrap(), Found::Ended(Box::new(failed)));
     }
 }

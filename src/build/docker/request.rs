@@ -69,6 +69,12 @@ impl BuildRequest {
                 PASSED_ON.join(", ")
             ));
         }
+        if self.text.is_json() {
+            return failed(format!(
+                "{} is JSON, which only a foreign front end reads; write instructions",
+                self.dockerfile
+            ));
+        }
         let foreign = |image: &&str| !config.frontends.iter().any(|frontend| frontend.allows(image));
         if let Some(image) = self.text.frontends().into_iter().find(foreign) {
             let allowed = config.frontends.iter().map(ToString::to_string).collect::<Vec<_>>();

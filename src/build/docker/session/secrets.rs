@@ -9,6 +9,7 @@ use secrecy::ExposeSecret as _;
 use tonic::{Request, Response, Status};
 
 use super::server::Notes;
+use crate::build::credentials::OF_THE_ENGINE;
 use crate::build::credentials::SecretValues;
 
 pub(super) struct SecretsOfBuild {
@@ -17,10 +18,6 @@ pub(super) struct SecretsOfBuild {
     pub(super) optional: BTreeSet<String>,
     pub(super) notes: Arc<Notes>,
 }
-
-/// What the engine itself asks for, without a mount, before it fetches what `ADD` names (moby/buildkit, source/git and
-/// source/http): it does without.
-const BY_ITSELF: [&str; 3] = ["GIT_AUTH_TOKEN", "GIT_AUTH_HEADER", "HTTP_AUTH_"];
 
 #[tonic::async_trait]
 impl Secrets for SecretsOfBuild {
@@ -32,7 +29,8 @@ impl Secrets for SecretsOfBuild {
         if let Some(value) = self.values.get(&id) {
             return Ok(Response::new(GetSecretResponse { data: value.expose_secret().to_vec() }));
         }
-        if BY_ITSELF.iter().any(|name| id.starts_with(name)) {
+        // Asked for without a mount, before it fetches what `ADD` names: it does without.
+        if OF_THE_ENGINE.iter().any(|name| id.starts_with(name)) {
             return Err(Status::not_found("the build does not have it"));
         }
         // After "not found" the engine leaves a mount out unless it says `required`, and builds on in silence.
