@@ -202,17 +202,11 @@ impl<'a> Git<'a> {
     ) -> Result<Blob<'a>, SourceError> {
         let broken = |error| self.source.broken(&error);
         if libgit2::size(self.repository, id).map_err(broken)? > limit.0 {
-            return Err(match key {
-                None => {
-                    SourceError::NotAFile { path: path.to_owned(), kind: "too large a file for what it is" }
-                }
-                Some(_) => SourceError::TooLarge {
-                    what: format!("{path:?}"),
-                    limit,
-                    key,
-                    remedy: "; add it to .dockerignore if the build does not need it",
-                },
-            });
+            let remedy = match key {
+                None => ", the most that is read of such a file",
+                Some(_) => "; add it to .dockerignore if the build does not need it",
+            };
+            return Err(SourceError::TooLarge { what: format!("{path:?}"), limit, key, remedy });
         }
         self.repository.find_blob(id).map_err(broken)
     }
