@@ -157,6 +157,14 @@ async fn faults_of_the_dockerfile_are_the_builds_own() {
 }
 
 #[tokio::test]
+async fn a_dockerfile_may_be_as_large_as_its_limit() {
+    let comments = "# a comment as there may be many\n".repeat((4 << 20) / 33 - 10);
+    let dockerfile = format!("FROM {BASE}\n{comments}RUN echo {} > /last\n", unique());
+    let image = build(&engine(), request(&dockerfile)).await.image();
+    assert!(files(&image).contains_key("last"));
+}
+
+#[tokio::test]
 async fn an_argument_that_would_choose_the_front_end_is_refused() {
     let mut request = request(&format!("FROM {BASE}\n"));
     request.args.insert("BUILDKIT_SYNTAX".into(), "evil/frontend".into());

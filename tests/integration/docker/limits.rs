@@ -26,6 +26,36 @@ async fn a_step_has_no_network_where_the_request_says_so() {
     }
 }
 
+/// What README says of `ADD`: it is the engine that fetches, with the network of the engine's machine. Steps do not
+/// reach that machine's loopback.
+#[tokio::test]
+async fn what_add_names_is_fetched_by_the_engine_and_no_step_reaches_its_loopback() {
+    base_image();
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = asked.clone();
+    let app = axum::Router::new().fallback(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async { "of the engine's machine" }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/{}", listener.local_addr().unwrap(), unique());
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    let step = request(&format!("FROM {BASE}\nRUN wget -T 5 -O - {url}\n"));
+    let reason = build(&engine(), step).await.failure().reason;
+    assert!(reason.contains("exit code 1"), "{reason}");
+    for flag in ["--network=host", "--security=insecure"] {
+        let step = request(&format!("FROM {BASE}\nRUN {flag} wget -T 5 -O - {url}\n"));
+        let reason = build(&engine(), step).await.failure().reason;
+        assert!(reason.to_ascii_lowercase().contains(flag.split(['-', '=']).nth(2).unwrap()), "{reason}");
+    }
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 0, "a step reached the engine's machine");
+    let added =
+        BuildRequest { network: Network::None, ..request(&format!("FROM {BASE}\nADD {url} /added\n")) };
+    let image = build(&engine(), added).await.image();
+    assert_eq!(files(&image)["added"], b"of the engine's machine");
+    server.abort();
+}
+
 #[tokio::test]
 async fn an_argument_that_looks_like_a_secret_is_warned_of() {
     let mut request = request(&format!("FROM {BASE}\n"));

@@ -71,6 +71,20 @@ async fn root_and_dockerfile_must_be_what_they_are_taken_for() {
 }
 
 #[tokio::test]
+async fn a_dockerfile_has_a_limit_of_its_own() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    let large = |bytes: usize| format!("FROM scratch\n# {}\n", "x".repeat(bytes - 16));
+    repository.write("Dockerfile", large(4 << 20));
+    repository.commit("One");
+    tar_of(&repository, "").await.unwrap();
+    repository.write("Dockerfile", large((4 << 20) + 1));
+    repository.commit("Two");
+    let error = refused(&repository, "", "Dockerfile").await.to_string();
+    assert_eq!(error, "\"Dockerfile\" is larger than 4.0 MiB, the most that is read of such a file");
+}
+
+#[tokio::test]
 async fn a_submodule_is_refused_only_inside_the_context() {
     let server = git_server().await;
     let repository = server.empty("x");
@@ -141,7 +155,11 @@ fn forge(repository: &Repository, entries: &[(&str, &[u8], &str)]) {
     let mut tree = Vec::new();
     for (mode, name, content) in entries {
         let id = match *mode {
-            "40000" => object("tree", &[]),
+            "40000" => content.rsplit('/').fold(object("tree", &[]), |below, name| {
+                let entry = format!("40000 {name}\0").into_bytes();
+                let id = data_encoding::HEXLOWER.decode(below.as_bytes()).unwrap();
+                object("tree", if name.is_empty() { Vec::new() } else { [entry, id].concat() }.as_slice())
+            }),
             _ => object("blob", content.as_bytes()),
         };
         tree.extend_from_slice(format!("{mode} ").as_bytes());
@@ -165,6 +183,10 @@ async fn names_that_lead_out_of_the_context_are_refused() {
         ("100644", b"a/../../b", "x"),
         ("100644", b"/etc/passwd", "x"),
         ("40000", b".git", ""),
+        ("40000", b".git", "hooks/post-checkout"),
+        ("40000", b".GIT", "hooks/post-checkout"),
+        ("40000", b".gIt", "HOOKS/post-checkout"),
+        ("40000", b"lib", ".Git/hooks"),
         ("100644", b".GIT", "x"),
         ("120000", b"link", ""),
         ("120000", b"link", "a\0b"),

@@ -140,6 +140,14 @@ async fn hostile_gitmodules_reach_nothing() {
         ("../../../../x", "does not name"),
         ("../a\\nb", "control"),
         ("http://169.254.169.254/latest", "169.254.169.254"),
+        ("http://2852039166/latest", "169.254.169.254"),
+        ("http://[::ffff:169.254.169.254]/latest", "allow_private_addresses"),
+        ("http://[fe80::1]/x", "fe80::1"),
+        ("http://10.0.0.1/x", "10.0.0.1"),
+        ("ssh://-oProxyCommand=id/x", "domain"),
+        ("ssh://git@-oProxyCommand=id/x", "domain"),
+        ("git@-oProxyCommand=id:x", "domain"),
+        ("https://host/x\\nHost: y", "control"),
         ("ssh://git@127.0.0.1:1/x", "needs"),
     ]
     .into_iter()
