@@ -139,10 +139,6 @@ pub(super) fn parse_any(text: &str) -> Result<(Url, bool), InvalidUrl> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err(InvalidUrl::Extra(text.to_owned()));
     }
-    // No host is called so, and to a program of the command line it would be an option.
-    if url.host_str().is_some_and(|host| host.starts_with('-')) {
-        return Err(InvalidUrl::Unreadable(text.to_owned(), url::ParseError::InvalidDomainCharacter));
-    }
     Ok((url, is_short))
 }
 

@@ -405,9 +405,13 @@ async fn arguments_beyond_what_the_engine_takes_are_the_builds_fault() {
 #[tokio::test]
 async fn sweeps_the_tags_that_are_older_than_any_build() {
     base_image();
-    let tag = format!("buildgrid.local/build:{}", unique());
+    let id = unique();
+    let tag = format!("buildgrid.local/build:{id}");
     let left = || private_tags(&format!("reference={tag}"));
-    docker(&["tag", BASE, &tag]);
+    // An image of its own: the engine keeps the time of an image's last tag, and other tests tag the base.
+    let container = docker(&["container", "create", BASE, "true"]);
+    docker(&["container", "commit", "--change", &format!("LABEL id={id}"), &container, &tag]);
+    docker(&["container", "rm", &container]);
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let only = OnlyTag::new(&tag);
     let second = Duration::from_secs(1);

