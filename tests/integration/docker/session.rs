@@ -76,11 +76,14 @@ async fn a_front_end_that_is_not_allowed_is_never_pulled() {
     for text in [
         "# syntax=127.0.0.1:1/evil\nFROM scratch\n",
         "// syntax=127.0.0.1:1/evil\n",
-        "{\"syntax\":\"127.0.0.1:1/evil\"}",
+        "#\u{a0}syntax=127.0.0.1:1/evil\nFROM scratch\n",
     ] {
         let reason = build(&engine, request(text)).await.failure().reason;
         assert!(reason.starts_with("Dockerfile names the front end \"127.0.0.1:1/evil\""), "{reason}");
     }
+    let json = r#"{"syntax":"docker/dockerfile:1","syntax":"127.0.0.1:1/evil"}"#;
+    let reason = build(&engine, request(json)).await.failure().reason;
+    assert!(reason.starts_with("Dockerfile is JSON"), "{reason}");
     // What was refused would have been pulled.
     let mut request = request("# syntax=127.0.0.1:1/evil\nFROM scratch\n");
     request.text = Dockerfile::default();

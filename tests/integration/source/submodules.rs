@@ -144,9 +144,9 @@ async fn hostile_gitmodules_reach_nothing() {
         ("http://[::ffff:169.254.169.254]/latest", "allow_private_addresses"),
         ("http://[fe80::1]/x", "fe80::1"),
         ("http://10.0.0.1/x", "10.0.0.1"),
-        ("ssh://-oProxyCommand=id/x", "domain"),
-        ("ssh://git@-oProxyCommand=id/x", "domain"),
-        ("git@-oProxyCommand=id:x", "domain"),
+        ("ssh://-oProxyCommand=id/x", "begins with a dash"),
+        ("ssh://git@-oProxyCommand=id/x", "begins with a dash"),
+        ("git@-oProxyCommand=id:x", "begins with a dash"),
         ("https://host/x\\nHost: y", "control"),
         ("ssh://git@127.0.0.1:1/x", "needs"),
     ]
