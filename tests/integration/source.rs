@@ -7,6 +7,7 @@ mod hostile;
 mod limits;
 mod over_ssh;
 mod private;
+mod rebinding;
 mod refusals;
 mod submodules;
 
