@@ -1,4 +1,7 @@
-//! What the author of a failing step may try, as far as its exit code and its last words tell.
+//! What the author of a failing step may try, as far as its exit code and its last words tell, or of a
+//! Dockerfile that is not understood.
+
+use super::instructions;
 
 /// Signs in a step's last lines, in lower case, with what helps; the first that is found is told.
 const SIGNS: [(&[&str], &str); 6] = [
@@ -68,12 +71,7 @@ pub(super) fn on_syntax(reason: &str, dockerfile: &str) -> Option<&'static str> 
     if lower.contains("unknown flag: ") {
         return Some(FLAG);
     }
-    (lower.contains("unknown instruction: ") && dockerfile.lines().any(has_heredoc)).then_some(HEREDOC)
-}
-
-fn has_heredoc(line: &str) -> bool {
-    let (keyword, rest) = line.trim_ascii_start().split_once(' ').unwrap_or_default();
-    ["RUN", "COPY", "ADD"].iter().any(|one| keyword.eq_ignore_ascii_case(one)) && rest.contains("<<")
+    (lower.contains("unknown instruction: ") && instructions::has_heredoc(dockerfile)).then_some(HEREDOC)
 }
 
 /// What to try about a step that has ended with `code`.
@@ -120,7 +118,13 @@ mod tests {
     #[test]
     fn what_an_old_front_end_does_not_know_is_told() {
         let unknown = "Dockerfile line 3: unknown instruction: ECHO";
-        for heredoc in ["RUN <<EOF", " run cat <<-'EOF' >x", "COPY <<a /a", "ADD --chown=1 <<a /a"] {
+        for heredoc in [
+            "RUN <<EOF",
+            " run cat <<-'EOF' >x",
+            "COPY <<a /a",
+            "ADD --chown=1 <<a /a",
+            "RUN a && \\\n  b <<X",
+        ] {
             let advice = on_syntax(unknown, &format!("FROM x\n{heredoc}\necho\n"));
             assert_eq!(advice, Some(HEREDOC), "{heredoc}");
         }

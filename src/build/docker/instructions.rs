@@ -27,7 +27,7 @@ pub(super) fn line_of(dockerfile: &str, step: &str) -> Option<usize> {
     let stages = stages(dockerfile);
     let (prefix, text) = step.strip_prefix('[')?.split_once("] ")?;
     if let Some(image) = text.strip_prefix("load metadata for ") {
-        return stages.iter().find(|stage| is_same_image(&stage.image, image)).map(|stage| stage.line);
+        return line_of_image(dockerfile, &stages, image);
     }
     let words: Vec<_> = prefix.split_ascii_whitespace().collect();
     let (count, before) = words.split_last()?;
@@ -54,6 +54,48 @@ pub(super) fn line_of(dockerfile: &str, step: &str) -> Option<usize> {
     // From the end: what comes from elsewhere, as FROM and ONBUILD, stands at the beginning.
     let instruction = stage.steps.iter().rev().nth(total.checked_sub(index)?)?;
     (instruction.keyword == keyword).then_some(instruction.line)
+}
+
+/// Whether an instruction has a here-document, or would have one for a newer front end.
+pub(super) fn has_heredoc(dockerfile: &str) -> bool {
+    instructions(dockerfile).iter().any(|(_, text)| !heredocs(text).is_empty())
+}
+
+/// Where an image is named that is to be loaded: by `FROM`, by `--from=`, or by the only `FROM` whose arguments can
+/// have made its name.
+fn line_of_image(dockerfile: &str, stages: &[Stage], image: &str) -> Option<usize> {
+    let named = stages.iter().find(|stage| is_same_image(&stage.image, image)).map(|stage| stage.line);
+    let copied = || {
+        let found = instructions(dockerfile).into_iter().find(|(_, text)| {
+            let options = text.split([' ', ',']).map(|option| option.trim_start_matches("--mount="));
+            let mut names =
+                options.filter_map(|option| option.trim_start_matches("--").strip_prefix("from="));
+            names.any(|name| is_same_image(name, image))
+        });
+        found.map(|(line, _)| line)
+    };
+    let made = || {
+        let mut fitting = stages.iter().filter(|stage| can_become(&stage.image, image));
+        let first = fitting.next()?;
+        fitting.next().is_none().then_some(first.line)
+    };
+    named.or_else(copied).or_else(made)
+}
+
+/// Whether some values of the arguments in it make a name this image's.
+fn can_become(written: &str, image: &str) -> bool {
+    let (mut literals, mut rest) = (Vec::new(), written);
+    while let Some((before, after)) = rest.split_once('$') {
+        literals.push(before);
+        rest = match after.strip_prefix('{') {
+            Some(braced) => braced.split_once('}').map_or("", |(_, rest)| rest),
+            None => after.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_'),
+        };
+    }
+    let has_arguments = !literals.is_empty();
+    literals.push(rest);
+    let found = literals.into_iter().try_fold(image, |rest, literal| Some(rest.split_once(literal)?.1));
+    has_arguments && found.is_some()
 }
 
 /// Whether the engine's full name of an image is the Dockerfile's.
@@ -201,6 +243,26 @@ mod tests {
         ] {
             assert_eq!(line_of(DOCKERFILE, step), line, "{step}");
         }
+    }
+
+    #[test]
+    fn an_image_is_found_where_it_can_come_from() {
+        let dockerfile = "ARG BASE=a\nARG V=1\nFROM ${BASE} AS one\nFROM x/alpine:$V-slim\nFROM one\n\
+            COPY --from=nginx:1 /a /\nRUN --mount=from=tools,type=bind true\n";
+        for (image, line) in [
+            ("docker.io/x/alpine:3-slim", None),
+            ("docker.io/x/alpine:3", Some(3)),
+            ("docker.io/library/nginx:1", Some(6)),
+            ("docker.io/library/tools:latest", Some(7)),
+        ] {
+            let step = format!("[internal] load metadata for {image}");
+            assert_eq!(line_of(dockerfile, &step), line, "{image}");
+        }
+        let only = dockerfile.replace("${BASE}", "scratch");
+        let step = "[internal] load metadata for docker.io/x/alpine:3-slim";
+        assert_eq!(line_of(&only, step), Some(4));
+        let other = "[internal] load metadata for docker.io/library/other:latest";
+        assert_eq!(line_of(&only, other), None);
     }
 
     #[test]
