@@ -6,9 +6,10 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::claims::{Running, Settled};
-use super::delivery::{GaveUp, Handler, Verdict, gave_up, log_outcome};
+use super::delivery::{GaveUp, Handler};
 use super::ends::Found;
 use super::reporting::{Permission, Record, Wish};
+use super::settling::{Verdict, gave_up, log_outcome};
 use crate::event::deploy::DeployEvent;
 use crate::event::result::State;
 use crate::pipeline::Outcome;
