@@ -29,9 +29,22 @@ start_engine() {
         mount_cgroups
         # As the package's unit does: as many open files as the kernel gives.
         # shellcheck disable=SC2016
-        detach docker sh -c 'ulimit -n "$(ulimit -H -n)"; exec dockerd --host="$1"' sh "$engine_host"
+        detach docker sh -c 'ulimit -n "$(ulimit -H -n)"; exec dockerd --host="$1" --config-file="$2"' sh \
+            "$engine_host" "$(engine_config)"
     fi
     await docker 60 engine_answers_root
+}
+
+# This machine's own configuration, or one by which builds leave a cache of at most some gigabytes: an engine
+# of its age prunes nothing by itself.
+engine_config() {
+    local config=/etc/docker/daemon.json
+    if [[ ! -e $config ]]; then
+        config=$services/daemon.json
+        mkdir -p "$services"
+        echo '{"builder": {"gc": {"enabled": true, "defaultKeepStorage": "8GB"}}}' >"$config"
+    fi
+    echo "$config"
 }
 
 # A killed dockerd leaves its pid file, and so does its containerd: when another process has been given

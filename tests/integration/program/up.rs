@@ -1,5 +1,6 @@
 //! `buildgrid up`: everything in one process, from its first start through a crash.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -230,7 +231,8 @@ async fn neither_a_crash_nor_an_end_loses_a_build() {
 async fn builds_of_a_serial_app_wait_for_each_other_here_too() {
     let machine = Machine::new();
     let config = machine.folder.path().join("worker-config.toml");
-    std::fs::write(&config, "[policy]\nbuilds = { \"smoke/web\" = \"serial\" }\n").unwrap();
+    let policy = "\n[policy]\nbuilds = { \"smoke/web\" = \"serial\" }\n";
+    std::fs::OpenOptions::new().append(true).open(&config).unwrap().write_all(policy.as_bytes()).unwrap();
     let mut up = machine.start().await;
     up.enqueue(fake_event("b-1", r#"{"log_lines":1,"outcome":"hang"}"#)).await;
     up.until("b-1", |build| build.build.state == BuildState::Building).await;

@@ -23,11 +23,13 @@ use crate::support::timeline::TestTimeline;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The data directory on a disk of 64 MiB, and the marks as they are by default.
+/// Data directory and store on this small disk, and the marks as they are by default: how full the disk of
+/// this machine is must not count.
 fn on(disk: &SmallDisk) -> impl FnOnce(&mut Config) {
-    let data_dir = disk.path().join("data");
+    let [data_dir, store] = ["data", "store"].map(|name| disk.path().join(name));
     move |config| {
         config.worker.data_dir = data_dir;
+        config.store.path = store;
         config.disk = DiskConfig::default();
     }
 }
@@ -210,11 +212,7 @@ async fn a_publish_without_space_leaves_nothing_and_is_made_up_for() {
 async fn a_disk_without_a_byte_is_cleared_and_recovers_by_itself() {
     let disk = SmallDisk::mount("64m");
     let store = disk.path().join("store");
-    let mut grid = TestGrid::with(|config| {
-        on(&disk)(config);
-        config.store.path.clone_from(&store);
-    })
-    .await;
+    let mut grid = TestGrid::with(on(&disk)).await;
     grid.publish(fake_event("b-1", &quick(1))).await;
     grid.result("b-1", State::Published).await;
     grid.shutdown().drain.cancel();
