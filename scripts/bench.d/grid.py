@@ -41,6 +41,11 @@ status_listen = "{self.worker_status}"
 [queue]
 url = "amqp://guest:guest@127.0.0.1:5672/{self.vhost}"
 
+[disk]
+# How full this machine's disk is besides must not count.
+high = "1 GiB"
+low = "1100 MiB"
+
 [source]
 allow_private_addresses = ["127.0.0.1"]
 

@@ -81,6 +81,11 @@ max_attempts = 3
 # The kills are the soak's doing, not the events'.
 delivery_limit = 10000
 
+[disk]
+# How full this machine's disk is besides must not count.
+high = "1 GiB"
+low = "1100 MiB"
+
 [source]
 allow_private_addresses = ["127.0.0.1"]
 
