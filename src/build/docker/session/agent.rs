@@ -1,9 +1,7 @@
 //! The SSH agent of a build (draft-ietf-sshm-ssh-agent): it lists keys and signs with them, and neither gives them out
 //! nor takes others. Pure: bytes in, bytes out.
 
-use std::sync::Arc;
-
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::build::ssh_key::SshKey;
 
@@ -16,9 +14,9 @@ const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
 
-/// The agent's end of one connection.
-pub(super) struct Agent {
-    keys: Arc<[SshKey]>,
+/// What one client asks of an agent, cut into its requests.
+#[derive(Default)]
+pub(super) struct Requests {
     pending: BytesMut,
 }
 
@@ -26,55 +24,59 @@ pub(super) struct Agent {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooLong;
 
-impl Agent {
-    pub(super) fn new(keys: Arc<[SshKey]>) -> Self {
-        Self { keys, pending: BytesMut::new() }
-    }
-
-    /// The answers to the messages that `bytes` complete.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<Vec<u8>, TooLong> {
+impl Requests {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
-        let mut answers = Vec::new();
-        while let Some(length) = self.pending.first_chunk().map(|head| u32::from_be_bytes(*head) as usize) {
-            if length > MAX_MESSAGE {
-                return Err(TooLong);
-            }
-            if self.pending.len() < 4 + length {
-                break;
-            }
-            let message = self.pending.split_to(4 + length);
-            let answer = self.answer(&message[4..]).unwrap_or_else(|| vec![FAILURE]);
-            put_string(&mut answers, &answer);
-        }
-        Ok(answers)
     }
 
-    fn answer(&self, mut message: &[u8]) -> Option<Vec<u8>> {
-        match message.try_get_u8().ok()? {
-            REQUEST_IDENTITIES => {
-                let mut answer = vec![IDENTITIES_ANSWER];
-                answer.put_u32(u32::try_from(self.keys.len()).ok()?);
-                for key in &*self.keys {
-                    put_string(&mut answer, key.public());
-                    put_string(&mut answer, key.comment().as_bytes());
-                }
-                Some(answer)
-            }
-            SIGN_REQUEST => {
-                let public = get_string(&mut message)?;
-                let data = get_string(&mut message)?;
-                let flags = message.try_get_u32().ok()?;
-                let key = self.keys.iter().find(|key| key.public() == public)?;
-                let (algorithm, bytes) = key.sign(data, flags)?;
-                let mut signature = Vec::new();
-                put_string(&mut signature, algorithm.as_bytes());
-                put_string(&mut signature, &bytes);
-                let mut answer = vec![SIGN_RESPONSE];
-                put_string(&mut answer, &signature);
-                Some(answer)
-            }
-            _ => None,
+    /// The next request that is there as a whole.
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+        let Some(length) = self.pending.first_chunk().map(|head| u32::from_be_bytes(*head) as usize) else {
+            return Ok(None);
+        };
+        if length > MAX_MESSAGE {
+            return Err(TooLong);
         }
+        if self.pending.len() < 4 + length {
+            return Ok(None);
+        }
+        self.pending.advance(4);
+        Ok(Some(self.pending.split_to(length).freeze()))
+    }
+}
+
+/// The answer of an agent that has these keys, as it goes back. A signature is milliseconds of work.
+pub(super) fn answer(keys: &[SshKey], request: &[u8]) -> Vec<u8> {
+    let mut message = Vec::new();
+    put_string(&mut message, &answer_of(keys, request).unwrap_or_else(|| vec![FAILURE]));
+    message
+}
+
+fn answer_of(keys: &[SshKey], mut message: &[u8]) -> Option<Vec<u8>> {
+    match message.try_get_u8().ok()? {
+        REQUEST_IDENTITIES => {
+            let mut answer = vec![IDENTITIES_ANSWER];
+            answer.put_u32(u32::try_from(keys.len()).ok()?);
+            for key in keys {
+                put_string(&mut answer, key.public());
+                put_string(&mut answer, key.comment().as_bytes());
+            }
+            Some(answer)
+        }
+        SIGN_REQUEST => {
+            let public = get_string(&mut message)?;
+            let data = get_string(&mut message)?;
+            let flags = message.try_get_u32().ok()?;
+            let key = keys.iter().find(|key| key.public() == public)?;
+            let (algorithm, bytes) = key.sign(data, flags)?;
+            let mut signature = Vec::new();
+            put_string(&mut signature, algorithm.as_bytes());
+            put_string(&mut signature, &bytes);
+            let mut answer = vec![SIGN_RESPONSE];
+            put_string(&mut answer, &signature);
+            Some(answer)
+        }
+        _ => None,
     }
 }
 
@@ -102,28 +104,37 @@ mod tests {
         message
     }
 
+    /// What an agent without keys answers to the requests that are whole.
+    fn answers(requests: &mut Requests) -> Vec<u8> {
+        std::iter::from_fn(|| requests.next().unwrap()).flat_map(|request| answer(&[], &request)).collect()
+    }
+
     #[test]
     fn answers_come_in_order_however_the_messages_are_cut() {
-        let (mut whole, mut cut) = (Agent::new([].into()), Agent::new([].into()));
+        let (mut whole, mut cut) = (Requests::default(), Requests::default());
         let messages = [message(&[REQUEST_IDENTITIES]), message(&[27, 1, 2]), message(&[])].concat();
         let expected =
             [message(&[IDENTITIES_ANSWER, 0, 0, 0, 0]), message(&[FAILURE]), message(&[FAILURE])].concat();
-        assert_eq!(whole.take(&messages).unwrap(), expected);
-        let pieces: Vec<u8> = messages.iter().flat_map(|byte| cut.take(&[*byte]).unwrap()).collect();
-        assert_eq!(pieces, expected);
+        whole.push(&messages);
+        assert_eq!(answers(&mut whole), expected);
+        let pieces = messages.iter().flat_map(|byte| {
+            cut.push(&[*byte]);
+            answers(&mut cut)
+        });
+        assert_eq!(pieces.collect::<Vec<u8>>(), expected);
     }
 
     #[test]
     fn a_message_of_any_length_is_not_waited_for() {
-        let too_long = u32::try_from(MAX_MESSAGE + 1).unwrap().to_be_bytes();
-        assert_eq!(Agent::new([].into()).take(&too_long), Err(TooLong));
+        let mut requests = Requests::default();
+        requests.push(&u32::try_from(MAX_MESSAGE + 1).unwrap().to_be_bytes());
+        assert_eq!(requests.next(), Err(TooLong));
     }
 
     proptest! {
         #[test]
         fn no_message_brings_it_down(body in proptest::collection::vec(any::<u8>(), 0..64), kind in 9_u8..15) {
-            let mut agent = Agent::new([].into());
-            let answer = agent.take(&message(&[&[kind], &body[..]].concat())).unwrap();
+            let answer = answer(&[], &[&[kind], &body[..]].concat());
             prop_assert!(answer == message(&[FAILURE]) || answer[4] == IDENTITIES_ANSWER);
         }
     }

@@ -13,12 +13,13 @@ use http::{Request, StatusCode};
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
 use tonic::service::Routes;
 
 use super::auth::LoginsOfBuild;
 use super::health::Serving;
 use super::secrets::SecretsOfBuild;
-use super::ssh::AgentsOfBuild;
+use super::ssh::{AgentsOfBuild, SIGNING};
 use crate::build::credentials::BuildCredentials;
 use crate::build::docker::tags::EngineBuildId;
 use crate::build::docker::transport::Transport;
@@ -99,7 +100,8 @@ const SERVED: &[(&str, &[&str])] = &[
 
 fn services(offer: Offer, notes: &Arc<Notes>) -> Routes {
     let BuildCredentials { secrets, registries, ssh } = offer.credentials;
-    let agents = AgentsOfBuild { keys: ssh, notes: Arc::clone(notes) };
+    let signing = Arc::new(Semaphore::new(SIGNING));
+    let agents = AgentsOfBuild { keys: ssh, notes: Arc::clone(notes), signing };
     let secrets =
         SecretsOfBuild { values: secrets, optional: offer.optional_secrets, notes: Arc::clone(notes) };
     Routes::new(HealthServer::new(Serving))

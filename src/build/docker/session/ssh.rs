@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use bollard::moby::sshforward::v1::ssh_server::Ssh;
 use bollard::moby::sshforward::v1::{BytesMessage, CheckAgentRequest, CheckAgentResponse};
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, stream};
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::agent::Agent;
+use super::agent::{self, Requests};
 use super::server::Notes;
 use crate::build::credentials::SshKeys;
 use crate::build::ssh_key::SshKey;
@@ -21,6 +22,44 @@ const DEFAULT: &str = "default";
 pub(super) struct AgentsOfBuild {
     pub(super) keys: SshKeys,
     pub(super) notes: Arc<Notes>,
+    /// Who may sign at the moment: a step with many clients takes no more than this from all other builds.
+    pub(super) signing: Arc<Semaphore>,
+}
+
+/// So many requests of one build are answered at once.
+pub(super) const SIGNING: usize = 2;
+
+/// One client of an agent, and the requests of it that wait.
+struct Client {
+    keys: Arc<[SshKey]>,
+    signing: Arc<Semaphore>,
+    incoming: Streaming<BytesMessage>,
+    requests: Requests,
+}
+
+impl Client {
+    /// The answer to its next request, `None` once it has gone.
+    async fn answer(&mut self) -> Result<Option<BytesMessage>, Status> {
+        loop {
+            let request = self.requests.next();
+            if let Some(request) =
+                request.map_err(|_| Status::invalid_argument("a message to the agent is too long"))?
+            {
+                let permit = self.signing.clone().acquire_owned().await;
+                let keys = self.keys.clone();
+                let answer = tokio::task::spawn_blocking(move || {
+                    let _permit = permit;
+                    agent::answer(&keys, &request)
+                });
+                let data = answer.await.map_err(|error| Status::internal(error.to_string()))?;
+                return Ok(Some(BytesMessage { data }));
+            }
+            match self.incoming.message().await? {
+                Some(message) => self.requests.push(&message.data),
+                None => return Ok(None),
+            }
+        }
+    }
 }
 
 impl AgentsOfBuild {
@@ -54,15 +93,14 @@ impl Ssh for AgentsOfBuild {
         request: Request<Streaming<BytesMessage>>,
     ) -> Result<Response<Self::ForwardAgentStream>, Status> {
         let id = request.metadata().get(ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let mut agent = Agent::new(self.keys(id)?);
-        let answers = request.into_inner().map(move |message| {
-            let data = agent.take(&message?.data);
-            let data = data.map_err(|_| Status::invalid_argument("a message to the agent is too long"))?;
-            Ok(BytesMessage { data })
-        });
-        // A message in pieces has no answer until its last.
-        let answers = answers.filter(|answer| {
-            std::future::ready(answer.as_ref().map_or(true, |answer| !answer.data.is_empty()))
+        let client = Client {
+            keys: self.keys(id)?,
+            signing: self.signing.clone(),
+            incoming: request.into_inner(),
+            requests: Requests::default(),
+        };
+        let answers = stream::try_unfold(client, async |mut client| {
+            Ok(client.answer().await?.map(|answer| (answer, client)))
         });
         Ok(Response::new(Box::pin(answers)))
     }
