@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -19,7 +20,7 @@ use crate::event::fake::FakeBuild;
 use crate::permit::{Rules, TimeLimits};
 use crate::publish::publisher::{self, Existing, Publication, PublishError, Published, Publisher};
 use crate::source::url::RepositoryUrl;
-use crate::source::{Errand, Fault, FetchedCommit, Scope, SourceError, Sources};
+use crate::source::{Errand, Fault, FetchedCommit, Permit, Scope, SourceError, Sources};
 use crate::store::TagPut;
 use crate::telemetry::pulse::Pulse;
 use crate::timeline::sink::LogSink;
@@ -207,7 +208,8 @@ impl Pipeline {
         url: &RepositoryUrl,
         run: &Run<'_>,
     ) -> Result<FetchedCommit, Outcome> {
-        let permit = |url: &RepositoryUrl| self.rules.permit_url(&event.namespace, url);
+        let (rules, namespace) = (self.rules.clone(), event.namespace.clone());
+        let permit: Permit = Arc::new(move |url| rules.permit_url(&namespace, url));
         let errand = Errand {
             namespace: &event.namespace,
             permit: &permit,

@@ -53,6 +53,13 @@ struct Written {
     ssh_key: Option<SecretString>,
 }
 
+impl Credential {
+    /// Whether it may be sent to where this repository lies.
+    pub(super) fn is_for(&self, url: &RepositoryUrl) -> bool {
+        self.scope.covers(url).is_some()
+    }
+}
+
 impl Credentials {
     pub fn new(directory: Option<&Path>) -> Self {
         Self(directory.map(Arc::from))

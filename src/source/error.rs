@@ -33,7 +33,7 @@ pub enum SourceError {
     #[error(
         "{url} redirects to {target}, {reason}; if that is where the repository is, make it the event's repository.url"
     )]
-    RefusedRedirect { url: String, target: String, reason: &'static str },
+    RefusedRedirect { url: String, target: String, reason: String },
     /// Nothing was sent by which the server could know whose build it is.
     #[error(
         "{url} asks for credentials ({how}), and namespace {namespace} has none for it; if the repository is private, put them into a file git.{namespace}.<name> of worker.credentials_dir"
@@ -120,6 +120,14 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// The submodule without which what has to be read cannot be.
+    pub(super) fn missing_submodule(&self) -> Option<&str> {
+        match self {
+            Self::Submodule { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     pub fn fault(&self) -> Fault {
         match self {
             Self::Unreachable { .. }
@@ -175,7 +183,9 @@ fn elsewhere(found: &[String]) -> String {
                 "; the repository has {one:?}: set build.root to {parent:?} and build.dockerfile to {name:?}"
             ),
             None => {
-                format!("; the repository has {one:?}: set build.root to \".\" and build.dockerfile to it")
+                format!(
+                    "; the repository has {one:?}: leave build.root out and set build.dockerfile to {one:?}"
+                )
             }
         },
         found => format!(

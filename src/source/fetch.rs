@@ -238,6 +238,7 @@ impl Fetch {
 mod tests {
     use super::*;
     use crate::source::config::SourceConfig;
+    use crate::source::session::Whose;
     use crate::telemetry::logging::logged;
     use crate::timeline::mask::Mask;
 
@@ -252,7 +253,7 @@ mod tests {
                 Arc::new(SourceConfig::default()),
                 Arc::new([]),
                 &url,
-                ("acme".parse().unwrap(), None),
+                Whose { namespace: "acme".parse().unwrap(), permit: Arc::new(|_| Ok(())), credential: None },
                 tokio_util::sync::CancellationToken::new(),
                 Arc::new(crate::source::session::Budget::new(&SourceConfig::default())),
             )),

@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::address::{AllowedAddress, is_public, permitted};
 use super::credentials::{Credential, Login};
 use super::error::SourceError;
-use super::session::Session;
+use super::session::{Session, Whose};
 
 /// Some forges answer only to clients that call themselves git.
 const AGENT: &str = concat!("git/2.0 (buildgrid ", env!("CARGO_PKG_VERSION"), ")");
@@ -64,7 +64,7 @@ impl Http {
             None => return Err(unreachable(&session, "the URL has no host".to_owned())),
         }
         let client = builder.build().map_err(|error| unreachable(&session, reason(&error)))?;
-        let authorization = match &session.credential {
+        let authorization = match &session.whose.credential {
             // On networks that the operator has allowed, the file with this URL is the operator's own choice.
             Some(Credential { name, .. }) if url.scheme() == "http" && is_far => {
                 let (url, name) = (session.url.clone(), name.clone());
@@ -155,25 +155,45 @@ impl Http {
             () if !target.path().ends_with(INFO_REFS) || target.query() != Some(SERVICE) => {
                 "which is not where a repository's refs are"
             }
-            () => return Ok(target),
+            () => match self.permitted(&target) {
+                Ok(()) => return Ok(target),
+                Err(reason) => return Err(self.refused(shown(target), reason)),
+            },
         };
         Err(self.refused(shown(target), reason))
     }
 
-    fn refused(&self, target: String, reason: &'static str) -> SourceError {
-        SourceError::RefusedRedirect { url: self.session.url.clone(), target, reason }
+    /// Whether the namespace's rules and the credential in use are for where a redirect leads, too.
+    fn permitted(&self, target: &Url) -> Result<(), String> {
+        let repository = shown(target.clone());
+        let url = repository.parse().map_err(|error| format!("which cannot be used: {error}"))?;
+        let Whose { permit, credential, .. } = &self.session.whose;
+        permit(&url).map_err(|reason| format!("which the rules do not allow: {reason}"))?;
+        match credential {
+            Some(credential) if !credential.is_for(&url) => {
+                let name = &credential.name;
+                Err(format!(
+                    "which the credential {name} is not for; name that URL in the event, or widen the credential's"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refused(&self, target: String, reason: impl Into<String>) -> SourceError {
+        SourceError::RefusedRedirect { url: self.session.url.clone(), target, reason: reason.into() }
     }
 
     fn expect(&self, response: &Response, content_type: &str) -> Result<(), SourceError> {
         let url = || self.session.url.clone();
         let status = response.status();
         let how = || format!("HTTP status {}", status.as_u16());
-        let with = self.session.credential.as_ref().map(|credential| credential.name.clone());
+        let with = self.session.whose.credential.as_ref().map(|credential| credential.name.clone());
         match status {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.session.unauthorized(how())),
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                let namespace = self.session.namespace.clone();
+                let namespace = self.session.whose.namespace.clone();
                 return Err(SourceError::RepositoryNotFound { url: url(), how: how(), namespace, with });
             }
             status => return Err(unreachable(&self.session, format!("it answered {status}"))),

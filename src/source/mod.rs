@@ -48,5 +48,5 @@ pub use error::{Fault, SourceError};
 pub use fetched::FetchedCommit;
 pub use kept::KeptMirrors;
 pub use prefix::UrlPrefix;
-pub use sources::{Errand, Sources};
+pub use sources::{Errand, Permit, Sources};
 pub use submodules::Scope;

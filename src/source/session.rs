@@ -16,6 +16,7 @@ use super::address::AllowedAddress;
 use super::config::SourceConfig;
 use super::credentials::Credential;
 use super::error::SourceError;
+use super::sources::Permit;
 use super::url::RepositoryUrl;
 use crate::publish::name::Namespace;
 
@@ -31,10 +32,7 @@ pub(super) struct Session {
     pub(super) repository: RepositoryUrl,
     /// The repository's URL, for messages.
     pub(super) url: String,
-    /// Whose build it is.
-    pub(super) namespace: Namespace,
-    /// What it logs in with, if it has something for this URL.
-    pub(super) credential: Option<Credential>,
+    pub(super) whose: Whose,
     runtime: Handle,
     cancel: CancellationToken,
     budget: Arc<Budget>,
@@ -43,16 +41,39 @@ pub(super) struct Session {
     notes: Mutex<Notes>,
 }
 
+/// For whom a fetch is.
+pub(super) struct Whose {
+    pub(super) namespace: Namespace,
+    /// Where that may fetch from.
+    pub(super) permit: Permit,
+    /// What it logs in with, if it has something for the repository.
+    pub(super) credential: Option<Credential>,
+}
+
 /// What may still be spent, on one fetch or on several together.
 pub(super) struct Budget {
-    deadline: Instant,
+    begun: Instant,
+    limit: Duration,
+    /// In milliseconds: what was spent in lines for repositories, which does not count.
+    waited: AtomicU64,
     received: AtomicU64,
 }
 
 impl Budget {
     /// One that begins now.
     pub(super) fn new(config: &SourceConfig) -> Self {
-        Self { deadline: Instant::now() + config.fetch_timeout, received: AtomicU64::new(0) }
+        let limit = config.fetch_timeout;
+        Self { begun: Instant::now(), limit, waited: AtomicU64::new(0), received: AtomicU64::new(0) }
+    }
+
+    /// Takes nothing for time that was spent in a line for a repository.
+    pub(super) fn waited(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(time, Ordering::Relaxed);
+    }
+
+    fn deadline(&self) -> Instant {
+        self.begun + self.limit + Duration::from_millis(self.waited.load(Ordering::Relaxed))
     }
 }
 
@@ -70,7 +91,7 @@ impl Session {
         config: Arc<SourceConfig>,
         allowed: Arc<[AllowedAddress]>,
         url: &RepositoryUrl,
-        (namespace, credential): (Namespace, Option<Credential>),
+        whose: Whose,
         cancel: CancellationToken,
         budget: Arc<Budget>,
     ) -> Self {
@@ -79,8 +100,7 @@ impl Session {
             allowed,
             repository: url.clone(),
             url: url.to_string(),
-            namespace,
-            credential,
+            whose,
             runtime: Handle::current(),
             cancel,
             budget,
@@ -118,7 +138,7 @@ impl Session {
                 biased;
                 () = self.cancel.cancelled() => Err(SourceError::Cancelled),
                 // Before the work, which a server can keep ready at any time.
-                () = tokio::time::sleep_until(self.budget.deadline) => Err(self.fetch_timed_out()),
+                () = tokio::time::sleep_until(self.budget.deadline()) => Err(self.fetch_timed_out()),
                 result = work => result,
                 () = tokio::time::sleep(limit) => Err(self.timed_out(doing, limit, key)),
             }
@@ -129,7 +149,7 @@ impl Session {
     pub(super) fn check(&self) -> Result<(), SourceError> {
         match () {
             () if self.cancel.is_cancelled() => Err(SourceError::Cancelled),
-            () if Instant::now() >= self.budget.deadline => Err(self.fetch_timed_out()),
+            () if Instant::now() >= self.budget.deadline() => Err(self.fetch_timed_out()),
             () => Ok(()),
         }
     }
@@ -153,9 +173,9 @@ impl Session {
     /// The server does not give the repository to whom we are.
     pub(super) fn unauthorized(&self, how: String) -> SourceError {
         let url = self.url.clone();
-        match &self.credential {
+        match &self.whose.credential {
             Some(Credential { name, .. }) => SourceError::CredentialsRefused { url, name: name.clone(), how },
-            None => SourceError::NeedsCredentials { url, how, namespace: self.namespace.clone() },
+            None => SourceError::NeedsCredentials { url, how, namespace: self.whose.namespace.clone() },
         }
     }
 

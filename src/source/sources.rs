@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::address::AllowedAddress;
 use super::commit::CommitId;
 use super::config::SourceConfig;
-use super::credentials::{Credential, Credentials};
+use super::credentials::Credentials;
 use super::error::SourceError;
 use super::fetch::Fetch;
 use super::fetched::FetchedCommit;
 use super::libgit2;
 use super::mirror::Slot;
-use super::session::{Budget, Session};
+use super::session::{Budget, Session, Whose};
 use super::url::RepositoryUrl;
 use crate::publish::name::Namespace;
 use crate::store::digest::Digest;
@@ -42,14 +43,17 @@ pub struct Sources {
 #[derive(Clone, Copy)]
 pub struct Errand<'a> {
     pub namespace: &'a Namespace,
-    /// Whether a submodule may be fetched from there; if not, the rule against it.
-    pub permit: &'a (dyn Fn(&RepositoryUrl) -> Result<(), String> + Sync),
+    pub permit: &'a Permit,
     pub log: &'a LogSink,
     pub cancel: &'a CancellationToken,
     /// Beats each time that the line of the repository's fetches moves on: one that has its turn takes
     /// `source.fetch_timeout` at most.
     pub pulse: &'a Pulse,
 }
+
+/// Whether the namespace may build of what lies at a URL, to which a submodule or a redirect leads; if not, the rule
+/// against it.
+pub type Permit = Arc<dyn Fn(&RepositoryUrl) -> Result<(), String> + Send + Sync>;
 
 /// The fetches of one repository, which stand in line for its mirrors.
 #[derive(Clone)]
@@ -62,7 +66,7 @@ pub(super) struct Line {
 /// Mirrors that nobody else fetches into, and whose build wants it, with what it logs in with.
 struct Held {
     slot: OwnedMutexGuard<Slot>,
-    whose: (Namespace, Option<Credential>),
+    whose: Whose,
 }
 
 impl Sources {
@@ -116,13 +120,15 @@ impl Sources {
         commit: &CommitId,
         budget: Arc<Budget>,
     ) -> Result<FetchedCommit, SourceError> {
+        let begun = Instant::now();
         let held = self.waited_for(errand, url).await?;
+        budget.waited(begun.elapsed());
         self.fetch_into(held, errand, url, (commit, None), budget).await
     }
 
     /// The mirrors of a repository for a namespace, once nobody else fetches into them.
     async fn waited_for(&self, errand: Errand<'_>, url: &RepositoryUrl) -> Result<Held, SourceError> {
-        let Errand { namespace, log, cancel, pulse, .. } = errand;
+        let Errand { namespace, permit, log, cancel, pulse } = errand;
         let (credentials, owner, of) = (self.credentials.clone(), namespace.clone(), url.clone());
         let credential = libgit2::blocking(move || credentials.find(&owner, &of)).await?;
         let line = self.line(url, credential.is_some().then_some(namespace));
@@ -139,7 +145,8 @@ impl Sources {
         };
         line.moves.send_replace(());
         pulse.beat();
-        Ok(Held { slot, whose: (namespace.clone(), credential) })
+        let whose = Whose { namespace: namespace.clone(), permit: Arc::clone(permit), credential };
+        Ok(Held { slot, whose })
     }
 
     async fn fetch_into(

@@ -58,7 +58,7 @@ pub(super) struct Conversation {
 impl Conversation {
     /// Connects, logs in and starts the program.
     pub(super) fn begin(session: Arc<Session>) -> Result<Self, SourceError> {
-        let Some(Credential { name, login: Login::Key(pem), .. }) = &session.credential else {
+        let Some(Credential { name, login: Login::Key(pem), .. }) = &session.whose.credential else {
             return Err(session.unauthorized("SSH, by a key".to_owned()));
         };
         let key = private_key(name, pem.expose_secret())?;
@@ -155,8 +155,8 @@ impl Conversation {
             true => format!("over SSH: {reason}"),
             false => format!("over SSH: {reason} and says {words:?}"),
         };
-        let with = self.session.credential.as_ref().map(|credential| credential.name.clone());
-        let (url, namespace) = (self.session.url.clone(), self.session.namespace.clone());
+        let with = self.session.whose.credential.as_ref().map(|credential| credential.name.clone());
+        let (url, namespace) = (self.session.url.clone(), self.session.whose.namespace.clone());
         SourceError::RepositoryNotFound { url, how, namespace, with }
     }
 }

@@ -68,84 +68,92 @@ impl Sources {
         mut commit: FetchedCommit,
         scope: Scope<'_>,
     ) -> Result<FetchedCommit, SourceError> {
-        let mut walk = Walk { budget: Arc::new(Budget::new(self.config())), scope, waiting: VecDeque::new() };
+        let mut walk = Walk { budget: Arc::new(Budget::new(self.config())), waiting: VecDeque::new() };
         let chain = vec![(url.clone(), commit.id.clone())];
         let source = commit.source.clone();
         walk.enter(Parent { path: String::new(), url: url.clone(), source, chain }, errand).await?;
-        let mut modules = Submodules::new();
-        let mut rules = None;
-        while let Some((parent, found)) = walk.waiting.pop_front() {
-            let path = below(&parent.path, &found.path);
-            if !walk.needs(&path) {
-                let Some(inside) = inside(&path, scope.root) else { continue };
-                if rules.is_none() {
-                    rules = Some(self.rules(&commit, scope).await?);
-                }
-                if rules.as_ref().is_some_and(|rules| leaves_out(rules, inside)) {
-                    continue;
+        if walk.waiting.is_empty() {
+            return Ok(commit);
+        }
+        // First those without which root, Dockerfile and `.dockerignore` cannot be read.
+        let rules = loop {
+            match self.rules(&commit, scope).await {
+                Ok(rules) => break rules,
+                Err(error) => {
+                    let missing = error.missing_submodule().and_then(|path| walk.take(path));
+                    let (parent, found) = missing.ok_or(error)?;
+                    self.fetch_submodule(errand, &mut commit, &mut walk, &parent, found).await?;
                 }
             }
-            let source = match found.is_left_out {
-                true => None,
-                false if modules.len() >= MAX_SUBMODULES => {
-                    return Err(bad(&path, format!("it is one of more than {MAX_SUBMODULES}")));
-                }
-                false => {
-                    let child = found.of(&parent, &path)?;
-                    let (id, url) = (&found.commit, &child.0);
-                    (errand.permit)(url).map_err(|reason| bad(&path, reason))?;
-                    let words = format!("submodule {path:?}: commit {} of {url}", id.short());
-                    errand.log.status(words).await;
-                    let fetched = self.fetch_within(errand, url, id, Arc::clone(&walk.budget)).await;
-                    let source = fetched.map_err(|error| within(&path, error))?.source;
-                    let (url, chain) = child;
-                    walk.enter(Parent { path: path.clone(), url, source: source.clone(), chain }, errand)
-                        .await?;
-                    Some(source)
-                }
-            };
-            modules.insert(path.into_bytes(), source);
-            commit.modules = Arc::new(modules.clone());
+        };
+        while let Some((parent, found)) = walk.waiting.pop_front() {
+            let path = below(&parent.path, &found.path);
+            if inside(&path, scope.root).is_some_and(|inside| !leaves_out(&rules, inside)) {
+                self.fetch_submodule(errand, &mut commit, &mut walk, &parent, found).await?;
+            }
         }
         Ok(commit)
     }
 
+    async fn fetch_submodule(
+        &self,
+        errand: Errand<'_>,
+        commit: &mut FetchedCommit,
+        walk: &mut Walk,
+        parent: &Parent,
+        found: Found,
+    ) -> Result<(), SourceError> {
+        let path = below(&parent.path, &found.path);
+        let source = match found.is_left_out {
+            true => None,
+            false if commit.modules.len() >= MAX_SUBMODULES => {
+                return Err(bad(&path, format!("it is one of more than {MAX_SUBMODULES}")));
+            }
+            false => {
+                let (url, chain) = found.of(parent, &path)?;
+                let id = &found.commit;
+                (errand.permit)(&url).map_err(|reason| bad(&path, reason))?;
+                errand.log.status(format!("submodule {path:?}: commit {} of {url}", id.short())).await;
+                let fetched = self.fetch_within(errand, &url, id, Arc::clone(&walk.budget)).await;
+                let source = fetched.map_err(|error| within(&path, error))?.source;
+                walk.enter(Parent { path: path.clone(), url, source: source.clone(), chain }, errand).await?;
+                Some(source)
+            }
+        };
+        Arc::make_mut(&mut commit.modules).insert(path.into_bytes(), source);
+        Ok(())
+    }
+
+    /// What the build leaves out, once all is there that has to be read for it.
     async fn rules(&self, commit: &FetchedCommit, scope: Scope<'_>) -> Result<Rules, SourceError> {
         let (source, modules) = (commit.source.clone(), Arc::clone(&commit.modules));
         let (root, dockerfile) = (scope.root.to_owned(), scope.dockerfile.to_owned());
-        libgit2::blocking(move || Plan::rules(source, &modules, &root, &dockerfile)).await
+        libgit2::blocking(move || Ok(Plan::make(source, &modules, &root, dockerfile)?.rules)).await
     }
 }
 
 /// The submodules that are still to be looked at.
-struct Walk<'a> {
+struct Walk {
     budget: Arc<Budget>,
-    scope: Scope<'a>,
-    /// First those without which root and `.dockerignore` cannot be read.
     waiting: VecDeque<(Arc<Parent>, Found)>,
 }
 
-impl Walk<'_> {
+impl Walk {
     async fn enter(&mut self, parent: Parent, errand: Errand<'_>) -> Result<(), SourceError> {
         let source = parent.source.clone();
         let looking = libgit2::blocking(move || submodules_of(&source));
         let found = errand.cancel.run_until_cancelled(looking).await.ok_or(SourceError::Cancelled)?;
         errand.pulse.beat();
         let parent = Arc::new(parent);
-        for found in found.map_err(|error| within(&parent.path, error))? {
-            let waiting = (Arc::clone(&parent), found);
-            match self.needs(&below(&waiting.0.path, &waiting.1.path)) {
-                true => self.waiting.push_front(waiting),
-                false => self.waiting.push_back(waiting),
-            }
-        }
+        let found = found.map_err(|error| within(&parent.path, error))?;
+        self.waiting.extend(found.into_iter().map(|found| (Arc::clone(&parent), found)));
         Ok(())
     }
 
-    /// Whether the root or the Dockerfile lies in a submodule.
-    fn needs(&self, path: &str) -> bool {
-        let Scope { root, dockerfile } = self.scope;
-        leads_to(path, root) || leads_to(path, &below(root, dockerfile))
+    /// The one at a path from the top.
+    fn take(&mut self, path: &str) -> Option<(Arc<Parent>, Found)> {
+        let at = self.waiting.iter().position(|(parent, found)| below(&parent.path, &found.path) == path)?;
+        self.waiting.remove(at)
     }
 }
 
@@ -216,11 +224,6 @@ fn inside<'a>(path: &'a str, root: &str) -> Option<&'a str> {
     }
 }
 
-/// Whether `target` is `path` or lies in it.
-fn leads_to(path: &str, target: &str) -> bool {
-    target.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 /// Whether nothing of a folder is sent.
 fn leaves_out(rules: &Rules, folder: &str) -> bool {
     let ends = folder.match_indices('/').map(|(at, _)| at).chain([folder.len()]);
@@ -252,8 +255,6 @@ mod tests {
             (inside("lib", ""), inside("website", "web"), inside("web", "web")),
             (Some("lib"), None, None)
         );
-        assert!(leads_to("web", "web/app") && leads_to("web", "web"));
-        assert!(!leads_to("web", "website") && !leads_to("web", ""));
         let rules = Rules::parse(".dockerignore", b"vendor\ndocs/*\n!docs/api/x\n").unwrap();
         for (folder, left_out) in
             [("vendor", true), ("vendor/a", true), ("docs/api", false), ("docs/b", true), ("src", false)]

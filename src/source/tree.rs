@@ -117,18 +117,6 @@ impl Plan {
         Ok(Self { root: root.to_owned(), dockerfile, text, rules, always, source, repositories })
     }
 
-    /// The rules alone, for which nothing but the root has to be there.
-    pub(super) fn rules(
-        source: CommitSource,
-        modules: &Submodules,
-        root: &str,
-        dockerfile: &str,
-    ) -> Result<Rules, SourceError> {
-        let repositories = Repositories::open(source, modules)?;
-        let folder = repositories.folder(root)?;
-        Ok(repositories.rules(root, folder, dockerfile)?.0)
-    }
-
     /// The root, and where it lies.
     pub(super) fn root(&self) -> Result<(&str, Node<'_>), SourceError> {
         Ok((&self.root, self.repositories.folder(&self.root)?))

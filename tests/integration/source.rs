@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use buildgrid::publish::name::Namespace;
-use buildgrid::source::{Errand, FetchedCommit, Scope, SourceConfig, SourceError, Sources};
+use buildgrid::source::{Errand, FetchedCommit, Permit, Scope, SourceConfig, SourceError, Sources};
 use buildgrid::telemetry::pulse::Pulse;
 use buildgrid::timeline::mask::Mask;
 use buildgrid::timeline::sink::LogSink;
@@ -33,6 +33,7 @@ struct Fetcher {
     lines: Arc<std::sync::Mutex<Vec<String>>>,
     /// Whose builds it fetches for.
     namespace: Namespace,
+    permit: Permit,
 }
 
 impl Fetcher {
@@ -54,7 +55,8 @@ impl Fetcher {
             }
         });
         let sources = Arc::new(Sources::new(config, mirrors.path().to_owned()).unwrap());
-        Self { sources, mirrors, log, lines, namespace: "acme".parse().unwrap() }
+        let permit: Permit = Arc::new(|_| Ok(()));
+        Self { sources, mirrors, log, lines, namespace: "acme".parse().unwrap(), permit }
     }
 
     async fn fetch(&self, url: &str, commit: &str) -> Result<FetchedCommit, SourceError> {
@@ -89,7 +91,7 @@ impl Fetcher {
     }
 
     fn errand<'a>(&'a self, cancel: &'a CancellationToken, pulse: &'a Pulse) -> Errand<'a> {
-        Errand { namespace: &self.namespace, permit: &|_| Ok(()), log: &self.log, cancel, pulse }
+        Errand { namespace: &self.namespace, permit: &self.permit, log: &self.log, cancel, pulse }
     }
 
     /// The same mirrors in a new process.

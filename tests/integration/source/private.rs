@@ -130,6 +130,32 @@ async fn credentials_follow_no_redirect_to_another_server() {
     drop(server);
 }
 
+#[tokio::test]
+async fn no_redirect_leads_out_of_what_credential_and_rules_are_for() {
+    let refs = "/acme/x.git/info/refs?service=git-upload-pack";
+    let redirecting = RedirectingServer::start(refs.to_owned()).await;
+    let (old, commit) = (format!("{}/old/y.git", redirecting.url), "1".repeat(40));
+    let mut place = Place::new(loopback());
+    place.password("git.acme.forge", &format!("{}/old", redirecting.url), PASSWORD);
+    let words = place.fetcher.fetch(&old, &commit).await.unwrap_err().to_string();
+    assert!(words.contains("/acme/x.git") && words.contains("git.acme.forge is not for"), "{words}");
+    assert_eq!(redirecting.heads.lock().unwrap().len(), 1);
+
+    // What it is for is gone to, here until it is too much.
+    place.password("git.acme.forge", &redirecting.url, PASSWORD);
+    let words = place.fetcher.fetch(&old, &commit).await.unwrap_err().to_string();
+    assert!(words.contains("more than 5 redirects"), "{words}");
+
+    redirecting.heads.lock().unwrap().clear();
+    place.fetcher.permit = Arc::new(|url| match url.to_string().contains("/old/") {
+        true => Ok(()),
+        false => Err("rule 7".to_owned()),
+    });
+    let words = place.fetcher.fetch(&old, &commit).await.unwrap_err().to_string();
+    assert!(words.contains("/acme/x.git") && words.contains("rule 7"), "{words}");
+    assert_eq!(redirecting.heads.lock().unwrap().len(), 1);
+}
+
 /// Answers each request with a redirect, and keeps what it was asked.
 struct RedirectingServer {
     url: String,

@@ -76,14 +76,38 @@ async fn only_what_the_build_sees_is_fetched() {
     let (context, _) = tar(&fetched, "web/kept/app", "Dockerfile").await.unwrap();
     assert_eq!(paths(&context), ["Dockerfile", "x"]);
     fetcher.fetch_all(&repository.url, &commit, "web", "kept/app/Dockerfile").await.unwrap();
-    let error = fetcher.fetch_all(&repository.url, &commit, "web/left", "Dockerfile").await.unwrap();
-    let error = error.context("web/left", "Dockerfile").await.err().unwrap();
+    let error = fetcher.fetch_all(&repository.url, &commit, "web/left", "Dockerfile").await.unwrap_err();
     assert!(error.to_string().contains("update = none"), "{error}");
 
     let error = fetcher.fetch_all(&repository.url, &commit, "", "web/Dockerfile").await.unwrap_err();
     let words = error.to_string();
     assert!(words.contains("submodule \"elsewhere\"") && words.contains("is not found"), "{words}");
     assert_eq!(error.fault(), Fault::Build);
+}
+
+#[tokio::test]
+async fn what_has_to_be_read_first_may_be_links_into_submodules() {
+    let server = git_server().await;
+    let rules = server.empty("rules");
+    rules.write("images/ignore", "broken\n");
+    let rules_commit = rules.commit("Rules");
+    let files = server.empty("files");
+    files.write("Dockerfile", "FROM scratch\nCOPY . /\n");
+    let files_commit = files.commit("Files");
+    let repository = server.empty("app");
+    // Fetching this fails; that nothing of it is wanted stands in the last.
+    repository.submodule("broken", "../nowhere.git", &"1".repeat(40));
+    repository.submodule("files", "../files.git", &files_commit);
+    repository.submodule("zz/rules", "../rules.git", &rules_commit);
+    std::os::unix::fs::symlink("files/Dockerfile", repository.work.join("Dockerfile")).unwrap();
+    std::os::unix::fs::symlink("zz/rules/images/ignore", repository.work.join(".dockerignore")).unwrap();
+    let commit = repository.commit("App");
+    let fetcher = Fetcher::new();
+    let fetched = fetcher.fetch_all(&repository.url, &commit, "", "Dockerfile").await.unwrap();
+    let (context, _) = tar(&fetched, "", "Dockerfile").await.unwrap();
+    let paths = paths(&context);
+    assert!(paths.contains(&"files/Dockerfile".to_owned()), "{paths:?}");
+    assert!(!paths.iter().any(|path| path.starts_with("broken")), "{paths:?}");
 }
 
 #[tokio::test]

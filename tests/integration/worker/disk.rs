@@ -8,7 +8,8 @@ use buildgrid::config::Config;
 use buildgrid::disk::DiskConfig;
 use buildgrid::event::result::{Kind, State};
 use buildgrid::publish::name::ImageName;
-use buildgrid::source::{Errand, Sources};
+use buildgrid::source::url::RepositoryUrl;
+use buildgrid::source::{Errand, Permit, Sources};
 use buildgrid::store::Store;
 use buildgrid::telemetry::pulse::Pulse;
 use buildgrid::timeline::sink::LogSink;
@@ -326,7 +327,7 @@ async fn fetch(sources: &Sources, url: &str, commit: &str) {
     let (url, commit) = (url.parse().unwrap(), commit.parse().unwrap());
     let errand = Errand {
         namespace: &"acme".parse().unwrap(),
-        permit: &|_| Ok(()),
+        permit: &(Arc::new(|_: &RepositoryUrl| Ok(())) as Permit),
         log: &log,
         cancel: &CancellationToken::new(),
         pulse: &Pulse::default(),
