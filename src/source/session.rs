@@ -236,3 +236,18 @@ impl Session {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_a_line_is_not_spent() {
+        let budget =
+            Budget::new(&SourceConfig { fetch_timeout: Duration::from_secs(60), ..SourceConfig::default() });
+        for waited in [40, 50] {
+            budget.waited(Duration::from_secs(waited));
+        }
+        assert_eq!(budget.deadline(), budget.begun + Duration::from_secs(150));
+    }
+}
