@@ -167,13 +167,5 @@ pub(super) async fn end(
 }
 
 #[cfg(test)]
-#[path = "turn_tests.rs"]
+#[path = "turn_tests/mod.rs"]
 mod tests;
-
-#[cfg(test)]
-#[path = "turn_queue_tests.rs"]
-mod queue_tests;
-
-#[cfg(test)]
-#[path = "turn_model_tests.rs"]
-mod model_tests;

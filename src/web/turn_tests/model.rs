@@ -6,12 +6,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
-use super::*;
 use crate::event::result::{Kind, ResultEvent, State};
 use crate::store::digest::Digest;
 use crate::timeline::protocol::{AttemptId, AttemptState, Claim, ClaimAnswer, LEASE, LogSum, StateReport};
 use crate::web::claims;
 use crate::web::db::{Database, Job, WriteError};
+use crate::web::turn::*;
 
 /// How many builds there are, of four apps. Every third has no ref.
 const BUILDS: usize = 12;

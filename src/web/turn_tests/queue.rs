@@ -7,13 +7,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
-use super::tests::{event, text};
-use super::*;
+use super::{event, text};
 use crate::event::result::{ResultEvent, State};
 use crate::store::digest::Digest;
 use crate::timeline::protocol::{AttemptId, AttemptState, Claim, ClaimAnswer, LogSum, StateReport};
 use crate::web::claims;
 use crate::web::db::{Database, Job};
+use crate::web::turn::*;
 
 const CONFIG: &str = r#"[policy]
 builds = { "acme/serial" = "serial", "acme/other" = "serial" }
