@@ -3,6 +3,7 @@ was free."""
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,8 +18,13 @@ DOCKER = "/usr/bin/docker" if os.access("/usr/bin/docker", os.X_OK) else "docker
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    """A port that is free now and below the range that the system gives to outgoing connections: one from within
+    may be somebody else's local end when it is wanted."""
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with contextlib.suppress(OSError):
+            with socket.create_server(("127.0.0.1", random.randrange(10_000, given))) as server:
+                return server.getsockname()[1]
 
 
 def run(binary, config, *arguments):

@@ -16,6 +16,7 @@ use buildgrid::timeline::protocol::AttemptState;
 use clap::Parser;
 use serde_json::Value;
 
+use crate::support::address::free_address;
 use crate::support::broker::{TestBroker, next};
 use crate::support::patience::{in_time, until};
 use crate::support::played::PlayedAttempt;
@@ -306,7 +307,7 @@ async fn an_event_is_enqueued_followed_waited_for_and_built_again() {
 
 #[tokio::test]
 async fn a_service_that_is_away_or_knows_no_token_is_told_apart() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_address();
     let away = TimelineConfig { url: format!("http://{free}"), ..TimelineConfig::default() };
     let away = TimelineClient::new(&away).unwrap().unwrap();
     for words in ["builds", "logs b-1", "logs b-1 -f", "cancel b-1", "enqueue --fake", "rebuild b-1"] {

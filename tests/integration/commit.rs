@@ -5,6 +5,7 @@ use std::process::Command;
 use buildgrid::config::Config;
 use buildgrid::event::result::{Kind, ResultEvent, State};
 
+use crate::support::address::free_address;
 use crate::support::docker::{self, BASE, SOCKET, base_image, docker, unique};
 use crate::support::git::{GitServer, Repository};
 use crate::support::grid::TestGrid;
@@ -163,7 +164,7 @@ async fn faults_of_the_source_have_sentences_of_their_own() {
     assert!(failed.reason.as_deref().unwrap().contains("nothing.git"), "{failed:?}");
 
     // A server that is not there is not the build's fault.
-    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gone = free_address();
     grid.publish(event("gone", &format!("http://{gone}/x.git"), missing, "{}")).await;
     let retrying = grid.result("gone", State::Retrying).await;
     assert_eq!(retrying.kind, Some(Kind::Infrastructure));

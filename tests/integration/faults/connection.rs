@@ -7,6 +7,7 @@ use buildgrid::queue::QueueConfig;
 
 use super::{lasting, nth_event, readiness};
 use crate::program::{Worker, buildgrid, written};
+use crate::support::address::free_address;
 use crate::support::grid::TestGrid;
 use crate::support::patience::{in_time, until};
 use crate::support::proxy::{Mode, Proxy};
@@ -88,9 +89,7 @@ async fn a_slow_connection_to_the_broker_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_gone_is_asked_for_in_growing_pauses() {
     let mut grid = TestGrid::idle(|_| ()).await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    grid.config.worker.status_listen = port.local_addr().unwrap();
-    drop(port);
+    grid.config.worker.status_listen = free_address();
     let config = written(&grid, |table| {
         let worker = table["worker"].as_table_mut().unwrap();
         worker.insert("slots".into(), 1.into());
@@ -171,9 +170,7 @@ async fn an_event_that_kills_its_workers_ends_in_the_dead_letters() {
 #[tokio::test(flavor = "multi_thread")]
 async fn deliveries_whose_channel_is_gone_keep_no_place() {
     let grid = TestGrid::idle(|_| ()).await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let status = port.local_addr().unwrap().to_string();
-    drop(port);
+    let status = free_address().to_string();
     let config = written(&grid, |table| {
         table["worker"].as_table_mut().unwrap().insert("status_listen".into(), status.clone().into());
     });

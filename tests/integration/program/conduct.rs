@@ -1,7 +1,6 @@
 //! How the daemons behave under an operator's hand and under systemd: watchdog, pause, reload.
 
 use std::fs::{File, Permissions};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,6 +9,7 @@ use std::time::Duration;
 use buildgrid::event::result::State;
 
 use super::{Worker, buildgrid, ended, written};
+use crate::support::address::free_address;
 use crate::support::clock::Clock;
 use crate::support::grid::{TestGrid, fake_event};
 use crate::support::patience::{in_time, until};
@@ -72,10 +72,6 @@ impl Daemon {
     async fn ends(self) {
         self.process.ends().await;
     }
-}
-
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 fn set(table: &mut toml::Table, section: &str, key: &str, value: impl Into<toml::Value>) {
@@ -153,7 +149,7 @@ async fn a_broker_that_is_away_does_not_starve_the_watchdog() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_worker_takes_nothing_until_it_is_resumed() {
     let grid = TestGrid::idle(|_| ()).await;
-    let status = free_address();
+    let status = free_address().to_string();
     let config = written(&grid, |table| set(table, "worker", "status_listen", status.clone()));
     let command = |arguments: &[&str]| {
         let mut command = buildgrid(&config);
@@ -413,12 +409,12 @@ async fn a_clock_that_is_set_touches_no_build() {
 #[tokio::test(flavor = "multi_thread")]
 async fn registry_and_timeline_move_and_reload_as_well() {
     let grid = TestGrid::idle(|_| ()).await;
-    let listen = free_address();
+    let listen = free_address().to_string();
     let config = written(&grid, |table| {
-        set(table, "registry", "listen", free_address());
-        set(table, "registry", "status_listen", free_address());
+        set(table, "registry", "listen", free_address().to_string());
+        set(table, "registry", "status_listen", free_address().to_string());
         set(table, "timeline", "listen", listen);
-        set(table, "timeline", "status_listen", free_address());
+        set(table, "timeline", "status_listen", free_address().to_string());
         let data = grid.config.worker.data_dir.with_file_name("timeline");
         set(table, "timeline", "data_dir", data.to_str().unwrap());
     });
@@ -485,7 +481,7 @@ async fn up_is_paused_and_reloaded_like_a_worker() {
     // The registry's name changes with its address, and so not before the next start.
     up.reload(|table| {
         set(table, "registry", "host", "images.example.com");
-        set(table, "registry", "listen", free_address());
+        set(table, "registry", "listen", free_address().to_string());
     })
     .await;
     up.says("a restart").await;

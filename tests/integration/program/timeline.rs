@@ -1,7 +1,6 @@
 //! A worker process that is killed, and the timeline service that it told; that service's own clock.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use buildgrid::timeline::client::TimelineClient;
 use buildgrid::timeline::protocol::{AttemptId, BuildState, Claim, ClaimAnswer, LEASE};
 
 use super::{Worker, buildgrid, written};
+use crate::support::address::free_address;
 use crate::support::clock::Clock;
 use crate::support::grid::{TestGrid, fake_event};
 use crate::support::patience::until;
@@ -78,8 +78,7 @@ async fn a_crash_while_the_service_is_away_is_told_later() {
 async fn a_clock_that_is_set_ends_no_live_lease_and_prolongs_none() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (listen, status) = (free(), free());
+    let (listen, status) = (free_address(), free_address());
     let text = format!(
         "[timeline]\nlisten = \"{listen}\"\nstatus_listen = \"{status}\"\ndata_dir = \"{}\"\n[logging]\nformat = \"text\"\n",
         at("data").display()

@@ -13,6 +13,7 @@ use reqwest::Method;
 use secrecy::ExposeSecret;
 
 use super::{buildgrid, ended};
+use crate::support::address::free_address;
 use crate::support::disk::{SmallDisk, age};
 use crate::support::grid::fake_event;
 use crate::support::patience::{in_time, until};
@@ -38,8 +39,7 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         let marks = "[disk]\nhigh = \"100%\"\nlow = \"99%\"\n";
         std::fs::write(folder.path().join("worker-config.toml"), marks).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { folder, registry: port.local_addr().unwrap().to_string() }
+        Self { folder, registry: free_address().to_string() }
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -184,7 +184,7 @@ async fn the_first_start_makes_what_the_next_ones_use() {
     assert_eq!(manifest.headers()["docker-content-digest"], build.digest.unwrap().to_string());
 
     // A second one on the same directory, with ports of its own.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let port = free_address().to_string();
     let (code, errors) = ended(machine.refused(("BUILDGRID_REGISTRY__LISTEN", &port)));
     assert_eq!(code, 1, "{errors}");
     assert!(errors.contains("in use") && errors.contains("data"), "{errors}");

@@ -9,6 +9,7 @@ use clap::Parser;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::address::free_address;
 use crate::support::broker::{TestBroker, next};
 
 #[derive(Parser)]
@@ -158,7 +159,7 @@ async fn without_a_worker_or_a_broker_it_says_so() {
     assert_eq!(code(&ended), Exit::Unavailable);
     assert!(sentence(ended).contains("no outcome within 300ms"));
 
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_address();
     let url = format!("amqp://grid:hunter2@{free}/%2f").parse().unwrap();
     let away = QueueConfig { url, ..QueueConfig::default() };
     for words in [&["enqueue", "--fake"][..], &["dead-letters", "list"]] {

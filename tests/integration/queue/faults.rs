@@ -8,6 +8,7 @@ use buildgrid::queue::{Ack, BrokerError, QueueConfig, QueueError};
 use tokio_util::sync::CancellationToken;
 
 use super::{deploy, result};
+use crate::support::address::free_address;
 use crate::support::broker::{TestBroker, connect, next, status};
 use crate::support::patience::in_time;
 use crate::support::proxy::Mode;
@@ -101,8 +102,7 @@ async fn a_silent_peer_is_noticed_by_its_missing_heartbeats() {
 
 #[tokio::test]
 async fn a_broker_that_cannot_be_reached_is_named_without_the_password() {
-    // A port that was free a moment ago.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_address();
     let url = format!("amqp://grid:hunter2@{free}/%2f").parse().unwrap();
     let broker = Broker::connect(&QueueConfig { url, ..QueueConfig::default() }, "enqueue");
     let error = broker.ready().await.unwrap_err();

@@ -1,7 +1,7 @@
 //! `buildgrid registry` as a process: its readiness, and its end.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use buildgrid::store::{Store, StoreConfig};
 use tempfile::TempDir;
 
+use crate::support::address::free_address;
 use crate::support::patience::until;
 
 /// A registry process that has told systemd's socket that it is ready; killed when the test ends.
@@ -24,8 +25,7 @@ impl Daemon {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Store::open(&StoreConfig { path: folder.path().join("store") }).unwrap();
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (listen, status) = (free(), free());
+        let (listen, status) = (free_address(), free_address());
         let config = folder.path().join("config.toml");
         let text = format!(
             "[registry]\nhost = \"{listen}\"\nlisten = \"{listen}\"\nstatus_listen = \"{status}\"\n\

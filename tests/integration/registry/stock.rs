@@ -1,12 +1,12 @@
 //! The stock registry of CNCF Distribution, as Debian ships it, serves the same store read-only.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use buildgrid::store::digest::Digest;
 use buildgrid::store::{Store, StoreConfig};
 use serde_json::json;
 
+use crate::support::address::free_address;
 use crate::support::image::{TestImage, image_name};
 use crate::support::patience::until;
 use crate::support::process::run;
@@ -19,7 +19,7 @@ struct Stock {
 
 impl Stock {
     fn start(root: &std::path::Path, directory: &std::path::Path) -> Self {
-        let host = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let host = free_address().to_string();
         // YAML is a superset of JSON.
         let config = json!({
             "version": 0.1,

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::address::free_address;
 use super::broker::TestBroker;
 use super::disk::never_full;
 use super::patience::{PATIENCE, in_time, until};
@@ -71,7 +72,7 @@ impl TestGrid {
         let mut config = Config::default();
         config.worker.name = "worker-1".to_owned();
         config.worker.data_dir = folder.path().join("data");
-        config.worker.status_listen = ([127, 0, 0, 1], 0).into();
+        config.worker.status_listen = free_address();
         config.queue = rabbit.config();
         config.engine.host = "none".to_owned();
         config.disk = never_full();
@@ -99,7 +100,6 @@ impl TestGrid {
     /// Starts the worker and waits until it is up.
     pub async fn start_worker(&mut self) {
         let listener = TcpListener::bind(self.config.worker.status_listen).await.unwrap();
-        self.config.worker.status_listen = listener.local_addr().unwrap();
         self.worker = Some(run_worker(self.config.clone(), listener).await);
     }
 

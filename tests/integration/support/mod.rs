@@ -1,5 +1,6 @@
 //! What the suites share: servers under test and the parts they talk to.
 
+pub mod address;
 pub mod broker;
 pub mod clock;
 pub mod disk;

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::address::free_address;
 use super::broker::evaluate_on;
 use super::patience::in_time;
 use super::process::Server;
@@ -23,7 +24,8 @@ impl BrokerNode {
     /// Running. The node listens on loopback only, and needs no more rights than the test has.
     pub async fn start() -> Self {
         let name = format!("test-{}@localhost", uuid::Uuid::now_v7().simple());
-        let mut node = Self { name, port: free_port(), folder: tempfile::tempdir().unwrap(), running: None };
+        let mut node =
+            Self { name, port: free_address().port(), folder: tempfile::tempdir().unwrap(), running: None };
         std::fs::write(node.folder.path().join("plugins"), "[].").unwrap();
         node.start_again().await;
         node
@@ -64,7 +66,7 @@ impl BrokerNode {
             ("RABBITMQ_NODENAME", self.name.clone()),
             ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".to_owned()),
             ("RABBITMQ_NODE_PORT", self.port.to_string()),
-            ("RABBITMQ_DIST_PORT", free_port().to_string()),
+            ("RABBITMQ_DIST_PORT", free_address().port().to_string()),
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}".to_owned()),
             ("RABBITMQ_LOGS", "-".to_owned()),
             ("RABBITMQ_MNESIA_BASE", file("data")),
@@ -105,8 +107,4 @@ impl Drop for BrokerNode {
             eprintln!("the broker's last words:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
         }
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -1,13 +1,14 @@
 //! An SSH server of a test's own: Debian's sshd on a loopback port, with one host key and one key that may log in.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::address::free_address;
 use super::process::output;
 
 pub struct Sshd {
@@ -25,7 +26,7 @@ impl Sshd {
             make_key(&folder.path().join(key), &["-t", "ed25519"]);
         }
         make_key(&folder.path().join("other-host"), &["-t", "ecdsa", "-b", "384"]);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().port();
         let path = folder.path().display();
         let config = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {path}/host\nHostKey {path}/other-host\n\

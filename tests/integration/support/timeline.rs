@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::address::free_address;
 use super::patience::in_time;
 
 /// The logins that it has, for all namespaces but the last one's.
@@ -74,9 +75,14 @@ impl TestTimeline {
         for (principal, secret) in &tokens {
             std::fs::write(folder.path().join(&principal.name), secret.expose()).unwrap();
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap();
-        Self { address, folder, queue: queue.clone(), policy: PolicyConfig::default(), tokens, running: None }
+        Self {
+            address: free_address(),
+            folder,
+            queue: queue.clone(),
+            policy: PolicyConfig::default(),
+            tokens,
+            running: None,
+        }
     }
 
     /// Starts it where it was, with the data that it had.
