@@ -23,6 +23,7 @@ use crate::store::StoreConfig;
 use crate::telemetry::config::LoggingConfig;
 use crate::timeline::TimelineConfig;
 use crate::up::UpConfig;
+use crate::web::history::HistoryConfig;
 use crate::web::policy::PolicyConfig;
 use crate::worker::config::{FakeConfig, WorkerConfig};
 
@@ -77,6 +78,7 @@ sections! {
     registry: RegistryConfig,
     timeline: TimelineConfig,
     policy: PolicyConfig,
+    history: HistoryConfig,
     namespaces: NamespacesConfig,
     up: UpConfig,
     fake: FakeConfig,

@@ -18,6 +18,7 @@ pub mod enqueue;
 mod event;
 pub mod exit;
 mod follow;
+mod history;
 pub mod logs;
 mod output;
 mod pause;
@@ -65,6 +66,7 @@ enum Command {
     User(user::Args),
     /// Make, list and remove the tokens of workers, of Maestro and of scripts
     Token(token::Args),
+    History(history::Args),
     DeadLetters(dead_letters::Args),
 }
 
@@ -102,6 +104,7 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
             let config = crate::up::adopted(&config).unwrap_or(config);
             credential::run(args, &config.store, &config.registry.host).await.map(|()| Exit::Done)
         }
+        Command::History(args) => history::run(args, &config).await,
         Command::DeadLetters(args) => dead_letters::run(args, &config).await,
         Command::Check(_) => unreachable!("answered above"),
     }

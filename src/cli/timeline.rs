@@ -8,6 +8,7 @@ use super::daemon::{Stop, beside_status_pages, bind};
 use super::exit::{Exit, Failure};
 use super::reload::{self, File};
 use crate::config::Config;
+use crate::store::{Store, StoreConfig};
 use crate::telemetry::watchdog::tell;
 use crate::web::db::{Database, OpenError};
 use crate::web::{self, Enqueuer, Timeline};
@@ -33,12 +34,29 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
         error => Failure::new(Exit::Configuration, error),
     })?;
     let stop = Stop::at_signals("stopping: running requests go on to their end; a second signal cuts them")?;
-    let live = reload::at_sighup(file, config, &["timeline", "policy", "queue", "logging"], &stop)?;
+    let live =
+        reload::at_sighup(file, config, &["timeline", "policy", "history", "queue", "logging"], &stop)?;
     let queue = Enqueuer::on_demand(config.queue.clone());
     let readiness = database.readiness();
-    let timeline = Timeline::new(live, database.clone(), queue, stop.first.clone());
+    let store = store(config.store.clone()).await?;
+    let timeline = Timeline::new(live, database.clone(), queue, store, stop.first.clone());
     let timeline = timeline.await?;
     let writes = vec![database.writes()];
     tell(&[NotifyState::Ready]);
     beside_status_pages(status, readiness, writes, &stop, web::serve(listener, Arc::new(timeline))).await
+}
+
+/// The store, where it can be read on this machine: it need not be.
+async fn store(config: StoreConfig) -> Result<Option<Store>, Failure> {
+    let path = config.path.clone();
+    match tokio::task::spawn_blocking(move || Store::open_read_only(&config)).await? {
+        Ok(store) => Ok(Some(store)),
+        Err(error) => {
+            tracing::info!(
+                path = %path.display(), %error,
+                "no store can be read here: the logs of all published builds are kept, as if their images were there"
+            );
+            Ok(None)
+        }
+    }
 }

@@ -71,6 +71,7 @@ impl Config {
         }
         config.fake = newer.fake.clone();
         config.policy = newer.policy.clone();
+        config.history = newer.history;
         config.namespaces = newer.namespaces.clone();
         config.worker.idle_timeout = newer.worker.idle_timeout;
         config.disk = newer.disk;

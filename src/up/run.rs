@@ -111,7 +111,8 @@ pub async fn run(
     let store = tokio::task::spawn_blocking(move || Store::open(&opened)).await??;
     let stop = CancellationToken::new();
     let enqueuer = Enqueuer::Into(queue.clone().into());
-    let timeline = Timeline::new(live.on(config.clone()), database.clone(), enqueuer, stop.clone());
+    let timeline =
+        Timeline::new(live.on(config.clone()), database.clone(), enqueuer, Some(store.clone()), stop.clone());
     let timeline = timeline.await?;
     // Last of all that is made: a start that has failed before has made no login.
     if let Some(password) = first_start::admin(&database).await? {

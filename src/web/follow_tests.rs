@@ -39,7 +39,7 @@ impl World {
         let database = Database::open(folder.path()).await.unwrap();
         let queue = Enqueuer::on_demand(QueueConfig::default());
         let config = Config { timeline: config, ..Config::default() };
-        let timeline = Timeline::new(&config, database, queue, CancellationToken::new());
+        let timeline = Timeline::new(&config, database, queue, None, CancellationToken::new());
         let timeline = timeline.await.unwrap();
         let (event, _) = DeployEvent::parse(EVENT.as_bytes()).unwrap();
         let (id, attempt) = (event.id.clone(), AttemptId::generate());

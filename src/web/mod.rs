@@ -2,8 +2,8 @@
 //!
 //! A request is judged by [`access`] (who asks, and for which namespaces) and answered by [`api`] or by
 //! the pages. [`claims`] decides which worker builds what, and [`turn`] when, by the [`policy`]; [`log`] turns appended lines into compressed
-//! blocks and finds lines in them again; [`follow`] is a live log, a cursor on the stored one; [`db`]
-//! keeps everything, with one writer that commits for many callers at once.
+//! blocks and finds lines in them again; [`follow`] is a live log, a cursor on the stored one; [`history`] removes
+//! logs that are no longer kept; [`db`] keeps everything, with one writer that commits for many callers at once.
 
 pub mod access;
 mod api;
@@ -11,6 +11,7 @@ mod claims;
 mod clock;
 pub mod db;
 mod follow;
+pub mod history;
 mod live;
 mod log;
 pub mod pages;

@@ -20,6 +20,8 @@ pub enum Refusal {
     CrossSite,
     /// There is none, or it is another namespace's.
     NotFound(String),
+    /// There was one, which is no longer kept.
+    Gone(String),
     UnknownAttempt,
     MethodNotAllowed,
     Malformed(String),
@@ -53,6 +55,7 @@ impl Refusal {
             Self::Unauthorized => S::UNAUTHORIZED,
             Self::Forbidden(_) | Self::CrossSite => S::FORBIDDEN,
             Self::NotFound(_) | Self::UnknownAttempt => S::NOT_FOUND,
+            Self::Gone(_) => S::GONE,
             Self::MethodNotAllowed => S::METHOD_NOT_ALLOWED,
             Self::Malformed(_) => S::BAD_REQUEST,
             Self::Unprocessable(_) => S::UNPROCESSABLE_ENTITY,
@@ -94,7 +97,8 @@ impl Refusal {
             Self::MethodNotAllowed => {
                 "this method is not for this address; see /api/v1/openapi.json".to_owned()
             }
-            Self::Malformed(detail)
+            Self::Gone(detail)
+            | Self::Malformed(detail)
             | Self::Unprocessable(detail)
             | Self::MediaType(detail)
             | Self::TooLarge(detail)

@@ -12,12 +12,14 @@ use tokio_util::sync::CancellationToken;
 use super::access::Passwords;
 use super::clock;
 use super::db::Database;
+use super::history;
 use super::live::Live;
 use super::policy::PolicyConfig;
 use super::queue::Enqueuer;
 use super::router::router;
 use crate::config;
 use crate::serving::{self, Limits};
+use crate::store::Store;
 
 /// A client that for this long sends no complete request head, or takes no byte, is disconnected.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,6 +32,8 @@ pub struct Timeline {
     pub(super) live: Live,
     pub(super) passwords: Passwords,
     pub(super) queue: Enqueuer,
+    /// Where the images are, if that can be read here.
+    pub(super) store: Option<Store>,
     /// As it may be reloaded.
     config: config::Live,
     /// Who may follow a log: three of four connections. The others are left to workers, whose leases would
@@ -51,6 +55,7 @@ impl Timeline {
         config: impl Into<config::Live>,
         database: Database,
         queue: Enqueuer,
+        store: Option<Store>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let passwords = tokio::task::spawn_blocking(Passwords::new).await.context("prepare logins")?;
@@ -63,6 +68,7 @@ impl Timeline {
             live: Live::default(),
             passwords: passwords.context("prepare logins")?,
             queue,
+            store,
             config: live,
             followers: Arc::new(Semaphore::new((config.max_connections * 3 / 4).max(1))),
             secure: base.starts_with("https://"),
@@ -94,7 +100,9 @@ pub async fn serve(listener: TcpListener, timeline: Arc<Timeline>) -> anyhow::Re
     let (stop, database) = (timeline.stop.clone(), timeline.database.clone());
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
-    tokio::spawn(clock::watch(database.clone(), ended));
+    tokio::spawn(clock::watch(database.clone(), ended.clone()));
+    let (live, store) = (timeline.config.clone(), timeline.store.clone());
+    tokio::spawn(history::keep(database.clone(), live, store, ended));
     serving::serve(listener, router(timeline), limits, stop).await?;
     database.close().await;
     tracing::info!(%address, "the timeline has stopped");

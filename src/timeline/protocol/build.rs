@@ -103,10 +103,14 @@ pub struct Attempt {
     pub fenced: bool,
     /// When each stage began, in their order.
     pub stages: Vec<StageTime>,
-    /// Entries of its log that are stored.
+    /// Entries of its log that were stored.
     pub entries: u64,
     /// Whether the log is whole: count and checksum were confirmed.
     pub complete: bool,
+    /// When its log was removed, which is no longer kept.
+    #[serde(default, with = "optional_timestamp")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub log_removed_at: Option<OffsetDateTime>,
     #[serde(with = "timestamp")]
     #[schema(value_type = String, format = DateTime)]
     pub claimed_at: OffsetDateTime,

@@ -36,6 +36,7 @@ const PAGE: usize = 8 << 20;
     )),
     (status = 400, body = Problem, content_type = "application/problem+json", description = "A filter that is none"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 410, body = Problem, content_type = "application/problem+json", description = "The log is no longer kept"),
     (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many follow a log already"),
 ))]
 pub(super) async fn of_build(
@@ -69,12 +70,16 @@ pub(super) async fn of_build(
         let detail = format!("Last-Event-ID: that is an event of attempt {named}, not of {asked}");
         return Err(Refusal::Malformed(detail));
     }
+    let shown = asked.or(build.attempt);
+    if let Some(attempt) = shown {
+        must_be_kept(&timeline, &LogId::of_attempt(attempt)).await?;
+    }
     if format == Format::Events {
         let cursor = last.unwrap_or(Cursor { attempt: asked, next: query.from() });
         let followed = Followed::Build { id: build.id, only: asked };
         return Ok(follow::events(timeline, followed, cursor, matcher));
     }
-    let Some(attempt) = asked.or(build.attempt) else {
+    let Some(attempt) = shown else {
         // No worker has it yet: an empty log.
         return Ok(content(format, Body::empty()));
     };
@@ -98,6 +103,7 @@ pub(super) async fn of_build(
         )),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "A filter that is none"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 410, body = Problem, content_type = "application/problem+json", description = "The log is no longer kept"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many follow a log already"),
     ))]
 pub(super) async fn of_deploy(
@@ -113,15 +119,28 @@ pub(super) async fn of_deploy(
     let deploy = visible_deploy(&timeline, &principal, &id, &whose).await?;
     let (matcher, format) = (query.matcher()?, query.format(&headers)?);
     let namespace = deploy.report.namespace;
+    let log = LogId::of_deploy(namespace.as_str(), &id);
+    must_be_kept(&timeline, &log).await?;
     if format == Format::Events {
         let start = Cursor { attempt: None, next: query.from() };
         let cursor = Cursor::last_event(&headers)?.unwrap_or(start);
         return Ok(follow::events(timeline, Followed::Deploy { namespace, id }, cursor, matcher));
     }
-    let log = LogId::of_deploy(namespace.as_str(), &id);
     let id = percent_encoding::utf8_percent_encode(&id, percent_encoding::NON_ALPHANUMERIC);
     let path = format!("{}/deploys/{id}/log", super::BASE);
     answer(&timeline, log, path, &query, format, matcher).await
+}
+
+async fn must_be_kept(timeline: &Timeline, log: &LogId) -> Result<(), Refusal> {
+    let state = timeline.database.log_state(log).await?;
+    match state.removed_at {
+        None => Ok(()),
+        Some(at) => Err(Refusal::Gone(format!(
+            "the log, of {} entries, was removed at {}: it was older than history.keep_logs",
+            state.next_seq,
+            timestamp::to_string(at)
+        ))),
+    }
 }
 
 /// One page, or all of it as a stream.

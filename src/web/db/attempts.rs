@@ -111,7 +111,7 @@ fn state(row: &SqliteRow) -> sqlx::Result<AttemptState> {
 impl Database {
     /// The attempts at a build, oldest first.
     pub(in crate::web) async fn attempts(&self, build: &BuildId) -> sqlx::Result<Vec<Attempt>> {
-        let select = "SELECT a.*, l.next_seq, l.checksum FROM attempts a JOIN logs l ON l.id = 'a:' || a.id
+        let select = "SELECT a.*, l.next_seq, l.checksum, l.removed_at FROM attempts a JOIN logs l ON l.id = 'a:' || a.id
             WHERE a.build_id = $1 ORDER BY a.claimed_at, a.id";
         let rows = sqlx::query(select).bind(build.as_str()).fetch_all(&self.readers).await?;
         let mut attempts = Vec::with_capacity(rows.len());
@@ -127,6 +127,7 @@ impl Database {
                 stages: self.stages(id).await?,
                 entries: count(row, "next_seq")?,
                 complete: row.try_get::<Option<String>, _>("checksum")?.is_some(),
+                log_removed_at: row.try_get::<Option<i64>, _>("removed_at")?.map(time_of),
                 claimed_at: time_of(row.try_get("claimed_at")?),
                 ended_at: row.try_get::<Option<i64>, _>("ended_at")?.map(time_of),
             });

@@ -4,9 +4,11 @@ use std::fmt;
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
+use time::OffsetDateTime;
 
 use super::open::Database;
 use super::row::{count, number};
+use super::time_of;
 use super::writer::WriteError;
 use crate::store::digest::Digest;
 use crate::timeline::protocol::AttemptId;
@@ -39,6 +41,8 @@ pub struct LogState {
     pub next_seq: u64,
     /// The checksum that its writer has confirmed it by; nothing comes after that.
     pub checksum: Option<Digest>,
+    /// When its lines were removed, if they were.
+    pub removed_at: Option<OffsetDateTime>,
 }
 
 /// What became of an append.
@@ -58,13 +62,14 @@ pub(in crate::web) async fn create(connection: &mut SqliteConnection, log: &LogI
     sqlx::query(insert).bind(&log.0).execute(connection).await.map(drop)
 }
 
-const STATE: &str = "SELECT next_seq, checksum FROM logs WHERE id = $1";
+const STATE: &str = "SELECT next_seq, checksum, removed_at FROM logs WHERE id = $1";
 
 fn state_of(row: Option<SqliteRow>) -> sqlx::Result<LogState> {
     let Some(row) = row else { return Ok(LogState::default()) };
     let checksum: Option<String> = row.try_get("checksum")?;
     let checksum = checksum.and_then(|text| text.parse().ok());
-    Ok(LogState { next_seq: count(&row, "next_seq")?, checksum })
+    let removed_at = row.try_get::<Option<i64>, _>("removed_at")?.map(time_of);
+    Ok(LogState { next_seq: count(&row, "next_seq")?, checksum, removed_at })
 }
 
 /// How far a log is; one that is not there has nothing.
@@ -78,7 +83,7 @@ pub(in crate::web) async fn append(
     log: &LogId,
     batch: Batch,
 ) -> Result<Appended, WriteError> {
-    let LogState { next_seq, checksum } = state(connection, log).await?;
+    let LogState { next_seq, checksum, .. } = state(connection, log).await?;
     if batch.is_empty() || batch.end_seq() <= next_seq {
         return Ok(Appended::Stored { next_seq });
     }

@@ -7,6 +7,7 @@
 pub mod attempts;
 pub mod builds;
 pub mod deploys;
+pub mod history;
 pub mod leases;
 pub mod line;
 pub mod logs;

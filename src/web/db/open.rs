@@ -64,7 +64,7 @@ impl OpenError {
 /// The open database; clones are handles to the same one.
 #[derive(Clone)]
 pub struct Database {
-    pub(super) readers: SqlitePool,
+    pub(in crate::web) readers: SqlitePool,
     pub(super) writer: Writer,
     /// Held by the one service that uses the directory.
     _lock: Option<Arc<File>>,

@@ -131,6 +131,9 @@ fn rest(build: &Build, attempt: Option<&Attempt>, counts: bool, now: OffsetDateT
     let Some(attempt) = attempt else {
         return "no worker has it yet".to_owned();
     };
+    if let Some(at) = attempt.log_removed_at {
+        return format!("removed on {}: older than logs are kept", words::day(at));
+    }
     let worker = printable(&attempt.worker);
     match build.state {
         _ if attempt.complete => "complete".to_owned(),
@@ -151,6 +154,15 @@ mod tests {
 
     fn view(build: &Build, attempt: &Attempt, entries: &[LogEntry]) -> LogView {
         LogView::new(build, LogPart { attempt: Some(attempt), entries }, samples::NOW)
+    }
+
+    #[test]
+    fn says_that_a_log_is_no_longer_kept() {
+        let build = samples::published();
+        let removed = Attempt { log_removed_at: Some(samples::NOW), ..samples::attempt() };
+        let log = view(&build, &removed, &[]);
+        assert_eq!(log.count, "414 lines");
+        assert!(log.rest.starts_with("removed on ") && log.earlier.is_none() && log.later.is_none());
     }
 
     #[test]

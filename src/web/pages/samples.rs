@@ -173,6 +173,7 @@ pub(super) fn all_looks() -> Vec<Build> {
 
 pub(super) fn attempt() -> Attempt {
     Attempt {
+        log_removed_at: None,
         id: attempt_id(),
         number: 1,
         worker: "worker-1".to_owned(),

@@ -37,6 +37,11 @@ impl Moment {
     }
 }
 
+/// `3 Sep 2026`
+pub(super) fn day(at: OffsetDateTime) -> String {
+    written(at.to_offset(UtcOffset::UTC), DAY)
+}
+
 fn written(at: OffsetDateTime, format: &[FormatItem<'static>]) -> String {
     at.format(format).unwrap_or_default()
 }

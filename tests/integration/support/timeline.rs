@@ -96,7 +96,7 @@ impl TestTimeline {
             database.add_token(principal.clone(), secret, OffsetDateTime::now_utc()).await.unwrap();
         }
         let (stop, queue) = (CancellationToken::new(), Enqueuer::on_demand(self.queue.clone()));
-        let timeline = Timeline::new(&config, database.clone(), queue, stop.clone());
+        let timeline = Timeline::new(&config, database.clone(), queue, None, stop.clone());
         let timeline = timeline.await.unwrap();
         let service = tokio::spawn(serve(listener, Arc::new(timeline)));
         self.running = Some(Running { stop, service, database });
