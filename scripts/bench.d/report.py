@@ -18,14 +18,17 @@ class Row:
     met: bool | None = None
 
 
-def row(bench, scenario, figure, unit, ours, peer=None, peer_name=None, below=None, at_least=None):
-    """A row with its ratio (ours / peer), and its goal: to be below a value, or at least one."""
+def row(bench, scenario, figure, unit, ours, peer=None, peer_name=None, below=None, at_least=None, ratio_below=None):
+    """A row with its ratio (ours / peer), and its goal: to be below a value, at least one, or below so many of the
+    peer's."""
     goal = met = None
     if below is not None:
         goal, met = f"< {below:g}", ours < below
     if at_least is not None:
         goal, met = f">= {at_least:g}", ours >= at_least
     ratio = round(ours / peer, 3) if peer else None
+    if ratio_below is not None:
+        goal, met = f"ratio < {ratio_below:g}", ratio < ratio_below
     rounded = [value if value is None else round(value, 3) for value in (ours, peer)]
     return Row(bench, scenario, figure, unit, rounded[0], rounded[1], peer_name, ratio, goal, met)
 

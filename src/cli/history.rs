@@ -82,7 +82,8 @@ fn told(apps: &[Pruned], dry_run: bool, sees_images: bool) -> String {
             text += &format!("{namespace}/{app}: {of_app}, {}\n", ByteSize(*size).display().iec());
         }
     }
-    text += &format!("{done} {logs} logs, {}\n", ByteSize(bytes).display().iec());
+    let noun = if logs == 1 { "log" } else { "logs" };
+    text += &format!("{done} {logs} {noun}, {}\n", ByteSize(bytes).display().iec());
     if kept > 0 {
         let why = match sees_images {
             true => "their images are in the store",

@@ -13,8 +13,8 @@ use super::transport::{http_transport, ssh_transport};
 /// How much of a pack is mapped into memory at a time, and of all packs together. libgit2's own
 /// figures for 32-bit machines; those for 64-bit ones (1 GiB and 8 GiB) would count against the
 /// memory limit of the worker's unit.
-const WINDOW: usize = 32 << 20;
-const MAPPED: usize = 256 << 20;
+const WINDOW: usize = 16 << 20;
+const MAPPED: usize = 64 << 20;
 
 /// Should a connection ever bypass our transport: libgit2's own wait without end.
 const SOCKET_TIMEOUT_MS: i32 = 60_000;
