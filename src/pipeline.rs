@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::credentials::{BuildCredentials, Missing};
-use crate::build::docker::{BuildRequest, DockerEngine, Dockerfile, EngineBuildId};
+use crate::build::docker::{self, BuildRequest, DockerEngine, Dockerfile, EngineBuildId};
 use crate::build::engine::{BuildError, BuildFailure, BuiltImage};
 use crate::build::fake;
 use crate::event::deploy::{DeployEvent, Work};
@@ -20,7 +20,7 @@ use crate::event::fake::FakeBuild;
 use crate::permit::{Rules, TimeLimits};
 use crate::publish::publisher::{self, Existing, Publication, PublishError, Published, Publisher};
 use crate::source::url::RepositoryUrl;
-use crate::source::{Errand, Fault, FetchedCommit, Permit, Scope, SourceError, Sources};
+use crate::source::{Context, Errand, Fault, FetchedCommit, Permit, Scope, SourceError, Sources};
 use crate::store::TagPut;
 use crate::telemetry::pulse::Pulse;
 use crate::timeline::sink::LogSink;
@@ -239,7 +239,7 @@ impl Pipeline {
         let context = commit.context(&options.root, &options.dockerfile);
         let context = run.cancel.run_until_cancelled(context).await.ok_or(Outcome::Cancelled)??;
         let (dockerfile, text) = (context.dockerfile.clone(), Dockerfile::new(&context.text));
-        let (stream, sent) = context.split();
+        let (context, ended) = sent(context, text.uses_part_of_context()).await?;
         let request = BuildRequest {
             id: run.engine_build,
             namespace: event.namespace.clone(),
@@ -252,7 +252,7 @@ impl Pipeline {
             no_cache: options.no_cache,
             network: self.rules.network(&event.namespace),
             credentials,
-            context: Box::pin(stream),
+            context,
             spool: run.spool.to_owned(),
         };
         let built =
@@ -262,12 +262,32 @@ impl Pipeline {
             Err(BuildError::Cancelled) => Err(Outcome::Cancelled),
             // An upload that broke off looks to the engine like a broken tar; the cause is with us. An
             // engine that did not want the rest of it has merely hung up.
-            Err(error) => match sent.await {
-                Err(cause) if cause.fault() != Fault::Cancelled => Err(cause.into()),
+            Err(error) => match ended.await {
+                Some(cause) if cause.fault() != Fault::Cancelled => Err(cause.into()),
                 _ => Err(from_top(error, &options.root).into()),
             },
         }
     }
+}
+
+/// The context as it is sent, and what stood in its way once it is not whole. Where a part of it is used, the engine
+/// asks for that, if all names can be told that way.
+async fn sent(
+    context: Context,
+    in_part: bool,
+) -> Result<(docker::Context, BoxFuture<'static, Option<SourceError>>), SourceError> {
+    let context = match in_part {
+        false => context,
+        true => match context.files().await? {
+            Ok(files) => {
+                let ended = files.clone();
+                return Ok((docker::Context::Files(files), Box::pin(async move { ended.failure() })));
+            }
+            Err(context) => context,
+        },
+    };
+    let (stream, outcome) = context.tar();
+    Ok((docker::Context::Tar(Box::pin(stream)), Box::pin(async move { outcome.await.err() })))
 }
 
 /// The same error with its location as somebody finds it who looks at the repository.

@@ -24,15 +24,15 @@ NAME = "context"
 ROUNDS = 3
 FRESH = "docker build, fresh checkout"
 KEPT = "docker build, kept checkout"
-DOCKERFILE = b"ARG BASE\nFROM ${BASE}\nCOPY . /context\nRUN exit 7\n"
-COPY = "COPY . /context"
+COPY = "COPY {} /context"
+DOCKERFILE = "ARG BASE\nFROM ${{BASE}}\n" + COPY + "\nRUN exit 7\n"
 
 
 def measure(grid):
     environment = {**os.environ, "DOCKER_BUILDKIT": "1", "DOCKER_CONFIG": str(grid.folder / "docker")}
     with grid.worker() as worker, GitServer(grid.folder / "git") as server, base_image() as base:
-        for scenario, make in [("100,000 files", many), ("2 GiB in 64 files", large)]:
-            repository = server.repository(make.__name__)
+        for number, (scenario, make, used) in enumerate(SCENARIOS):
+            repository = server.repository(f"{make.__name__}-{number}")
             # What packing costs is not measured here.
             for place in (repository.tree, repository.tree.with_suffix(".git")):
                 git("-C", place, "config", "core.compression", "0")
@@ -40,17 +40,24 @@ def measure(grid):
             make(repository.tree)
             ours, fresh, kept, memory = [], [], [], []
             for _ in range(ROUNDS + 1):
-                commit = repository.commit({"Dockerfile": DOCKERFILE, "nonce": os.urandom(16)})
+                commit = repository.commit({"Dockerfile": DOCKERFILE.format(used).encode(), "nonce": os.urandom(16)})
                 forget_peak(worker)
-                ours.append(from_event(grid, repository, commit, base))
+                ours.append(from_event(grid, repository, commit, base, COPY.format(used)))
                 memory.append(peak(worker))
-                kept.append(from_docker(repository.tree, base, environment))
-                fresh.append(from_docker(checkout(repository, grid.folder / "checkout"), base, environment))
+                kept.append(from_docker(repository.tree, base, environment, COPY.format(used)))
+                tree = checkout(repository, grid.folder / "checkout")
+                fresh.append(from_docker(tree, base, environment, COPY.format(used)))
             # The first round fills the mirror and the engine's memory of files.
             figure = f"context with the engine, median of {ROUNDS}"
             yield row(NAME, scenario, figure, "s", median(ours[1:]), median(fresh[1:]), FRESH, ratio_below=1)
             yield row(NAME, scenario, figure, "s", median(ours[1:]), median(kept[1:]), KEPT)
             yield row(NAME, scenario, "peak resident memory of the worker", "MiB", max(memory), below=256)
+
+
+def few(tree):
+    for name in ["d1", "d7"]:
+        (tree / name).mkdir()
+        (tree / name / "file").write_text("content\n")
 
 
 def many(tree):
@@ -67,7 +74,17 @@ def large(tree):
         (tree / f"f{number}").write_bytes(source.randbytes(32 << 20))
 
 
-def from_event(grid, repository, commit, base):
+# What is made, and which of it the Dockerfile copies.
+SCENARIOS = [
+    ("2 files", few, "."),
+    ("2 files, 1 of them used", few, "d7"),
+    ("100,000 files", many, "."),
+    ("100,000 files, 100 of them used", many, "d7"),
+    ("2 GiB in 64 files", large, "."),
+]
+
+
+def from_event(grid, repository, commit, base, COPY.format(used)):
     build_id = f"context-{time.time_ns()}"
     command = [
         grid.binary, "--config", grid.config, "enqueue", "--id", build_id, "--namespace", "acme", "--app", "context",
@@ -80,7 +97,7 @@ def from_event(grid, repository, commit, base):
     entries = [json.loads(line) for line in (grid.build(build_id) / "log.ndjson").read_text().splitlines()]
     # The commit is named once it is there, and the build begins.
     begun = next(entry for entry in entries if entry["text"].startswith("commit "))
-    copied = next(entry for entry in entries if COPY in (entry["step"] or ""))
+    copied = next(entry for entry in entries if copy in (entry["step"] or ""))
     return (moment(copied) - moment(begun)).total_seconds()
 
 
@@ -94,13 +111,13 @@ def checkout(repository, place):
     return place
 
 
-def from_docker(tree, base, environment):
+def from_docker(tree, base, environment, copy):
     command = [DOCKER, "build", "--progress", "plain", "--build-arg", f"BASE={base}", tree]
     started = time.monotonic()
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as build:
         copied = None
         for line in build.stderr:
-            if copied is None and COPY in line:
+            if copied is None and copy in line:
                 copied = time.monotonic() - started
     if copied is None:
         raise RuntimeError("docker build has not come to the copy")

@@ -1,4 +1,5 @@
-//! The build context: a tar stream to upload to an engine, and afterwards the reason for its end.
+//! The build context: a tar stream to upload to an engine, and afterwards the reason for its end; or its files, one
+//! by one.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -9,20 +10,26 @@ use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::archive;
+use super::config::SourceConfig;
 use super::error::SourceError;
+use super::files::{ContextFiles, Recipe};
+use super::libgit2;
+use super::tree::Plan;
+use super::walk::too_many_files;
 
 /// The size of the stream's pieces, in bytes, and how many may wait for the engine: 1 MiB in all.
 const PIECE: usize = 64 << 10;
 const WAITING: usize = 16;
 
-/// A build context on its way.
+/// A build context that is ready to be sent.
 pub struct Context {
     /// The Dockerfile, relative to the context.
     pub dockerfile: String,
     /// What stands in the Dockerfile.
     pub text: Vec<u8>,
-    stream: ContextStream,
-    outcome: ContextOutcome,
+    pub(super) plan: Plan,
+    pub(super) recipe: Recipe,
 }
 
 /// The tar, in pieces. If the context cannot be made whole, the last item is an error; the stream
@@ -42,32 +49,67 @@ pub struct ContextSummary {
     pub bytes: u64,
 }
 
-impl Context {
-    pub fn split(self) -> (ContextStream, ContextOutcome) {
-        (self.stream, self.outcome)
+impl ContextSummary {
+    /// Counts one more file, folder or link.
+    pub(super) fn count(&mut self, config: &SourceConfig) -> Result<(), SourceError> {
+        self.files += 1;
+        match self.files > config.max_files {
+            true => Err(too_many_files("the build context has too many files and folders", config.max_files)),
+            false => Ok(()),
+        }
     }
 
-    /// Runs `write` on a blocking thread, which waits whenever the stream's reader is slower.
-    pub(super) fn stream(
-        dockerfile: String,
-        text: Vec<u8>,
-        write: impl FnOnce(&mut dyn Write) -> Result<ContextSummary, SourceError> + Send + 'static,
-    ) -> Self {
-        let (pieces, stream) = mpsc::channel(WAITING);
-        let (done, outcome) = oneshot::channel();
-        let span = tracing::Span::current();
-        tokio::task::spawn_blocking(move || {
-            let _span = span.entered();
-            let mut out = Pieces { pieces, piece: BytesMut::new(), finished: false };
-            let result = write(&mut out).and_then(|summary| match out.finish() {
-                Ok(()) => Ok(summary),
-                Err(_) => Err(SourceError::Cancelled),
-            });
-            // Nobody may care for the outcome.
-            let _ = done.send(result);
-        });
-        Self { dockerfile, text, stream: ContextStream(stream), outcome: ContextOutcome(outcome) }
+    /// Adds the content of a file.
+    pub(super) fn add(&mut self, bytes: u64, config: &SourceConfig) -> Result<(), SourceError> {
+        self.bytes += bytes;
+        match self.bytes > config.max_context.0 {
+            true => Err(SourceError::TooLarge {
+                what: "the build context".to_owned(),
+                limit: config.max_context,
+                key: Some("max_context"),
+                remedy: "; list in .dockerignore what the build does not need",
+            }),
+            false => Ok(()),
+        }
     }
+}
+
+impl Context {
+    /// All of it, as a tar.
+    pub fn tar(self) -> (ContextStream, ContextOutcome) {
+        let plan = self.plan;
+        stream(move |out| archive::write(&plan, out))
+    }
+
+    /// File by file, of which the engine says which it uses; itself where a name is not UTF-8, which only a tar can
+    /// carry.
+    pub async fn files(self) -> Result<Result<ContextFiles, Self>, SourceError> {
+        let work = move || match ContextFiles::can_carry(&self.plan)? {
+            true => Ok(Ok(ContextFiles::new(self.recipe))),
+            false => Ok(Err(self)),
+        };
+        libgit2::blocking(work).await
+    }
+}
+
+/// Runs `write` on a blocking thread, which waits whenever the stream's reader is slower.
+fn stream(
+    write: impl FnOnce(&mut dyn Write) -> Result<ContextSummary, SourceError> + Send + 'static,
+) -> (ContextStream, ContextOutcome) {
+    let (pieces, stream) = mpsc::channel(WAITING);
+    let (done, outcome) = oneshot::channel();
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || {
+        let _span = span.entered();
+        let mut out = Pieces { pieces, piece: BytesMut::new(), finished: false };
+        let result = write(&mut out).and_then(|summary| match out.finish() {
+            Ok(()) => Ok(summary),
+            Err(_) => Err(SourceError::Cancelled),
+        });
+        // Nobody may care for the outcome.
+        let _ = done.send(result);
+    });
+    (ContextStream(stream), ContextOutcome(outcome))
 }
 
 impl Stream for ContextStream {
@@ -143,11 +185,11 @@ mod tests {
     async fn gives_the_bytes_and_the_outcome() {
         let content: Vec<u8> = (0..3 * PIECE + 17).map(|n| n as u8).collect();
         let sent = content.clone();
-        let context = Context::stream("Dockerfile".into(), Vec::new(), move |out| {
+        let context = stream(move |out| {
             out.write_all(&sent).unwrap();
             Ok(ContextSummary { files: 1, bytes: 2 })
         });
-        let (stream, outcome) = context.split();
+        let (stream, outcome) = context;
         let pieces: Vec<Bytes> = stream.map(Result::unwrap).collect().await;
         assert!(pieces.iter().all(|piece| piece.len() <= PIECE));
         assert_eq!(pieces.concat(), content);
@@ -156,16 +198,16 @@ mod tests {
 
     #[tokio::test]
     async fn never_ends_as_if_it_were_whole() {
-        let failing = Context::stream("Dockerfile".into(), Vec::new(), |out| {
+        let failing = stream(|out| {
             out.write_all(b"x").unwrap();
             Err(SourceError::BadSubmodule { path: "lib".into(), reason: "x".into() })
         });
-        let panicking = Context::stream("Dockerfile".into(), Vec::new(), |_| panic!("as the test wants it"));
+        let panicking = stream(|_| panic!("as the test wants it"));
         for (context, expected) in [
             (failing, SourceError::BadSubmodule { path: "lib".into(), reason: "x".into() }),
             (panicking, SourceError::Cancelled),
         ] {
-            let (stream, outcome) = context.split();
+            let (stream, outcome) = context;
             let items: Vec<_> = stream.collect().await;
             assert!(items.last().unwrap().is_err());
             assert_eq!(outcome.await, Err(expected));
@@ -174,12 +216,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_stream_ends_the_work() {
-        let context = Context::stream("Dockerfile".into(), Vec::new(), |out| {
+        let context = stream(|out| {
             loop {
                 out.write_all(&[0; PIECE]).map_err(|_| SourceError::Cancelled)?;
             }
         });
-        let (mut stream, outcome) = context.split();
+        let (mut stream, outcome) = context;
         stream.next().await.unwrap().unwrap();
         drop(stream);
         assert_eq!(outcome.await, Err(SourceError::Cancelled));

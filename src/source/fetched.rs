@@ -5,16 +5,16 @@ use std::sync::Arc;
 use git2::{ErrorCode, Oid};
 use time::OffsetDateTime;
 
-use super::archive;
 use super::commit::CommitId;
 use super::config::SourceConfig;
 use super::context::Context;
 use super::error::SourceError;
+use super::files::Recipe;
 use super::libgit2;
 use super::mirror::Mirror;
 use super::session::Session;
 use super::submodules::Submodules;
-use super::tree::{MAX_TREE, Plan};
+use super::tree::MAX_TREE;
 
 /// The longest subject and author kept, in characters.
 const MAX_TEXT: usize = 256;
@@ -97,8 +97,8 @@ impl FetchedCommit {
         })))
     }
 
-    /// The build context: the folder `root` of the commit (empty for the whole repository) as a tar
-    /// stream, without what `.dockerignore` leaves out. `dockerfile` is relative to `root`; both are
+    /// The build context: the folder `root` of the commit (empty for the whole repository) as it is
+    /// sent, without what `.dockerignore` leaves out. `dockerfile` is relative to `root`; both are
     /// relative paths without `.` and `..`.
     ///
     /// The Dockerfile and the `.dockerignore` are always in it, because an engine reads them out of an
@@ -106,14 +106,14 @@ impl FetchedCommit {
     /// does not copy them where the `.dockerignore` names them; here it does.
     ///
     /// Root, Dockerfile and `.dockerignore` are read before this returns, so that whatever is wrong
-    /// with them is known before an engine is asked; limits and the like show as the
-    /// stream runs.
+    /// with them is known before an engine is asked; limits and the like show as it is sent.
     pub async fn context(&self, root: &str, dockerfile: &str) -> Result<Context, SourceError> {
         let (source, modules) = (self.source.clone(), Arc::clone(&self.modules));
         let (root, dockerfile) = (root.to_owned(), dockerfile.to_owned());
-        let mut plan = libgit2::blocking(move || Plan::make(source, &modules, &root, dockerfile)).await?;
+        let recipe = Recipe { source, modules, root, dockerfile };
+        let (mut plan, recipe) = libgit2::blocking(move || Ok((recipe.plan()?, recipe))).await?;
         let (dockerfile, text) = (plan.dockerfile.clone(), std::mem::take(&mut plan.text));
-        Ok(Context::stream(dockerfile, text, move |out| archive::write(&plan, out)))
+        Ok(Context { dockerfile, text, plan, recipe })
     }
 }
 

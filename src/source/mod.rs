@@ -1,5 +1,5 @@
 //! From a commit id to a build context: one commit, fetched with libgit2 into a mirror, streamed as a
-//! tar out of the git objects. Nothing is ever checked out. The only folder that imports git2.
+//! tar, or file by file, out of the git objects. Nothing is ever checked out. The only folder that imports git2.
 //!
 //! - `sources`: `Sources::fetch`, the way in
 //! - `mirror`: the bare repositories kept on disk, and how a broken one is replaced
@@ -11,7 +11,8 @@
 //! - `fetched`: the commit that was fetched, and its context
 //! - `submodules`, `gitmodules`: the commits of other repositories that are part of it
 //! - `tree`: finding the folder and the Dockerfile in a git tree
-//! - `context`, `archive`: the tar stream
+//! - `walk`, `content`: the way through the trees of a context, and what stands in its files
+//! - `context`, `archive`: the tar stream; `files`: file by file
 //! - `ignore`, `pattern`: `.dockerignore`
 //! - `config`, `error`, `url`, `commit`: the section `source`, its errors, its names
 
@@ -20,11 +21,13 @@ mod advertisement;
 mod archive;
 pub mod commit;
 pub mod config;
+mod content;
 pub mod context;
 pub mod credentials;
 pub mod error;
 mod fetch;
 pub mod fetched;
+pub mod files;
 mod gitmodules;
 mod http;
 mod ignore;
@@ -40,6 +43,7 @@ pub mod submodules;
 mod transport;
 mod tree;
 pub mod url;
+mod walk;
 
 pub use config::SourceConfig;
 pub use context::{Context, ContextOutcome, ContextStream, ContextSummary};

@@ -7,7 +7,7 @@ mod session;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use buildgrid::build::docker::{DockerEngine, EngineConfig, open_archive};
+use buildgrid::build::docker::{Context, DockerEngine, EngineConfig, open_archive};
 use buildgrid::build::engine::BuildError;
 use buildgrid::timeline::entry::Stream;
 use buildgrid::timeline::mask::Mask;
@@ -361,7 +361,7 @@ async fn an_engine_that_is_away_or_hangs_is_said_so() {
 async fn a_context_that_breaks_off_gives_no_image() {
     let mut request = request("");
     let broken = vec![Ok(bytes::Bytes::from(vec![0; 100])), Err(std::io::Error::other("not whole"))];
-    request.context = Box::pin(futures::stream::iter(broken));
+    request.context = Context::Tar(Box::pin(futures::stream::iter(broken)));
     let reason = build(&engine(), request).await.infrastructure();
     assert!(reason.starts_with("the docker engine at unix://"), "{reason}");
 }

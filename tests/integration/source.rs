@@ -3,6 +3,7 @@
 mod context;
 mod faults;
 mod fetching;
+mod files;
 mod hostile;
 mod limits;
 mod over_ssh;

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use super::instructions;
+
 /// A Dockerfile's text, as the engine will read it.
 #[derive(Debug, Clone, Default)]
 pub struct Dockerfile(String);
@@ -36,6 +38,15 @@ impl Dockerfile {
         let mut lines =
             self.0.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         lines.next().is_some_and(|line| line.starts_with('{'))
+    }
+
+    /// Whether the build seems to use only a part of its context, by what its instructions name. A guess, for how the
+    /// context is sent: a base image may name more (`ONBUILD`), which the engine is given all the same.
+    pub fn uses_part_of_context(&self) -> bool {
+        !instructions::context_sources(&self.0).iter().any(|source| {
+            let name = source.trim_start_matches(['.', '/']).split('/').next().unwrap_or_default();
+            name.is_empty() || name.contains(['*', '?', '[', '$', '\\'])
+        })
     }
 
     /// The secrets whose every mount says `required=false`.
@@ -121,6 +132,31 @@ mod tests {
             ["{\"syntax\": \"x/y\"}", "\u{feff}#!shebang\n\n {\n\"s\\u0079ntax\":\n\"x/y\"}", "\u{a0}{"]
         {
             assert!(Dockerfile::new(json.as_bytes()).is_json(), "{json:?}");
+        }
+    }
+
+    #[test]
+    fn guesses_whether_a_part_of_the_context_is_used() {
+        for (instructions, in_part) in [
+            ("RUN make", true),
+            ("COPY src /src\nADD ./lib/*.so https://example.com/x /lib/", true),
+            ("COPY --from=build / /\nADD --link go.mod go.sum ./", true),
+            ("COPY [\"src\", \"/\"]", true),
+            ("COPY <<EOF /etc/x\n.\nEOF", true),
+            ("RUN --mount=type=cache,target=/c --mount=type=bind,source=src,target=/s make", true),
+            ("RUN --mount=from=build,target=/b make", true),
+            ("RUN --mount=type=bind,target=/s make", false),
+            ("RUN --mount=target=/s make", false),
+            ("COPY src . /src", false),
+            ("copy --chown=1:1 \\\n  ./ /src", false),
+            ("COPY / /src", false),
+            ("COPY package*.json /src/", false),
+            ("ADD ${SOURCE} /src", false),
+            ("COPY [\".\", \"/\"]", false),
+            ("COPY [\"src\", /]", false),
+        ] {
+            let dockerfile = Dockerfile::new(format!("FROM a\n{instructions}\n").as_bytes());
+            assert_eq!(dockerfile.uses_part_of_context(), in_part, "{instructions}");
         }
     }
 

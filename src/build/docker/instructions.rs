@@ -61,6 +61,54 @@ pub(super) fn has_heredoc(dockerfile: &str) -> bool {
     instructions(dockerfile).iter().any(|(_, text)| !heredocs(text).is_empty())
 }
 
+/// What instructions name in the build context; `.` where all of it is meant, or where there is no telling.
+pub(super) fn context_sources(dockerfile: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (_, text) in instructions(dockerfile) {
+        let (keyword, rest) = text.split_once([' ', '\t']).unwrap_or((&text, ""));
+        let mut rest = rest.trim_ascii_start();
+        let mut flags = Vec::new();
+        while rest.starts_with("--") {
+            let (flag, after) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
+            flags.push(flag);
+            rest = after.trim_ascii_start();
+        }
+        match keyword.to_ascii_uppercase().as_str() {
+            "COPY" | "ADD" if flags.iter().all(|flag| !flag.starts_with("--from=")) => {
+                let mut names = match rest.starts_with('[') {
+                    true => serde_json::from_str(rest).unwrap_or_else(|_| vec![".".to_owned(); 2]),
+                    false => rest.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>(),
+                };
+                // Where to.
+                names.pop();
+                found.extend(
+                    names.into_iter().filter(|name| !name.starts_with("<<") && !name.contains("://")),
+                );
+            }
+            "RUN" => {
+                let mounts = flags.iter().filter_map(|flag| flag.strip_prefix("--mount="));
+                found.extend(mounts.filter_map(bound_source));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// What a mount binds of the context.
+fn bound_source(mount: &str) -> Option<String> {
+    let (mut kind, mut source) = ("bind", ".");
+    for option in mount.split(',') {
+        match option.trim_matches('"').split_once('=') {
+            Some(("type", value)) => kind = value,
+            Some(("from", _)) => return None,
+            Some(("source" | "src", value)) => source = value,
+            _ => {}
+        }
+    }
+    (kind == "bind").then(|| source.to_owned())
+}
+
 /// Where an image is named that is to be loaded: by `FROM`, by `--from=`, or by the only `FROM` whose arguments can
 /// have made its name.
 fn line_of_image(dockerfile: &str, stages: &[Stage], image: &str) -> Option<usize> {

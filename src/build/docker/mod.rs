@@ -1,7 +1,7 @@
 //! The Docker engine, spoken to through bollard, which no other folder knows.
 //!
 //! [`DockerEngine::build`] is the way through: `request` says what to build (`dockerfile` and `frontend` look at the
-//! Dockerfile first), `solve` runs it, with a `session` for what the engine asks back, while `progress` (fed by `lines`) turns BuildKit's messages into log entries, `room` looks at the engine's
+//! Dockerfile first), `solve` runs it, with a `session` for what the engine asks back (files of the context among it), while `progress` (fed by `lines`) turns BuildKit's messages into log entries, `room` looks at the engine's
 //! disk and `failure` turns its errors into ours, `export` spools the image and `archive` reads it. `transport` owns the
 //! connections, so that none outlives its build. `cache` prunes what builds leave in the engine's cache.
 

@@ -15,12 +15,17 @@ use super::tags::EngineBuildId;
 use crate::build::credentials::BuildCredentials;
 use crate::build::engine::{BuildError, BuildFailure};
 use crate::publish::name::Namespace;
+use crate::source::files::ContextFiles;
+use crate::store::digest::Digest;
 
-/// The build context as a tar archive, uncompressed, in pieces.
-///
-/// An error in it breaks the upload off, which looks like trouble with the engine: whoever makes the
-/// context knows the cause, and whose fault it is.
-pub type Context = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+/// The build context. What is wrong with it breaks it off, which looks like trouble with the engine: whoever makes
+/// the context knows the cause, and whose fault it is.
+pub enum Context {
+    /// A tar archive, uncompressed, in pieces: sent whole.
+    Tar(Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>),
+    /// Files that the engine asks for.
+    Files(ContextFiles),
+}
 
 /// A build for the Docker engine.
 pub struct BuildRequest {
@@ -96,6 +101,18 @@ impl BuildRequest {
         self.credentials.is_private().then(|| format!("{}.{NAMESPACE_HOST}:127.0.0.1", self.namespace))
     }
 
+    /// By which the engine keeps files of the context for the next build of the same commit in the same namespace. Of
+    /// a file that it has it looks at time and length alone; within one commit these tell no two files of one path
+    /// apart, since there are none.
+    pub(super) fn shared_key(&self) -> String {
+        match &self.context {
+            Context::Tar(_) => String::new(),
+            Context::Files(files) => {
+                Digest::of(format!("{}\0{}", self.namespace, files.key()).as_bytes()).hex()
+            }
+        }
+    }
+
     /// The query of `POST /build` for this request.
     pub(super) fn options(&self) -> BuildImageOptions {
         let mut args: HashMap<_, _> = self.args.clone().into_iter().collect();
@@ -113,6 +130,10 @@ impl BuildRequest {
             labels: Some(self.labels.clone().into_iter().collect()),
             platform: self.platform.clone().unwrap_or_default(),
             target: self.target.clone().unwrap_or_default(),
+            remote: match self.context {
+                Context::Tar(_) => None,
+                Context::Files(_) => Some("client-session".to_owned()),
+            },
             ..BuildImageOptions::default()
         }
     }
@@ -135,7 +156,7 @@ mod tests {
             no_cache: false,
             network: Network::Default,
             credentials: BuildCredentials::default(),
-            context: Box::pin(futures::stream::empty()),
+            context: Context::Tar(Box::pin(futures::stream::empty())),
             spool: PathBuf::new(),
         }
     }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{BuildInfo, BuildInfoAux};
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::DockerEngine;
 use super::failure;
 use super::progress::Progress;
-use super::request::BuildRequest;
+use super::request::{BuildRequest, Context};
 use super::room::Room;
 use super::session::{Offer, Session};
 use super::suspect;
@@ -31,18 +32,22 @@ pub(super) async fn solve(
     log: &LogSink,
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
-    let options = request.options();
+    let (options, shared_key) = (request.options(), request.shared_key());
     for words in suspect::warnings(&request.args) {
         log.status(words).await;
     }
     let BuildRequest { id, context, dockerfile, text, credentials, .. } = request;
-    let offer = Offer { credentials, optional_secrets: text.optional_secrets() };
+    let (body, files) = match context {
+        Context::Tar(tar) => (bollard::body_try_stream(tar), None),
+        Context::Files(files) => (bollard::body_full(Bytes::new()), Some(files)),
+    };
+    let offer = Offer { credentials, optional_secrets: text.optional_secrets(), files, shared_key };
     let opening = cancel.run_until_cancelled(engine.within(Session::open(transport, id, offer)));
     let session = Box::pin(opening).await.unwrap_or(Err(BuildError::Cancelled))?;
     let docker = with_buildkit(engine.docker(transport.clone(), engine.longest_build()), id);
     let room = Box::pin(Room::on(engine)).await;
     let run = async {
-        let stream = docker.build_image(options, None, Some(bollard::body_try_stream(context)));
+        let stream = docker.build_image(options, None, Some(body));
         let mut progress = Progress::new(log.mask());
         let ended = Box::pin(follow(engine, stream, &session, &mut progress, log)).await;
         write(log, progress.finish()).await;

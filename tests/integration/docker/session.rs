@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use buildgrid::build::docker::{BuildRequest, Dockerfile};
+use buildgrid::build::docker::{BuildRequest, Context, Dockerfile};
 use buildgrid::timeline::entry::Stream;
 use buildgrid::timeline::mask::Mask;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +92,7 @@ async fn a_front_end_that_is_not_allowed_is_never_pulled() {
 }
 
 /// Puts the real `ssh-add` and `ssh-keygen` into a context, with the libraries that they need.
-fn ssh_client(dockerfile: &str, files: &[(&str, Vec<u8>)]) -> buildgrid::build::docker::Context {
+fn ssh_client(dockerfile: &str, files: &[(&str, Vec<u8>)]) -> Context {
     let mut archive = tar::Builder::new(Vec::new());
     let mut add = |name: &str, bytes: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -111,7 +111,7 @@ fn ssh_client(dockerfile: &str, files: &[(&str, Vec<u8>)]) -> buildgrid::build::
     add("client/etc/passwd", b"root:x:0:0:root:/:/bin/sh\n");
     files.iter().for_each(|(name, bytes)| add(name, bytes));
     let bytes = archive.into_inner().unwrap();
-    Box::pin(futures::stream::iter([Ok(bytes::Bytes::from(bytes))]))
+    Context::Tar(Box::pin(futures::stream::iter([Ok(bytes::Bytes::from(bytes))])))
 }
 
 #[tokio::test]

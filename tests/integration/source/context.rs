@@ -35,7 +35,7 @@ pub async fn tar(
 ) -> Result<(Tar, ContextSummary), SourceError> {
     let context = fetched.context(root, dockerfile).await?;
     assert_eq!(context.dockerfile, dockerfile);
-    let (stream, outcome) = context.split();
+    let (stream, outcome) = context.tar();
     let pieces: Vec<_> = stream.collect().await;
     let summary = outcome.await;
     assert_eq!(pieces.iter().any(Result::is_err), summary.is_err());
@@ -50,7 +50,7 @@ pub async fn tar_of(repository: &Repository, root: &str) -> Result<(Tar, Context
 }
 
 /// The entries of a tar as `path mode content-or-target`, in their order.
-fn entries(tar: &Tar) -> Vec<String> {
+pub fn entries(tar: &Tar) -> Vec<String> {
     let mut archive = tar::Archive::new(tar.0.as_slice());
     let mut listed = Vec::new();
     for entry in archive.entries().unwrap() {
@@ -220,7 +220,7 @@ async fn an_engine_builds_it_by_way_of_a_linked_dockerfile() {
     let repository = server.fixture("symlinks");
     let fetcher = Fetcher::new();
     let fetched = fetcher.fetch(&repository.url, &repository.head()).await.unwrap();
-    let (stream, outcome) = fetched.context("", "Dockerfile").await.unwrap().split();
+    let (stream, outcome) = fetched.context("", "Dockerfile").await.unwrap().tar();
     let image = format!("buildgrid-test-source-{}", std::process::id());
     let engine = reqwest::Client::builder().unix_socket(SOCKET).build().unwrap();
     let answer = engine
@@ -372,7 +372,7 @@ async fn an_engine_sees_what_it_would_see_of_a_checkout() {
 
     let fetcher = Fetcher::new();
     let fetched = fetcher.fetch(&repository.url, &repository.head()).await.unwrap();
-    let (stream, outcome) = fetched.context("", "docker/Dockerfile").await.unwrap().split();
+    let (stream, outcome) = fetched.context("", "docker/Dockerfile").await.unwrap().tar();
     let ours = format!("buildgrid-test-context-{}", std::process::id());
     let engine = reqwest::Client::builder().unix_socket(SOCKET).build().unwrap();
     let answer = engine

@@ -236,7 +236,7 @@ async fn a_broken_mirror_is_fetched_anew() {
         let fetcher = fetcher.restarted();
         for commit in [&third, &second] {
             let fetched = fetcher.fetch(&repository.url, commit).await.unwrap();
-            let (stream, outcome) = fetched.context("", "Dockerfile").await.unwrap().split();
+            let (stream, outcome) = fetched.context("", "Dockerfile").await.unwrap().tar();
             drop(futures::StreamExt::collect::<Vec<_>>(stream).await);
             assert_eq!(outcome.await.unwrap().files, 2);
         }

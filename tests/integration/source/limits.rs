@@ -108,7 +108,7 @@ async fn an_endless_walk_through_what_is_ignored_ends_with_its_reader() {
     let commit = commit(&repository, &tree(&repository, entries));
     let fetcher = Fetcher::with(|config| config.max_files = u64::MAX);
     let fetched = fetcher.fetch(&repository.url, &commit).await.unwrap();
-    let (stream, outcome) = fetched.context("", "Dockerfile").await.unwrap().split();
+    let (stream, outcome) = fetched.context("", "Dockerfile").await.unwrap().tar();
     drop(stream);
     let outcome = tokio::time::timeout(std::time::Duration::from_secs(30), outcome).await;
     assert_eq!(outcome.expect("the walk goes on without its reader"), Err(SourceError::Cancelled));

@@ -77,7 +77,7 @@ pub fn context(files: &[(&str, &str)]) -> Context {
     }
     let bytes = archive.into_inner().expect("finish the archive");
     let pieces: Vec<_> = bytes.chunks(1000).map(|piece| Ok(bytes::Bytes::copy_from_slice(piece))).collect();
-    Box::pin(futures::stream::iter(pieces))
+    Context::Tar(Box::pin(futures::stream::iter(pieces)))
 }
 
 /// A request to build `dockerfile` in an otherwise empty context; `build` gives it a spool.

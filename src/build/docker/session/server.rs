@@ -7,6 +7,7 @@ use bollard::errors::Error;
 use bollard::health::health_server::{HealthServer, SERVICE_NAME as HEALTH};
 use bollard::moby::buildkit::secrets::v1::secrets_server::{SERVICE_NAME as SECRETS, SecretsServer};
 use bollard::moby::filesync::v1::auth_server::{AuthServer, SERVICE_NAME as AUTH};
+use bollard::moby::filesync::v1::file_sync_server::{FileSyncServer, SERVICE_NAME as FILES};
 use bollard::moby::sshforward::v1::ssh_server::{SERVICE_NAME as SSH, SshServer};
 use http::header::{CONNECTION, UPGRADE};
 use http::{Request, StatusCode};
@@ -17,18 +18,24 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 
 use super::auth::LoginsOfBuild;
+use super::files::FilesOfBuild;
 use super::health::Serving;
 use super::secrets::SecretsOfBuild;
 use super::ssh::{AgentsOfBuild, SIGNING};
 use crate::build::credentials::BuildCredentials;
 use crate::build::docker::tags::EngineBuildId;
 use crate::build::docker::transport::Transport;
+use crate::source::files::ContextFiles;
 
 /// What a build may ask for.
 pub(in super::super) struct Offer {
     pub(in super::super) credentials: BuildCredentials,
     /// The secrets that the Dockerfile says it can do without.
     pub(in super::super) optional_secrets: BTreeSet<String>,
+    /// The context, where it is not in the request.
+    pub(in super::super) files: Option<ContextFiles>,
+    /// Tells the files of this context from all others: what the engine has of them it does not ask for again.
+    pub(in super::super) shared_key: String,
 }
 
 /// A session that the engine knows, by the id of its build, until the transport is severed.
@@ -51,7 +58,7 @@ impl Session {
             .header(UPGRADE, "h2c")
             .header("X-Docker-Expose-Session-Uuid", id.to_string())
             .header("X-Docker-Expose-Session-Name", "buildgrid")
-            .header("X-Docker-Expose-Session-Sharedkey", "");
+            .header("X-Docker-Expose-Session-Sharedkey", &offer.shared_key);
         // The engine asks for nothing that is not announced.
         for (service, methods) in SERVED {
             for method in *methods {
@@ -95,6 +102,7 @@ const SERVED: &[(&str, &[&str])] = &[
     (HEALTH, &["Check"]),
     (SECRETS, &["GetSecret"]),
     (AUTH, &["Credentials"]),
+    (FILES, &["DiffCopy"]),
     (SSH, &["CheckAgent", "ForwardAgent"]),
 ];
 
@@ -108,6 +116,7 @@ fn services(offer: Offer, notes: &Arc<Notes>) -> Routes {
         .add_service(SecretsServer::new(secrets))
         .add_service(AuthServer::new(LoginsOfBuild(registries)))
         .add_service(SshServer::new(agents))
+        .add_service(FileSyncServer::new(FilesOfBuild(offer.files)))
 }
 
 /// What a session has to say to its build.
