@@ -18,6 +18,7 @@ use crate::permit::NamespacesConfig;
 use crate::publish::config::PublishConfig;
 use crate::queue::QueueConfig;
 use crate::registry::RegistryConfig;
+use crate::serving::ServerConfig;
 use crate::source::config::SourceConfig;
 use crate::store::StoreConfig;
 use crate::telemetry::config::LoggingConfig;
@@ -75,6 +76,7 @@ sections! {
     publish: PublishConfig,
     store: StoreConfig,
     disk: DiskConfig,
+    server: ServerConfig,
     registry: RegistryConfig,
     timeline: TimelineConfig,
     policy: PolicyConfig,

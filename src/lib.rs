@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! deploy event ─► queue ─► slot ─► claim ─► pipeline ───────────────────────────────────┐
-//!                                           │ source:  fetch commit → context (tar stream)
+//!                                           │ source:  fetch commit → context           │
 //!                                           │ build:   context → image on the engine    │
 //!                                           │ publish: image → blobs, manifest, tag last│─► result event ─► ack
 //!                                           └────────── log lines ─► build directory ◄──┘

@@ -7,6 +7,7 @@ use super::exit::{Exit, Failure};
 use super::reload::{self, File};
 use crate::config::Config;
 use crate::registry::{self, Registry};
+use crate::serving::Proxies;
 use crate::store::Store;
 use crate::telemetry::watchdog::tell;
 
@@ -28,7 +29,7 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
     tracing::info!(listen = %config.registry.listen, store = %config.store.path.display(), "registry started");
     tell(&[NotifyState::Ready]);
     let readiness = store.readiness();
-    let registry = Registry::new(config.registry.clone(), store);
+    let registry = Registry::new(config.registry.clone(), Proxies::new(&config.server), store);
     let served = registry::serve(listener, registry, stop.first.clone());
     beside_status_pages(status, readiness, Vec::new(), &stop, served).await
 }

@@ -20,6 +20,7 @@ pub enum RegistryError {
     DigestInvalid,
     PageInvalid,
     PreconditionFailed,
+    TooManyFailures { wait_s: u64 },
     Internal,
     Stopping,
 }
@@ -62,6 +63,11 @@ impl RegistryError {
             Self::PreconditionFailed => {
                 (S::PRECONDITION_FAILED, "UNSUPPORTED", "the content is not what If-Match names")
             }
+            Self::TooManyFailures { .. } => (
+                S::TOO_MANY_REQUESTS,
+                "TOOMANYREQUESTS",
+                "this login was refused too often; check its user and password, and wait before the next try",
+            ),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry failed; its log says why"),
             Self::Stopping => (S::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry is stopping; try again"),
         }
@@ -75,6 +81,9 @@ impl IntoResponse for RegistryError {
         match self {
             Self::Unauthorized => (status, [(header::WWW_AUTHENTICATE, CHALLENGE)], body).into_response(),
             Self::ReadOnly => (status, [(header::ALLOW, "GET, HEAD")], body).into_response(),
+            Self::TooManyFailures { wait_s } => {
+                (status, [(header::RETRY_AFTER, wait_s.to_string())], body).into_response()
+            }
             Self::Stopping => (status, [(header::RETRY_AFTER, "5")], body).into_response(),
             _ => (status, body).into_response(),
         }

@@ -1,5 +1,7 @@
 //! Logins: HTTP Basic with a credential of the store, on every route under `/v2/`.
 
+use std::time::Instant;
+
 use axum::RequestExt as _;
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -10,6 +12,7 @@ use axum_extra::headers::authorization::Basic;
 
 use super::error::RegistryError;
 use super::router::Registry;
+use crate::serving::Peer;
 use crate::store::{Credential, UserName};
 
 /// Who made a request; on the response, for its log line.
@@ -35,6 +38,15 @@ async fn login(registry: &Registry, request: &mut Request) -> Result<Credential,
         .extract_parts::<TypedHeader<Authorization<Basic>>>()
         .await
         .map_err(|_| RegistryError::Unauthorized)?;
-    let found = registry.store.verify_credential(basic.username(), basic.password()).await?;
-    found.ok_or(RegistryError::Unauthorized)
+    if let Some(found) = registry.store.verify_credential(basic.username(), basic.password()).await? {
+        return Ok(found);
+    }
+    // Nobody guesses 160 bits. Who is told to wait is a machine with an old password, which asks for ever; others
+    // behind the same address, with right ones, are not.
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let source = peer.map(|peer| registry.proxies.source(peer, request.headers()));
+    let wait = source.and_then(|source| registry.guesses.failed(basic.username(), source, Instant::now()));
+    Err(wait.map_or(RegistryError::Unauthorized, |wait| RegistryError::TooManyFailures {
+        wait_s: wait.as_secs() + 1,
+    }))
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::config::RegistryConfig;
 use super::error::RegistryError;
 use super::{blobs, listings, login, manifests, observe};
+use crate::serving::{Guesses, Proxies};
 use crate::store::Store;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -22,12 +23,16 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 pub struct Registry {
     pub(super) store: Store,
     pub(super) config: Arc<RegistryConfig>,
+    /// Logins that failed.
+    pub(super) guesses: Arc<Guesses>,
+    /// Who is believed about where a request comes from.
+    pub(super) proxies: Proxies,
 }
 
 impl Registry {
     /// A registry of this store, which it only reads.
-    pub fn new(config: RegistryConfig, store: Store) -> Self {
-        Self { store, config: Arc::new(config) }
+    pub fn new(config: RegistryConfig, proxies: Proxies, store: Store) -> Self {
+        Self { store, config: Arc::new(config), guesses: Arc::new(Guesses::of_machines()), proxies }
     }
 }
 

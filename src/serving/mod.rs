@@ -1,6 +1,10 @@
-//! Serving connections: bounded in number, each with deadlines, finished when told to stop.
+//! Serving connections: bounded in number, each with deadlines, finished when told to stop. And where requests come
+//! from (`source`), and how long who guesses passwords has to wait (`guesses`).
 
+mod config;
 mod connection;
+mod guesses;
+mod source;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+pub use self::config::ServerConfig;
 use self::connection::Connection;
+pub use self::guesses::Guesses;
+pub use self::source::Proxies;
 
 /// The other end of the connection that a request came on: an extension of the request.
 #[derive(Debug, Clone, Copy)]

@@ -14,6 +14,7 @@ use crate::config::{Config, Live};
 use crate::disk::Fill;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::registry::{self, Registry};
+use crate::serving::Proxies;
 use crate::store::Store;
 use crate::web::access::Role;
 use crate::web::db::Database;
@@ -126,7 +127,7 @@ pub async fn run(
         has_admin: first_start::has_admin(&database).await?,
     };
     let mut timeline = tokio::spawn(web::serve(listeners.timeline, Arc::new(timeline)));
-    let registry = Registry::new(config.registry.clone(), store.clone());
+    let registry = Registry::new(config.registry.clone(), Proxies::new(&config.server), store.clone());
     let mut registry = tokio::spawn(registry::serve(listeners.registry, registry, stop.clone()));
     announcement.write(&data_dir)?;
 

@@ -18,7 +18,7 @@ use super::policy::PolicyConfig;
 use super::queue::Enqueuer;
 use super::router::router;
 use crate::config;
-use crate::serving::{self, Limits};
+use crate::serving::{self, Guesses, Limits, Proxies};
 use crate::store::Store;
 
 /// A client that for this long sends no complete request head, or takes no byte, is disconnected.
@@ -31,6 +31,10 @@ pub struct Timeline {
     pub(super) database: Database,
     pub(super) live: Live,
     pub(super) passwords: Passwords,
+    /// Sign-ins that failed.
+    pub(super) guesses: Guesses,
+    /// Who is believed about where a request comes from.
+    pub(super) proxies: Proxies,
     pub(super) queue: Enqueuer,
     /// Where the images are, if that can be read here.
     pub(super) store: Option<Store>,
@@ -61,12 +65,15 @@ impl Timeline {
         let passwords = tokio::task::spawn_blocking(Passwords::new).await.context("prepare logins")?;
         database.renew_all(OffsetDateTime::now_utc()).await.context("renew the leases")?;
         let live = config.into();
-        let config = live.now().timeline;
+        let now = live.now();
+        let (proxies, config) = (Proxies::new(&now.server), now.timeline);
         let base = config.base().map_or_else(|| format!("http://{}", config.listen), str::to_owned);
         Ok(Self {
             database,
             live: Live::default(),
             passwords: passwords.context("prepare logins")?,
+            guesses: Guesses::of_people(),
+            proxies,
             queue,
             store,
             config: live,

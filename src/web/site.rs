@@ -1,5 +1,6 @@
 //! The pages' routes: what a browser asks for, from the same functions that answer the API.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,7 +15,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::access::{Identity, Principal, Scope, session};
+use super::access::session::{self, SignIn};
+use super::access::{Identity, Principal, Scope};
 use super::api::{self, apps, builds};
 use super::db::logs::LogId;
 use super::log::filter::Matcher;
@@ -22,6 +24,7 @@ use super::log::read::find;
 use super::pages::{self, AppFilters, BuildFilters, BuildQuery, LogPart, Viewer};
 use super::refusal::Refusal;
 use super::service::Timeline;
+use crate::serving::Peer;
 use crate::timeline::entry::LogEntry;
 use crate::timeline::protocol::Attempt;
 
@@ -235,7 +238,7 @@ async fn form(query: Asked<Next>) -> Result<Response, Fault> {
 const MAX_FORM: usize = 16 << 10;
 
 #[derive(Deserialize)]
-struct SignIn {
+struct SignInForm {
     user: String,
     password: SecretString,
     #[serde(default)]
@@ -249,13 +252,21 @@ async fn sign_in(
 ) -> Result<Response, Fault> {
     // Anybody can send this form: it is read within bounds, in size and in time.
     let (parts, sent) = request.into_parts();
+    let source = parts.extensions.get::<Peer>().map(|peer| timeline.proxies.source(peer.0, &parts.headers));
+    // Every request comes on a connection; one that does not shares its source with all such.
+    let source = source.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let bytes = api::body(Request::new(sent), MAX_FORM).await?;
     let form = Form::from_request(Request::from_parts(parts, bytes.into()), &()).await;
-    let Form(SignIn { user, password, next }) =
+    let Form(SignInForm { user, password, next }) =
         form.map_err(|rejection| Fault(Refusal::Malformed(rejection.body_text())))?;
-    match session::sign_in(&timeline, jar, &user, password).await? {
-        Some(jar) => Ok((jar, Redirect::to(pages::local_address(&next))).into_response()),
-        None => Ok(pages::sign_in(Some("User or password is wrong"), &next).into_response()),
+    match session::sign_in(&timeline, jar, source, &user, password).await? {
+        SignIn::Done(jar) => Ok((jar, Redirect::to(pages::local_address(&next))).into_response()),
+        SignIn::Wrong => Ok(pages::sign_in(Some("User or password is wrong"), &next).into_response()),
+        SignIn::TooSoon(wait) => {
+            let seconds = wait.as_secs() + 1;
+            let page = pages::sign_in_later(seconds, &next);
+            Ok(([(http::header::RETRY_AFTER, seconds.to_string())], page).into_response())
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sessions of dashboard logins: a random secret in a cookie, its digest in the database.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
@@ -32,20 +33,36 @@ fn name(secure: bool) -> &'static str {
     if secure { SECURE_NAME } else { PLAIN_NAME }
 }
 
-/// Signs a user in: a new session, whatever the browser had. `None`: user or password is wrong.
+/// What became of a sign-in.
+pub(in crate::web) enum SignIn {
+    Done(CookieJar),
+    /// User or password is wrong.
+    Wrong,
+    /// Too many were wrong: nothing was looked at.
+    TooSoon(Duration),
+}
+
+/// Signs a user in who comes from `source`: a new session, whatever the browser had.
 pub(in crate::web) async fn sign_in(
     timeline: &Timeline,
     jar: CookieJar,
+    source: IpAddr,
     user: &str,
     password: SecretString,
-) -> Result<Option<CookieJar>, Refusal> {
+) -> Result<SignIn, Refusal> {
+    let shown: String = user.chars().take(MAX_SHOWN).collect();
+    if let Err(wait) = timeline.guesses.begin(user, source, Instant::now()) {
+        let wait_s = wait.as_secs() + 1;
+        tracing::info!(user = shown, %source, wait_s, "a sign-in has to wait: too many were refused");
+        return Ok(SignIn::TooSoon(wait));
+    }
     let kept = timeline.database.password(user).await?;
     let right = timeline.passwords.check(kept.clone(), password).await;
     let Some(checked) = kept.filter(|_| right) else {
-        let shown: String = user.chars().take(MAX_SHOWN).collect();
-        tracing::info!(user = shown, "a sign-in was refused");
-        return Ok(None);
+        tracing::info!(user = shown, %source, "a sign-in was refused");
+        return Ok(SignIn::Wrong);
     };
+    timeline.guesses.passed(user, source);
     let (fresh, old) = (Secret::generate(""), secret(&jar, timeline.secure));
     let (digest, user) = (fresh.digest(), user.to_owned());
     let added = timeline
@@ -61,7 +78,10 @@ pub(in crate::web) async fn sign_in(
             })
         }))
         .await?;
-    Ok(added.then(|| jar.add(cookie(timeline.secure, fresh.expose().to_owned(), LIFETIME))))
+    Ok(match added {
+        true => SignIn::Done(jar.add(cookie(timeline.secure, fresh.expose().to_owned(), LIFETIME))),
+        false => SignIn::Wrong,
+    })
 }
 
 /// Ends the session of a request, if there is one.

@@ -44,4 +44,4 @@ pub use build::build;
 pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
 pub use fault::fault;
 pub use log::{BuildQuery, LINES, LogPart, first_entry};
-pub use sign_in::{local_address, not_signed_in, sign_in};
+pub use sign_in::{local_address, not_signed_in, sign_in, sign_in_later};

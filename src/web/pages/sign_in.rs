@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use super::document::{Document, Frame};
 use super::icons::Icon;
+use super::words;
 use crate::telemetry::printable::printable;
 
 #[derive(Template)]
@@ -20,6 +21,13 @@ struct SignIn<'a> {
 pub fn sign_in(error: Option<&str>, next: &str) -> Document {
     let status = if error.is_some() { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
     form(status, error, next)
+}
+
+/// The form, for who has to wait so many seconds before it is read again.
+pub fn sign_in_later(seconds: u64, next: &str) -> Document {
+    let wait = words::duration(time::Duration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX)));
+    let error = format!("Too many were wrong. Try again in {wait}");
+    form(StatusCode::TOO_MANY_REQUESTS, Some(&error), next)
 }
 
 /// The form in place of a page that wants a login, whose address is `next`.

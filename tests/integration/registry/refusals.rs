@@ -69,6 +69,29 @@ async fn every_route_needs_a_login() {
 }
 
 #[tokio::test]
+async fn a_login_that_is_refused_a_hundred_times_is_told_to_wait_and_no_other_is() {
+    let registry = TestRegistry::start().await;
+    let wrong =
+        |user: &str| registry.request(Method::GET, "/v2/").basic_auth(user, Some("old password")).send();
+    for number in 0..51 {
+        assert_eq!(wrong("acme-old").await.unwrap().status(), StatusCode::UNAUTHORIZED, "{number}");
+    }
+    let response = wrong("acme-old").await.unwrap();
+    let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait}");
+    assert_eq!(code(response).await, (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS".into()));
+    // One machine's old password is no reason to refuse another's right one, behind the same address.
+    assert_eq!(registry.get("/v2/").await.status(), StatusCode::OK);
+    for number in 0..50 {
+        let user = format!("acme-{number}");
+        assert_eq!(wrong(&user).await.unwrap().status(), StatusCode::UNAUTHORIZED, "{number}");
+    }
+    assert_eq!(wrong("another").await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS, "the source");
+    assert_eq!(registry.get("/v2/").await.status(), StatusCode::OK);
+    registry.stop().await;
+}
+
+#[tokio::test]
 async fn a_removed_login_is_refused_at_once() {
     let registry = TestRegistry::start().await;
     assert_eq!(registry.get("/v2/").await.status(), StatusCode::OK);

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use buildgrid::registry::{Registry, RegistryConfig, serve};
+use buildgrid::serving::Proxies;
 use buildgrid::store::{NewCredential, Store, StoreConfig};
 use reqwest::{Method, RequestBuilder, Response};
 use secrecy::ExposeSecret as _;
@@ -36,7 +37,7 @@ impl TestRegistry {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
-        let registry = Registry::new(config, Store::open_read_only(&path).unwrap());
+        let registry = Registry::new(config, Proxies::default(), Store::open_read_only(&path).unwrap());
         let server = tokio::spawn(serve(listener, registry, shutdown.clone()));
         Self { store, host, acme, root, shutdown, server }
     }

@@ -250,3 +250,29 @@ async fn a_session_begins_with_the_password_and_ends_with_the_sign_out() {
     assert_eq!(page(session).await.unwrap().status(), StatusCode::UNAUTHORIZED);
     service.timeline.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_passwords_waits_longer_each_time_and_who_has_one_elsewhere_does_not() {
+    let service = furnished().await;
+    service.signed_in("mara", Role::Viewer, Namespaces::All).await;
+    let tries = (0..20).map(|_| service.sign_in("mara", "wrong password", "/"));
+    let statuses: Vec<_> =
+        futures::future::join_all(tries).await.into_iter().map(|answer| answer.status()).collect();
+    let looked_at = statuses.iter().filter(|status| **status == StatusCode::UNAUTHORIZED).count();
+    assert_eq!(looked_at, 5, "{statuses:?}");
+    let answer = service.sign_in("mara", "correct horse battery", "/builds/b-1").await;
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS, "also the right one");
+    let wait: u64 = answer.headers()[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait}");
+    let page = answer.text().await.unwrap();
+    assert!(page.contains("Try again in") && page.contains("value=\"/builds/b-1\""), "{page}");
+    // Nobody's word counts for where a request comes from, unless a proxy is configured.
+    let elsewhere = service.nobody(Method::POST, "/sign-in").header("x-forwarded-for", "192.0.2.7");
+    let form = "user=mara&password=correct+horse+battery";
+    let elsewhere = elsewhere.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
+    assert_eq!(elsewhere.send().await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+    tokio::time::sleep(std::time::Duration::from_secs(wait)).await;
+    let answer = service.sign_in("mara", "correct horse battery", "/").await;
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    service.timeline.finish().await;
+}
