@@ -84,7 +84,7 @@ SCENARIOS = [
 ]
 
 
-def from_event(grid, repository, commit, base, COPY.format(used)):
+def from_event(grid, repository, commit, base, copy):
     build_id = f"context-{time.time_ns()}"
     command = [
         grid.binary, "--config", grid.config, "enqueue", "--id", build_id, "--namespace", "acme", "--app", "context",

@@ -7,33 +7,23 @@ use oci_spec::image::{
     Descriptor, DescriptorBuilder, ImageManifest, ImageManifestBuilder, MediaType, Sha256Digest,
 };
 
-use crate::store::digest::Digest;
+use crate::store::Layer;
 
 /// The annotation with the digest of the build definition: what was asked for, beside the commit.
 pub const DEFINITION: &str = "net.buildgrid.definition";
 
-/// A blob as a manifest names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
-    pub digest: Digest,
-    pub size: u64,
-}
-
 /// The bytes of an image's manifest. Keys are sorted, so that the same image has the same digest
 /// wherever it was published.
 pub fn assemble(
-    config: Part,
-    layers: &[Part],
+    config: &Layer,
+    layers: &[Layer],
     annotations: &BTreeMap<String, String>,
 ) -> anyhow::Result<Vec<u8>> {
-    let layers = layers
-        .iter()
-        .map(|layer| descriptor(MediaType::ImageLayerGzip, *layer))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let layers = layers.iter().map(descriptor).collect::<anyhow::Result<Vec<_>>>()?;
     let manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
         .media_type(MediaType::ImageManifest)
-        .config(descriptor(MediaType::ImageConfig, config)?)
+        .config(descriptor(config)?)
         .layers(layers)
         .annotations(annotations.clone().into_iter().collect::<std::collections::HashMap<_, _>>())
         .build()
@@ -43,12 +33,12 @@ pub fn assemble(
     serde_json::to_vec(&value).context("write the manifest")
 }
 
-fn descriptor(media_type: MediaType, part: Part) -> anyhow::Result<Descriptor> {
-    let digest: Sha256Digest = part.digest.hex().parse().context("write a digest")?;
+fn descriptor(blob: &Layer) -> anyhow::Result<Descriptor> {
+    let digest: Sha256Digest = blob.digest.hex().parse().context("write a digest")?;
     DescriptorBuilder::default()
-        .media_type(media_type)
+        .media_type(blob.media_type.clone())
         .digest(digest)
-        .size(part.size)
+        .size(blob.size)
         .build()
         .context("describe a blob")
 }
@@ -76,14 +66,20 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::digest::Digest;
 
     #[test]
     fn is_an_oci_manifest_with_sorted_keys() {
-        let config = Part { digest: Digest::of(b"config"), size: 6 };
-        let layer = Part { digest: Digest::of(b"layer"), size: 5 };
+        let blob = |media_type, content: &[u8]| Layer {
+            media_type,
+            digest: Digest::of(content),
+            size: content.len() as u64,
+        };
+        let config = blob(MediaType::ImageConfig, b"config");
+        let layer = blob(MediaType::ImageLayerGzip, b"layer");
         let annotations: BTreeMap<String, String> =
             ["b", "a", DEFINITION].iter().map(|key| (key.to_string(), "x".to_owned())).collect();
-        let bytes = assemble(config, &[layer, layer], &annotations).unwrap();
+        let bytes = assemble(&config, &[layer.clone(), layer.clone()], &annotations).unwrap();
         assert_eq!(
             String::from_utf8(bytes.clone()).unwrap(),
             format!(

@@ -9,18 +9,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use oci_spec::image::MediaType;
 use tokio_util::sync::CancellationToken;
 
-use super::compress::{Compressed, compress};
+use super::compress::{Compressed, Format, compress};
 use super::config::PublishConfig;
-use super::manifest::{self, Part, Summary};
+use super::manifest::{self, Summary};
 use super::name::ImageName;
 use crate::build::engine::BuiltImage;
 use crate::store::digest::Digest;
 use crate::store::{Layer, Store, StoreError, TagOutcome, TagPut};
 use crate::telemetry::pulse::Pulse;
 use crate::timeline::sink::LogSink;
+
+/// Layers that are looked for or stored at a time. Each is compressed on all cores; where they are small, the disk is
+/// what takes the time.
+const LAYERS_AT_ONCE: usize = 3;
 
 /// How long a cancelled publish waits for the layer that is being stored.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -77,22 +82,23 @@ pub enum Existing {
     Damaged(Digest),
 }
 
-/// Bytes that publishing an image stored and found stored, for the metrics.
-#[derive(Debug, Clone, Copy, Default)]
-struct Traffic {
-    stored: u64,
-    known: u64,
+/// Where the blob of a layer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It was there.
+    Store,
+    Engine,
 }
 
 #[derive(Clone)]
 pub struct Publisher {
     store: Store,
-    gzip_level: u32,
+    format: Format,
 }
 
 impl Publisher {
     pub fn new(config: &PublishConfig, store: Store) -> Self {
-        Self { store, gzip_level: config.gzip_level }
+        Self { store, format: Format::of(config) }
     }
 
     /// The same store under another configuration.
@@ -137,22 +143,33 @@ impl Publisher {
     ) -> Result<Published, PublishError> {
         let Publication { name, definition, mut annotations, put } = publication;
         let image = Arc::new(image);
-        let mut traffic = Traffic::default();
-        let mut layers = Vec::with_capacity(image.diff_ids.len());
-        for index in 0..image.diff_ids.len() {
-            let layer = self.layer(&image, index, &mut traffic, log, cancel, pulse).await?;
-            pulse.beat();
-            layers.push(layer);
-        }
-        let config = Part { digest: Digest::of(&image.config), size: image.config.len() as u64 };
+        // Where one fails, the others end with it.
+        let together = cancel.child_token();
+        let _end = together.clone().drop_guard();
+        let stored = stream::iter(0..image.diff_ids.len())
+            .map(|index| self.layer(&image, index, log, &together, pulse))
+            .buffered(LAYERS_AT_ONCE)
+            .inspect_ok(|_| pulse.beat())
+            .try_collect::<Vec<_>>()
+            .await?;
+        let bytes = |wanted: Origin| {
+            stored.iter().filter(|(_, from)| *from == wanted).map(|(layer, _)| layer.size).sum::<u64>()
+        };
+        let (fresh, known) = (bytes(Origin::Engine), bytes(Origin::Store));
+        let layers: Vec<_> = stored.into_iter().map(|(layer, _)| layer).collect();
+        let config = Layer {
+            media_type: MediaType::ImageConfig,
+            digest: Digest::of(&image.config),
+            size: image.config.len() as u64,
+        };
         self.store.put_blob(image.config.clone()).await?;
         let parts = layers.iter().chain([&config]).map(|part| part.digest).collect();
         self.store.link_blobs(&name.repository, parts).await?;
         annotations.insert(manifest::DEFINITION.to_owned(), definition.to_string());
-        let bytes = manifest::assemble(config, &layers, &annotations).map_err(PublishError::Image)?;
+        let bytes = manifest::assemble(&config, &layers, &annotations).map_err(PublishError::Image)?;
         let digest = self.store.put_manifest(&name.repository, bytes).await?;
-        metrics::counter!("buildgrid_published_bytes_total", "source" => "stored").increment(traffic.stored);
-        metrics::counter!("buildgrid_published_bytes_total", "source" => "reused").increment(traffic.known);
+        metrics::counter!("buildgrid_published_bytes_total", "source" => "stored").increment(fresh);
+        metrics::counter!("buildgrid_published_bytes_total", "source" => "reused").increment(known);
         if cancel.is_cancelled() {
             return Err(PublishError::Cancelled);
         }
@@ -175,36 +192,32 @@ impl Publisher {
         &self,
         image: &Arc<BuiltImage>,
         index: usize,
-        traffic: &mut Traffic,
         log: &LogSink,
         cancel: &CancellationToken,
         pulse: &Pulse,
-    ) -> Result<Part, PublishError> {
+    ) -> Result<(Layer, Origin), PublishError> {
         let diff_id = image.diff_ids[index];
         let place = format!("layer {} of {}", index + 1, image.diff_ids.len());
         // It is read whole, which takes its time for a large one.
         let known = cancel.run_until_cancelled(self.store.find_layer(diff_id, pulse)).await;
         if let Some(known) = known.ok_or(PublishError::Cancelled)?? {
-            traffic.known += known.size;
             log.status(format!(
                 "{place}: already stored ({})",
                 bytesize::ByteSize(known.size).display().si()
             ))
             .await;
-            return Ok(Part { digest: known.digest, size: known.size });
+            return Ok((known, Origin::Store));
         }
         let started = std::time::Instant::now();
-        let part = self.store_layer(image.clone(), index, cancel.clone(), pulse.clone()).await?;
-        traffic.stored += part.size;
-        let layer = Layer { digest: part.digest, size: part.size, media_type: MediaType::ImageLayerGzip };
+        let layer = self.store_layer(image.clone(), index, cancel.clone(), pulse.clone()).await?;
         self.store.index_layer(diff_id, &layer).await?;
         log.status(format!(
             "{place}: stored {} in {:.1} s",
-            bytesize::ByteSize(part.size).display().si(),
+            bytesize::ByteSize(layer.size).display().si(),
             started.elapsed().as_secs_f64()
         ))
         .await;
-        Ok(part)
+        Ok((layer, Origin::Engine))
     }
 
     async fn store_layer(
@@ -213,10 +226,10 @@ impl Publisher {
         index: usize,
         cancel: CancellationToken,
         pulse: Pulse,
-    ) -> Result<Part, PublishError> {
-        let (store, level, cancelled) = (self.store.clone(), self.gzip_level, cancel.clone());
+    ) -> Result<Layer, PublishError> {
+        let (store, format, cancelled) = (self.store.clone(), self.format, cancel.clone());
         let span = tracing::Span::current();
-        let pass = move || -> Result<Part, PublishError> {
+        let pass = move || -> Result<Layer, PublishError> {
             let _entered = span.enter();
             let expected = image.diff_ids[index];
             let reading = |error: io::Error| match cancel.is_cancelled() {
@@ -230,14 +243,14 @@ impl Publisher {
                 .with_context(|| format!("open the layer {expected}"))
                 .map_err(PublishError::Image)?;
             let Compressed { diff_id, writer, .. } =
-                compress(pulse.reading(layer), store.blob_writer()?, level, &cancel).map_err(reading)?;
+                compress(pulse.reading(layer), store.blob_writer()?, format, &cancel).map_err(reading)?;
             if diff_id != expected {
                 return Err(PublishError::Image(anyhow::anyhow!(
                     "the engine's layer {expected} has the digest {diff_id}; nothing was published"
                 )));
             }
             let (digest, size) = writer.commit()?;
-            Ok(Part { digest, size })
+            Ok(Layer { media_type: format.media_type(), digest, size })
         };
         let stored = tokio::select! {
             stored = tokio::task::spawn_blocking(pass) => stored,

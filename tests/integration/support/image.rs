@@ -141,7 +141,7 @@ impl Published {
 }
 
 fn apply(layer: &[u8], files: &mut BTreeMap<String, File>) {
-    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(layer));
+    let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(layer));
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
