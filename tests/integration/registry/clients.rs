@@ -3,10 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use buildgrid::event::result::State;
+use buildgrid::publish::config::Compression;
+use buildgrid::store::digest::Digest;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::docker::unique;
+use crate::support::grid::{TestGrid, fake_event, files};
 use crate::support::image::{TestImage, image_name};
 use crate::support::process::{Ran, run};
 use crate::support::registry::TestRegistry;
@@ -37,13 +41,42 @@ async fn skopeo_inspects_lists_and_copies() {
     let copy = ["copy", "--src-tls-verify=false", "--src-creds", &login, &format!("{url}:v1"), &target];
     skopeo(&copy).await.succeeded();
     assert_eq!(std::fs::read(copied.path().join("manifest.json")).unwrap(), image.manifest);
-    let layer = buildgrid::store::digest::Digest::of(&image.layer).hex();
+    let layer = Digest::of(&image.layer).hex();
     assert_eq!(std::fs::read(copied.path().join(layer)).unwrap(), image.layer);
 
     let anonymous = ["inspect", "--tls-verify=false", "--no-creds", &format!("{url}:v1")];
     let refused = skopeo(&anonymous).await.failed();
     assert!(refused.contains("unauthorized") || refused.contains("authentication required"), "{refused}");
     registry.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_were_compressed_piece_by_piece_are_one_to_clients() {
+    for compression in [Compression::Gzip, Compression::Zstd] {
+        let grid = TestGrid::with(|config| config.publish.compression = compression).await;
+        grid.publish(fake_event("pieces", r#"{"layers": 4, "layer_bytes": 3000000}"#)).await;
+        let image = grid.result("pieces", State::Published).await.image.unwrap();
+        let name = image.split_once('/').unwrap().1;
+        let (user, password) = grid.credential("smoke").await;
+        let folder = tempfile::tempdir().unwrap();
+        let login = format!("{user}:{password}");
+        let mut copy = Command::new("skopeo");
+        copy.args(["copy", "--src-tls-verify=false", "--src-creds", &login, "--dest-decompress"]);
+        copy.arg(format!("docker://{}/{name}", grid.registry.host));
+        copy.arg(format!("dir:{}", folder.path().display()));
+        run(copy, "").await.succeeded();
+        let mut layers = 0;
+        for path in files(folder.path()) {
+            let content = std::fs::read(&path).unwrap();
+            if content.len() > 3_000_000 {
+                // Unpacked, it is called by its diff id.
+                assert_eq!(path.file_name().unwrap().to_str().unwrap(), Digest::of(&content).hex());
+                layers += 1;
+            }
+        }
+        assert_eq!(layers, 4, "{compression:?}");
+        grid.finish().await;
+    }
 }
 
 // The engine keeps one image of one content, whatever its names: each test has content of its own.
