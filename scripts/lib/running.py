@@ -22,8 +22,10 @@ def free_port():
     may be somebody else's local end when it is wanted."""
     given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
+        # Where that range is nearly all, there is no better port than any.
+        port = random.randrange(10_000, given) if given > 10_000 else 0
         with contextlib.suppress(OSError):
-            with socket.create_server(("127.0.0.1", random.randrange(10_000, given))) as server:
+            with socket.create_server(("127.0.0.1", port)) as server:
                 return server.getsockname()[1]
 
 

@@ -3,7 +3,7 @@
 //! Order is the promise: layers and configuration, then the manifest, and the tag last, so that
 //! nobody ever sees a name whose content is not whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,17 +146,23 @@ impl Publisher {
         // Where one fails, the others end with it.
         let together = cancel.child_token();
         let _end = together.clone().drop_guard();
-        let stored = stream::iter(0..image.diff_ids.len())
-            .map(|index| self.layer(&image, index, log, &together, pulse))
-            .buffered(LAYERS_AT_ONCE)
+        // One that stands twice is the same.
+        let distinct: HashMap<_, _> =
+            (0..image.diff_ids.len()).map(|index| (image.diff_ids[index], index)).collect();
+        let stored: HashMap<_, _> = stream::iter(distinct)
+            .map(|(diff_id, index)| {
+                let layer = self.layer(&image, index, log, &together, pulse);
+                async move { layer.await.map(|layer| (diff_id, layer)) }
+            })
+            .buffer_unordered(LAYERS_AT_ONCE)
             .inspect_ok(|_| pulse.beat())
-            .try_collect::<Vec<_>>()
+            .try_collect()
             .await?;
         let bytes = |wanted: Origin| {
-            stored.iter().filter(|(_, from)| *from == wanted).map(|(layer, _)| layer.size).sum::<u64>()
+            stored.values().filter(|(_, from)| *from == wanted).map(|(layer, _)| layer.size).sum::<u64>()
         };
         let (fresh, known) = (bytes(Origin::Engine), bytes(Origin::Store));
-        let layers: Vec<_> = stored.into_iter().map(|(layer, _)| layer).collect();
+        let layers: Vec<_> = image.diff_ids.iter().map(|diff_id| stored[diff_id].0.clone()).collect();
         let config = Layer {
             media_type: MediaType::ImageConfig,
             digest: Digest::of(&image.config),

@@ -4,9 +4,10 @@
 //! |---|---|---|---|
 //! | one user from one source | 4 | 50 | 5 minutes |
 //! | one source | 20 | 100 | 5 minutes |
-//! | one user, from everywhere | 50 | 500 | 30 seconds: its owner gets in, with patience |
+//! | one user, from everywhere | 50 | 500 | 30 seconds |
 //!
-//! The first wait is a second, each further failure doubles it. What was quiet for 15 minutes is forgotten.
+//! The first wait is a second, each further failure doubles it. What was quiet for 15 minutes is forgotten. Who has got in
+//! from a source before waits for own failures there alone, whatever others do.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -50,7 +51,8 @@ impl Free {
 
     /// How long the longest of the waits for these is, if there is one.
     fn wait(self, all: &[Of; 3], entries: &HashMap<Of, Failures>, now: Instant) -> Option<Duration> {
-        let waits = all.iter().filter_map(|of| {
+        let is_known = entries.get(&all[0]).is_some_and(|login| login.is_known);
+        let waits = all.iter().take(if is_known { 1 } else { all.len() }).filter_map(|of| {
             let failures = entries.get(of)?;
             let (free, longest) = self.of(of);
             let doublings = failures.count.checked_sub(free + 1)?;
@@ -83,6 +85,8 @@ fn network(source: IpAddr) -> IpNet {
 struct Failures {
     count: u32,
     last: Instant,
+    /// Whether it was right once.
+    is_known: bool,
 }
 
 /// The failed logins of a service.
@@ -120,10 +124,10 @@ impl Guesses {
     }
 
     /// A login was right.
-    pub fn passed(&self, user: &str, source: IpAddr) {
+    pub fn passed(&self, user: &str, source: IpAddr, now: Instant) {
         let mut entries = self.lock();
         let [login, source, user] = Of::all(user, source);
-        entries.remove(&login);
+        entries.insert(login, Failures { count: 0, last: now, is_known: true });
         for of in [source, user] {
             if let Some(failures) = entries.get_mut(&of) {
                 failures.count = failures.count.saturating_sub(1);
@@ -158,11 +162,11 @@ fn count(entries: &mut HashMap<Of, Failures>, all: [Of; 3], now: Instant) {
         }
     }
     for of in all {
-        let failures = entries.entry(of).or_insert(Failures { count: 0, last: now });
+        let failures = entries.entry(of).or_insert(Failures { count: 0, last: now, is_known: false });
         if now.duration_since(failures.last) >= FORGOTTEN {
             failures.count = 0;
         }
-        *failures = Failures { count: failures.count.saturating_add(1), last: now };
+        *failures = Failures { count: failures.count.saturating_add(1), last: now, ..*failures };
     }
 }
 
@@ -193,8 +197,24 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         assert!(guesses.begin("anna", at(2), now).is_ok(), "from elsewhere");
         assert!(guesses.begin("bert", at(1), now).is_ok(), "another");
-        guesses.passed("anna", at(1));
+        guesses.passed("anna", at(1), now);
         assert!(guesses.begin("anna", at(1), now).is_ok());
+    }
+
+    #[test]
+    fn who_got_in_before_is_not_made_to_wait_by_others() {
+        let (guesses, mut now) = (Guesses::of_people(), Instant::now());
+        guesses.passed("anna", at(1), now);
+        // Somebody behind the same address, and others after the same user.
+        (0..25).for_each(|n| drop(fail(&guesses, &format!("u{n}"), at(1), 1, &mut now)));
+        assert!(guesses.begin("u99", at(1), now).is_err());
+        assert!(guesses.begin("anna", at(1), now).is_ok());
+        (100..200).for_each(|n| drop(fail(&guesses, "anna", at(n), 1, &mut now)));
+        assert!(guesses.begin("anna", at(9), now).is_err());
+        now += FORGOTTEN;
+        (100..200).for_each(|n| drop(fail(&guesses, "anna", at(n), 1, &mut now)));
+        let waits = fail(&guesses, "anna", at(1), 6, &mut now);
+        assert_eq!(waits, [1], "for its own failures");
     }
 
     #[test]
@@ -231,7 +251,7 @@ mod tests {
         let (guesses, now) = (Guesses::of_people(), Instant::now());
         for _ in 0..1000 {
             guesses.begin("anna", at(1), now).unwrap();
-            guesses.passed("anna", at(1));
+            guesses.passed("anna", at(1), now);
         }
         assert_eq!((0..6).filter_map(|_| guesses.failed("anna", at(1), now)).collect::<Vec<_>>(), [FIRST]);
     }

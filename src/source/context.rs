@@ -9,11 +9,12 @@ use std::task::{Poll, ready};
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::archive;
 use super::config::SourceConfig;
 use super::error::SourceError;
-use super::files::{ContextFiles, Recipe};
+use super::files::{ContextFiles, Large, Recipe};
 use super::libgit2;
 use super::tree::Plan;
 use super::walk::too_many_files;
@@ -81,10 +82,12 @@ impl Context {
         stream(move |out| archive::write(&plan, out))
     }
 
-    /// File by file, of which the engine says which it uses; itself where a name is not UTF-8, which only a tar can
-    /// carry.
-    pub async fn files(self) -> Result<Result<ContextFiles, Self>, SourceError> {
-        let work = move || match ContextFiles::can_carry(&self.plan)? {
+    /// File by file, of which the engine says which it uses, if it is so large; itself if not, or where a name is not
+    /// UTF-8, which only a tar can carry.
+    pub async fn files(self, from: Large) -> Result<Result<ContextFiles, Self>, SourceError> {
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        let work = move || match ContextFiles::can_carry(&self.plan, from, &stop)? {
             true => Ok(Ok(ContextFiles::new(self.recipe))),
             false => Ok(Err(self)),
         };

@@ -1,10 +1,13 @@
 //! A context whose files are given out one by one, to an engine that says which it uses: the same files as in the tar,
 //! with the same modes and times, in the order of their paths.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use git2::Oid;
+use tokio_util::sync::CancellationToken;
 
 use super::content::is_lfs_pointer;
 use super::context::ContextSummary;
@@ -31,6 +34,13 @@ pub(super) struct Recipe {
     pub(super) modules: Arc<Submodules>,
     pub(super) root: String,
     pub(super) dockerfile: String,
+}
+
+/// How large a context is at least: so many files, folders and links, or so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Large {
+    pub files: u64,
+    pub bytes: u64,
 }
 
 /// What is asked for.
@@ -62,6 +72,8 @@ pub enum EntryKind {
 
 /// The other side of a transfer. Where it breaks off, nobody is there any more.
 pub trait Receiver {
+    /// Whether it waits for the next entry, which may take a while.
+    fn waits(&mut self) -> ControlFlow<()>;
     /// The next entry; they are counted from 0.
     fn entry(&mut self, entry: ContextEntry) -> ControlFlow<()>;
     /// There are no more. From now on files are asked for.
@@ -83,11 +95,12 @@ impl ContextFiles {
         Self { recipe: Arc::new(recipe), failure: Arc::default() }
     }
 
-    /// Whether all names and targets are UTF-8: the engine takes no others this way.
-    pub(super) fn can_carry(plan: &Plan) -> Result<bool, SourceError> {
-        let mut names = Names { are_text: true };
+    /// Whether the context is so large, and all its names and targets are UTF-8: the engine takes no others this way.
+    /// Ends with `stop`.
+    pub(super) fn can_carry(plan: &Plan, from: Large, stop: &CancellationToken) -> Result<bool, SourceError> {
+        let mut names = Names { are_text: true, size: ContextSummary::default(), from, stop };
         walk(plan, &Part::All, &mut names)?;
-        Ok(names.are_text)
+        Ok(names.are_text && names.is_large())
     }
 
     /// What tells this context from every other.
@@ -96,7 +109,7 @@ impl ContextFiles {
         format!("{}\0{}\0{root}\0{dockerfile}", source.url, source.commit)
     }
 
-    /// Gives out what is wanted. Blocks; answers what is wrong with the context, in words for the engine.
+    /// Gives out what is wanted. Blocks.
     pub fn transfer(&self, wanted: &Wanted, receiver: &mut dyn Receiver) -> Result<(), SourceError> {
         let done = self.try_transfer(wanted, receiver);
         if let Err(error) = &done
@@ -114,17 +127,23 @@ impl ContextFiles {
 
     fn try_transfer(&self, wanted: &Wanted, receiver: &mut dyn Receiver) -> Result<(), SourceError> {
         let plan = self.recipe.plan()?;
-        let part = part(&plan, wanted)?;
-        let mut listing =
-            Listing { plan: &plan, receiver, files: Vec::new(), summary: ContextSummary::default() };
+        let part = part(&plan, wanted, receiver)?;
+        let mut listing = Listing {
+            plan: &plan,
+            receiver,
+            files: Vec::new(),
+            folder: Rc::default(),
+            summary: ContextSummary::default(),
+        };
         walk(&plan, &part, &mut listing)?;
         let Listing { files, receiver, .. } = listing;
         gone(receiver.listed())?;
         while let Some(number) = receiver.asked() {
             let Some(Some(file)) = files.get(number as usize) else { return Err(SourceError::Cancelled) };
-            let blob = file.git.file(file.id, &file.path)?;
+            let path = file.path();
+            let blob = file.git.file(file.id, &path)?;
             if is_lfs_pointer(blob.content()) {
-                return Err(SourceError::LfsPointers { paths: vec![shown(&file.path)] });
+                return Err(SourceError::LfsPointers { paths: vec![shown(&path)] });
             }
             for piece in blob.content().chunks(PIECE) {
                 gone(receiver.content(number, piece))?;
@@ -142,20 +161,35 @@ fn gone(flow: ControlFlow<()>) -> Result<(), SourceError> {
     }
 }
 
-/// Looks at names and targets alone.
-struct Names {
+/// Looks at names and targets, and at sizes for as long as it matters.
+struct Names<'a> {
     are_text: bool,
+    size: ContextSummary,
+    from: Large,
+    stop: &'a CancellationToken,
 }
 
-impl<'p> Visitor<'p> for Names {
+impl Names<'_> {
+    fn is_large(&self) -> bool {
+        self.size.files >= self.from.files || self.size.bytes >= self.from.bytes
+    }
+}
+
+impl<'p> Visitor<'p> for Names<'_> {
     fn looked(&mut self) -> ControlFlow<()> {
-        ControlFlow::Continue(())
+        match self.stop.is_cancelled() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 
     fn visit(&mut self, path: &[u8], item: Item<'p>) -> Result<(), SourceError> {
         self.are_text &= str::from_utf8(path).is_ok();
-        if let Item::Link(git, id) = item {
-            self.are_text &= str::from_utf8(git.link(id, path)?.content()).is_ok();
+        self.size.files += 1;
+        match item {
+            Item::Link(git, id) => self.are_text &= str::from_utf8(git.link(id, path)?.content()).is_ok(),
+            Item::File { git, id, .. } if !self.is_large() => self.size.bytes += git.size(id)?,
+            Item::File { .. } | Item::Folder => {}
         }
         Ok(())
     }
@@ -166,18 +200,27 @@ struct Listing<'a, 'p> {
     receiver: &'a mut dyn Receiver,
     /// By the number of their entry; `None` for what has no content.
     files: Vec<Option<Listed<'p>>>,
+    /// Where the last file lies, with a slash at its end: many share it.
+    folder: Rc<[u8]>,
     summary: ContextSummary,
 }
 
 struct Listed<'p> {
     git: Git<'p>,
     id: Oid,
-    path: Box<[u8]>,
+    folder: Rc<[u8]>,
+    name: Box<[u8]>,
+}
+
+impl Listed<'_> {
+    fn path(&self) -> Vec<u8> {
+        [&*self.folder, &*self.name].concat()
+    }
 }
 
 impl<'p> Visitor<'p> for Listing<'_, 'p> {
     fn looked(&mut self) -> ControlFlow<()> {
-        ControlFlow::Continue(())
+        self.receiver.waits()
     }
 
     fn visit(&mut self, path: &[u8], item: Item<'p>) -> Result<(), SourceError> {
@@ -189,7 +232,12 @@ impl<'p> Visitor<'p> for Listing<'_, 'p> {
             Item::File { git, id, executable } => {
                 let size = git.size(id)?;
                 self.summary.add(size, config)?;
-                (EntryKind::File { size, executable }, Some(Listed { git, id, path: path.into() }))
+                let name = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+                if *self.folder != path[..name] {
+                    self.folder = path[..name].into();
+                }
+                let (folder, name) = (self.folder.clone(), path[name..].into());
+                (EntryKind::File { size, executable }, Some(Listed { git, id, folder, name }))
             }
         };
         self.files.push(file);
@@ -200,13 +248,13 @@ impl<'p> Visitor<'p> for Listing<'_, 'p> {
 
 /// As little of the context as is sure to have what is wanted. A name that leads through a link, or a wildcard that
 /// may mean one, may need anything.
-fn part(plan: &Plan, wanted: &Wanted) -> Result<Part, SourceError> {
+fn part(plan: &Plan, wanted: &Wanted, receiver: &mut dyn Receiver) -> Result<Part, SourceError> {
     let paths = match wanted {
         Wanted::All => return Ok(Part::All),
-        Wanted::Dockerfile => return Ok(Part::Of(plan.always.clone())),
+        Wanted::Dockerfile => return Ok(Part::Of(plan.always.iter().cloned().collect())),
         Wanted::Paths(paths) => paths,
     };
-    let mut found = Vec::with_capacity(paths.len());
+    let (mut found, mut folders) = (BTreeSet::new(), BTreeSet::new());
     for path in paths {
         let names: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
         let literal: Vec<&str> = names.iter().copied().take_while(|name| !has_wildcard(name)).collect();
@@ -214,12 +262,15 @@ fn part(plan: &Plan, wanted: &Wanted) -> Result<Part, SourceError> {
             return Ok(Part::All);
         }
         let literal_path = literal.join("/").into_bytes();
-        if literal.len() < names.len() && has_links(plan, &literal_path)? {
-            return Ok(Part::All);
+        if literal.len() < names.len() {
+            folders.insert(literal_path.clone());
         }
-        found.push(literal_path);
+        found.insert(literal_path);
     }
-    Ok(Part::Of(found))
+    match folders.is_empty() || !has_links(plan, folders, receiver)? {
+        true => Ok(Part::Of(found)),
+        false => Ok(Part::All),
+    }
 }
 
 fn has_wildcard(name: &str) -> bool {
@@ -242,9 +293,10 @@ fn is_through_link(plan: &Plan, names: &[&str]) -> Result<bool, SourceError> {
         match kind {
             Entry::Link => return Ok(true),
             Entry::Folder => node.id = id,
-            Entry::Submodule => match plan.repositories.submodule(&from_top(top, here.as_bytes()))? {
-                Some(module) => node = module,
-                None => return Ok(false),
+            Entry::Submodule => match plan.repositories.submodule(&from_top(top, here.as_bytes())) {
+                Ok(Some(module)) => node = module,
+                // One that is ignored has not been fetched; whether that is a fault, the walk finds out.
+                Ok(None) | Err(_) => return Ok(false),
             },
             Entry::File { .. } | Entry::Unknown => return Ok(false),
         }
@@ -252,19 +304,28 @@ fn is_through_link(plan: &Plan, names: &[&str]) -> Result<bool, SourceError> {
     Ok(false)
 }
 
-fn has_links(plan: &Plan, folder: &[u8]) -> Result<bool, SourceError> {
-    struct Links(bool);
-    impl<'p> Visitor<'p> for Links {
-        fn looked(&mut self) -> ControlFlow<()> {
-            ControlFlow::Continue(())
-        }
+fn has_links(
+    plan: &Plan,
+    folders: BTreeSet<Vec<u8>>,
+    receiver: &mut dyn Receiver,
+) -> Result<bool, SourceError> {
+    let mut links = Links { found: false, receiver };
+    walk(plan, &Part::Of(folders), &mut links)?;
+    Ok(links.found)
+}
 
-        fn visit(&mut self, _: &[u8], item: Item<'p>) -> Result<(), SourceError> {
-            self.0 |= matches!(item, Item::Link(..));
-            Ok(())
-        }
+struct Links<'a> {
+    found: bool,
+    receiver: &'a mut dyn Receiver,
+}
+
+impl<'p> Visitor<'p> for Links<'_> {
+    fn looked(&mut self) -> ControlFlow<()> {
+        self.receiver.waits()
     }
-    let mut links = Links(false);
-    walk(plan, &Part::Of(vec![folder.to_vec()]), &mut links)?;
-    Ok(links.0)
+
+    fn visit(&mut self, _: &[u8], item: Item<'p>) -> Result<(), SourceError> {
+        self.found |= matches!(item, Item::Link(..));
+        Ok(())
+    }
 }

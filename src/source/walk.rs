@@ -1,6 +1,7 @@
 //! The way through the git trees of a context: which entries are sent, in the order of their paths, name by name. No
 //! file is read.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use git2::{Oid, Tree};
@@ -39,21 +40,27 @@ pub(super) trait Visitor<'p> {
 pub(super) enum Part {
     All,
     /// These paths, what is below them, and the folders that they lie in.
-    Of(Vec<Vec<u8>>),
+    Of(BTreeSet<Vec<u8>>),
 }
 
 impl Part {
     fn has(&self, path: &[u8]) -> bool {
         match self {
             Self::All => true,
-            Self::Of(paths) => paths.iter().any(|own| own == path || is_below(own, path)),
+            Self::Of(paths) => {
+                let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+                ends.chain([path.len()]).any(|end| paths.contains(&path[..end]))
+            }
         }
     }
 
     fn leads_on(&self, folder: &[u8]) -> bool {
         match self {
             Self::All => true,
-            Self::Of(paths) => paths.iter().any(|own| is_below(folder, own)),
+            Self::Of(paths) => {
+                let below = [folder, b"/"].concat();
+                paths.range(below.clone()..).next().is_some_and(|own| own.starts_with(&below))
+            }
         }
     }
 }
@@ -253,13 +260,14 @@ mod tests {
 
     #[test]
     fn a_part_is_its_paths_what_is_below_and_the_way_there() {
-        let part = Part::Of(vec![b"a/b".to_vec(), b"c".to_vec()]);
+        let part = Part::Of([b"a/b".to_vec(), b"a-/x".to_vec(), b"c".to_vec()].into());
         for (path, has, leads_on) in [
             ("a", false, true),
             ("a/b", true, false),
             ("a/b/x", true, false),
             ("a/bc", false, false),
             ("c/d/e", true, false),
+            ("a-", false, true),
             ("d", false, false),
         ] {
             assert_eq!(

@@ -9,6 +9,7 @@ use super::advice;
 use super::dockerfile::Dockerfile;
 use super::instructions;
 use super::progress::FailedStep;
+use super::session::NOT_WHOLE;
 use crate::build::engine::{BuildError, BuildFailure};
 
 /// What BuildKit puts before an error, and what helps nobody.
@@ -24,7 +25,9 @@ const NOISE: [&str; 8] = [
 ];
 
 /// Signs, in lower case, that the engine or a registry is at fault and another attempt may succeed.
-const INFRASTRUCTURE: [&str; 27] = [
+const INFRASTRUCTURE: [&str; 28] = [
+    // what was to be given to it broke off; where the build is at fault, that is told instead
+    NOT_WHOLE,
     // the engine's disk
     "input/output error",
     "read-only file system",

@@ -101,14 +101,16 @@ impl BuildRequest {
         self.credentials.is_private().then(|| format!("{}.{NAMESPACE_HOST}:127.0.0.1", self.namespace))
     }
 
-    /// By which the engine keeps files of the context for the next build of the same commit in the same namespace. Of
-    /// a file that it has it looks at time and length alone; within one commit these tell no two files of one path
-    /// apart, since there are none.
+    /// By which the engine keeps files of the context for the next build of the same in the same namespace. It looks
+    /// not into a file that it has, but at what a directory says of it: its time and length, and its mode. Within one
+    /// commit these need tell no two files of one path apart, since there are none. What else decides which files are
+    /// used is part of it, so that folders have the times that they had, too.
     pub(super) fn shared_key(&self) -> String {
         match &self.context {
             Context::Tar(_) => String::new(),
             Context::Files(files) => {
-                Digest::of(format!("{}\0{}", self.namespace, files.key()).as_bytes()).hex()
+                let used = (&self.target, &self.args, &self.platform);
+                Digest::of(format!("{}\0{}\0{used:?}", self.namespace, files.key()).as_bytes()).hex()
             }
         }
     }

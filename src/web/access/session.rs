@@ -62,7 +62,7 @@ pub(in crate::web) async fn sign_in(
         tracing::info!(user = shown, %source, "a sign-in was refused");
         return Ok(SignIn::Wrong);
     };
-    timeline.guesses.passed(user, source);
+    timeline.guesses.passed(user, source, Instant::now());
     let (fresh, old) = (Secret::generate(""), secret(&jar, timeline.secure));
     let (digest, user) = (fresh.digest(), user.to_owned());
     let added = timeline

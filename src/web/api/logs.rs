@@ -71,7 +71,9 @@ pub(super) async fn of_build(
         return Err(Refusal::Malformed(detail));
     }
     let shown = asked.or(build.attempt);
-    if let Some(attempt) = shown {
+    // A build that was put back has its old log until it is built again: who follows it waits for that.
+    let may_come = format == Format::Events && asked.is_none() && !build.state.is_final();
+    if let Some(attempt) = shown.filter(|_| !may_come) {
         must_be_kept(&timeline, &LogId::of_attempt(attempt)).await?;
     }
     if format == Format::Events {

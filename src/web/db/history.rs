@@ -32,6 +32,23 @@ pub(in crate::web) enum Of {
     Deploys,
 }
 
+/// When a log may go, with the cutoff as $3, of the build `b` by its attempt `a`. One that was claimed late, beside the
+/// end of its build, may still come in.
+macro_rules! build_is_old {
+    () => {
+        "coalesce(b.finished_at, b.heard_at, b.created_at) < $3 AND coalesce(b.lease_until, 0) < $3
+            AND coalesce(a.ended_at, a.fenced_at, a.claimed_at) < $3"
+    };
+}
+
+/// The same of the deploy `d`, whose log is `l`. One that is not over is none.
+macro_rules! deploy_is_old {
+    () => {
+        "d.state IN ('done', 'failed', 'cancelled') AND d.reported_at < $3
+            AND coalesce((SELECT max(last_at) FROM log_blocks WHERE log_id = l.id), 0) < $3"
+    };
+}
+
 impl Of {
     /// The last one that is kept, and the logs of those before it.
     fn queries(self) -> (&'static str, &'static str) {
@@ -39,25 +56,49 @@ impl Of {
             Self::Builds => (
                 "SELECT created_at AS at, id FROM builds WHERE namespace = $1 AND app = $2
                     ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET $3",
-                "SELECT b.created_at AS at, b.id, b.reused, b.result, a.id AS attempt,
+                concat!(
+                    "SELECT b.created_at AS at, b.id, b.reused, b.result, a.id AS attempt,
+                        (SELECT count(*) FROM attempts WHERE build_id = b.id) AS attempts,
                         (SELECT coalesce(sum(length(data)), 0) FROM log_blocks WHERE log_id = l.id) AS stored
                     FROM builds b JOIN attempts a ON a.build_id = b.id JOIN logs l ON l.id = 'a:' || a.id
-                    WHERE b.namespace = $1 AND b.app = $2 AND (b.created_at, b.id) < ($3, $4)
-                        AND coalesce(b.finished_at, b.heard_at, b.created_at) < $5
-                        AND coalesce(b.lease_until, 0) < $5
-                        AND l.removed_at IS NULL AND l.next_seq > 0
-                    ORDER BY b.created_at DESC, b.id DESC LIMIT $6",
+                    WHERE b.namespace = $1 AND b.app = $2 AND (b.created_at, b.id) < ($4, $5)
+                        AND l.removed_at IS NULL AND l.next_seq > 0 AND ",
+                    build_is_old!(),
+                    " ORDER BY b.created_at DESC, b.id DESC LIMIT $6"
+                ),
             ),
             Self::Deploys => (
                 "SELECT reported_at AS at, id FROM deploys WHERE namespace = $1 AND app = $2
                     ORDER BY reported_at DESC, id DESC LIMIT 1 OFFSET $3",
-                "SELECT d.reported_at AS at, d.id,
+                concat!(
+                    "SELECT d.reported_at AS at, d.id,
                         (SELECT coalesce(sum(length(data)), 0) FROM log_blocks WHERE log_id = l.id) AS stored
                     FROM deploys d JOIN logs l ON l.id = 'd:' || d.namespace || ':' || d.id
-                    WHERE d.namespace = $1 AND d.app = $2 AND (d.reported_at, d.id) < ($3, $4)
-                        AND d.reported_at < $5
-                        AND l.removed_at IS NULL AND l.next_seq > 0
-                    ORDER BY d.reported_at DESC, d.id DESC LIMIT $6",
+                    WHERE d.namespace = $1 AND d.app = $2 AND (d.reported_at, d.id) < ($4, $5)
+                        AND l.removed_at IS NULL AND l.next_seq > 0 AND ",
+                    deploy_is_old!(),
+                    " ORDER BY d.reported_at DESC, d.id DESC LIMIT $6"
+                ),
+            ),
+        }
+    }
+
+    /// Marks the log $1 as removed at $2, if it is still old: something may have come meanwhile.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Builds => concat!(
+                "UPDATE logs SET removed_at = $2 WHERE id = $1 AND removed_at IS NULL AND EXISTS (
+                    SELECT 1 FROM attempts a JOIN builds b ON b.id = a.build_id
+                    WHERE a.id = substr($1, 3) AND ",
+                build_is_old!(),
+                ")"
+            ),
+            Self::Deploys => concat!(
+                "UPDATE logs SET removed_at = $2 WHERE id = $1 AND removed_at IS NULL AND EXISTS (
+                    SELECT 1 FROM logs l JOIN deploys d ON l.id = 'd:' || d.namespace || ':' || d.id
+                    WHERE l.id = $1 AND d.namespace = $4 AND d.id = $5 AND ",
+                deploy_is_old!(),
+                ")"
             ),
         }
     }
@@ -67,6 +108,8 @@ impl Of {
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::web) struct OldLog {
     pub log: LogId,
+    pub of: Of,
+    pub namespace: Namespace,
     /// The build's or deploy's.
     pub id: String,
     /// What it takes in the database, in bytes.
@@ -122,14 +165,14 @@ impl Database {
         let rows = sqlx::query(select)
             .bind(old.namespace.as_str())
             .bind(old.app.as_str())
+            .bind(millis(old.cutoff))
             .bind(before.at)
             .bind(&before.id)
-            .bind(millis(old.cutoff))
             .bind(PAGE)
             .fetch_all(&self.readers)
             .await?;
         let logs = rows.iter().map(|row| match of {
-            Of::Builds => of_build(row),
+            Of::Builds => of_build(row, &old.namespace),
             Of::Deploys => of_deploy(row, &old.namespace),
         });
         let logs = logs.collect::<sqlx::Result<Vec<_>>>()?;
@@ -139,12 +182,15 @@ impl Database {
     }
 }
 
-fn of_build(row: &SqliteRow) -> sqlx::Result<OldLog> {
-    let reused: i64 = row.try_get("reused")?;
+fn of_build(row: &SqliteRow, namespace: &Namespace) -> sqlx::Result<OldLog> {
+    let (reused, attempts): (i64, i64) = (row.try_get("reused")?, row.try_get("attempts")?);
     let result: Option<String> = row.try_get("result")?;
-    let result = result.filter(|_| reused == 0).map(|json| serde_json::from_str(&json));
+    // An attempt after a crash finds the image of the one before.
+    let result = result.filter(|_| reused == 0 || attempts > 1).map(|json| serde_json::from_str(&json));
     Ok(OldLog {
         log: LogId::of_attempt(parsed::<AttemptId>(row, "attempt")?),
+        of: Of::Builds,
+        namespace: namespace.clone(),
         id: row.try_get("id")?,
         bytes: count(row, "stored")?,
         result: result.transpose().map_err(|error| damaged("result", &error.to_string()))?,
@@ -154,19 +200,27 @@ fn of_build(row: &SqliteRow) -> sqlx::Result<OldLog> {
 fn of_deploy(row: &SqliteRow, namespace: &Namespace) -> sqlx::Result<OldLog> {
     let id: String = row.try_get("id")?;
     let log = LogId::of_deploy(namespace.as_str(), &id);
-    Ok(OldLog { log, id, bytes: count(row, "stored")?, result: None })
+    let (of, namespace) = (Of::Deploys, namespace.clone());
+    Ok(OldLog { log, of, namespace, id, bytes: count(row, "stored")?, result: None })
 }
 
-/// Removes the lines of a log, of which stays how many there were. Answers whether there were any.
+/// Removes the lines of a log that is still old, of which stays how many there were. Answers whether it was.
 pub(in crate::web) async fn remove(
     connection: &mut SqliteConnection,
-    log: &LogId,
+    old: &OldLog,
+    cutoff: OffsetDateTime,
     now: OffsetDateTime,
 ) -> sqlx::Result<bool> {
-    let log = log.to_string();
-    let update = "UPDATE logs SET removed_at = $2 WHERE id = $1 AND removed_at IS NULL";
-    let update = sqlx::query(update).bind(&log).bind(millis(now)).execute(&mut *connection).await?;
-    if update.rows_affected() == 0 {
+    let log = old.log.to_string();
+    let marked = sqlx::query(old.of.mark())
+        .bind(&log)
+        .bind(millis(now))
+        .bind(millis(cutoff))
+        .bind(old.namespace.as_str())
+        .bind(&old.id)
+        .execute(&mut *connection)
+        .await?;
+    if marked.rows_affected() == 0 {
         return Ok(false);
     }
     let delete = "DELETE FROM log_blocks WHERE log_id = $1";

@@ -52,7 +52,7 @@ pub(in crate::web) enum Appended {
     Stored { next_seq: u64 },
     /// Entries before it are missing.
     Gap { next_seq: u64 },
-    /// The log was sealed before.
+    /// The log was sealed before, or is no longer kept.
     Sealed,
 }
 
@@ -83,11 +83,11 @@ pub(in crate::web) async fn append(
     log: &LogId,
     batch: Batch,
 ) -> Result<Appended, WriteError> {
-    let LogState { next_seq, checksum, .. } = state(connection, log).await?;
+    let LogState { next_seq, checksum, removed_at } = state(connection, log).await?;
     if batch.is_empty() || batch.end_seq() <= next_seq {
         return Ok(Appended::Stored { next_seq });
     }
-    if checksum.is_some() {
+    if checksum.is_some() || removed_at.is_some() {
         return Ok(Appended::Sealed);
     }
     if batch.first_seq > next_seq {

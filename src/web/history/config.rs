@@ -8,6 +8,8 @@ use crate::config::Faults;
 
 /// The shortest age at which a log may go: until then a worker that was away may still ask for it.
 const SHORTEST_KEEP: Duration = Duration::from_secs(24 * 3600);
+/// As good as for ever.
+const LONGEST_KEEP: Duration = Duration::from_secs(36_525 * 24 * 3600);
 /// The most logs of an app that may be kept whatever their age.
 const MOST_KEPT: u32 = 1_000_000;
 
@@ -39,6 +41,9 @@ impl HistoryConfig {
                 "history.keep_logs",
                 "is shorter than a day; a worker that was away may send the rest of a log within that",
             );
+        }
+        if self.keep_logs > LONGEST_KEEP {
+            faults.add("history.keep_logs", "is longer than 100 years");
         }
         if self.keep_last > MOST_KEPT {
             faults.add("history.keep_last", format_args!("is more than {MOST_KEPT}"));

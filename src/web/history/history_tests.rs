@@ -10,6 +10,7 @@ use crate::store::digest::Digest;
 use crate::timeline::protocol::{AttemptId, AttemptState, Claim, DeployReport, LogSum, StateReport};
 use crate::web::claims;
 use crate::web::db::deploys;
+use crate::web::db::logs::LogId;
 use crate::web::log::batch::{Batch, Encoding};
 use crate::web::policy::PolicyConfig;
 use crate::web::refusal::Refusal;
@@ -37,8 +38,8 @@ enum End {
     None,
 }
 
-fn line(text: &str) -> Vec<u8> {
-    let at = "2026-11-23T10:15:02.123Z";
+fn line(text: &str, at: OffsetDateTime) -> Vec<u8> {
+    let at = crate::timeline::entry::timestamp::to_string(at);
     let entry = serde_json::json!({
         "seq": 0, "at": at, "stream": "stdout", "step": null, "server": "w", "service": null, "pod": null, "text": text,
     });
@@ -76,7 +77,7 @@ impl World {
             replaces: None,
             late: false,
         };
-        let lines = line(&self.text);
+        let lines = line(&self.text, at);
         let batch = Batch::read(&lines, Encoding::Identity).unwrap();
         let state = match end {
             End::Failed => Some((State::Failed, AttemptState::Failed)),
@@ -179,13 +180,21 @@ async fn of_what_nobody_has_heard_of_for_long_the_log_goes_too() {
 async fn deploys_have_ages_and_last_ones_of_their_own() {
     let world = World::new().await;
     let mut logs = Vec::new();
-    for (id, days) in [("d-1", 40), ("d-2", 30), ("d-3", 20)] {
+    // Of one that is under way the log stays, and of one that has just said something.
+    for (id, state, days, said) in [
+        ("d-0", "running", 50, 50),
+        ("d-00", "done", 45, 1),
+        ("d-1", "done", 40, 40),
+        ("d-2", "failed", 30, 30),
+        ("d-3", "done", 20, 20),
+    ] {
         let report: DeployReport = serde_json::from_value(serde_json::json!({
-            "namespace": "acme", "app": "shop", "state": "done", "services": ["web"],
+            "namespace": "acme", "app": "shop", "state": state, "services": ["web"],
         }))
         .unwrap();
         let at = world.now - time::Duration::days(days);
-        let batch = Batch::read(&line(id), Encoding::Identity).unwrap();
+        let batch =
+            Batch::read(&line(id, world.now - time::Duration::days(said)), Encoding::Identity).unwrap();
         let log = LogId::of_deploy("acme", id);
         logs.push(log.clone());
         let job: Job<(), WriteError> = Box::new(move |connection| {
@@ -197,7 +206,11 @@ async fn deploys_have_ages_and_last_ones_of_their_own() {
         world.database.write(job).await.unwrap();
     }
     assert_eq!(world.round(LIMITS, false).await, [("shop".to_owned(), (1, 0))].into());
-    assert!(!world.is_kept(&logs[0]).await && world.is_kept(&logs[1]).await && world.is_kept(&logs[2]).await);
+    let mut kept = Vec::new();
+    for log in &logs {
+        kept.push(world.is_kept(log).await);
+    }
+    assert_eq!(kept, [true, true, false, true, true]);
 }
 
 #[tokio::test]

@@ -11,7 +11,6 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::db::history::{self, Of, Old, OldLog};
-use super::db::logs::LogId;
 use super::db::{Database, Job, WriteError};
 use crate::config::Live;
 use crate::event::result::ResultEvent;
@@ -85,12 +84,13 @@ impl Round<'_> {
     }
 
     async fn remove(&self, logs: Vec<OldLog>, pruned: &mut Pruned) -> Result<(), PruneError> {
-        for OldLog { log, id, bytes, result } in logs {
-            if self.limits.keep_with_images && self.has_image(&id, result.as_ref()).await {
+        for old in logs {
+            if self.limits.keep_with_images && self.has_image(&old.id, old.result.as_ref()).await {
                 pruned.with_images += 1;
                 continue;
             }
-            if self.dry_run || self.database.write(removal(log, self.now)).await? {
+            let (bytes, cutoff) = (old.bytes, self.now - self.limits.keep_logs);
+            if self.dry_run || self.database.write(removal(old, cutoff, self.now)).await? {
                 pruned.logs += 1;
                 pruned.bytes += bytes;
             }
@@ -106,8 +106,13 @@ impl Round<'_> {
             return false;
         };
         let Some(store) = self.store else { return true };
-        match store.manifest(&repository, digest).await {
-            Ok(manifest) => manifest.is_some(),
+        let manifest = match store.manifest(&repository, digest).await {
+            // One that is not mounted any more has no images either.
+            Ok(None) => store.check().await.map(|()| false),
+            found => found.map(|manifest| manifest.is_some()),
+        };
+        match manifest {
+            Ok(is_there) => is_there,
             Err(error) => {
                 tracing::warn!(build, %error, "the log of an image stays: whether the image is there cannot be read");
                 true
@@ -122,8 +127,10 @@ fn repository(result: &ResultEvent) -> Option<ImageRepository> {
     name.rsplit_once(':')?.0.parse().ok()
 }
 
-fn removal(log: LogId, now: OffsetDateTime) -> Job<bool, WriteError> {
-    Box::new(move |connection| Box::pin(async move { Ok(history::remove(connection, &log, now).await?) }))
+fn removal(old: OldLog, cutoff: OffsetDateTime, now: OffsetDateTime) -> Job<bool, WriteError> {
+    Box::new(move |connection| {
+        Box::pin(async move { Ok(history::remove(connection, &old, cutoff, now).await?) })
+    })
 }
 
 fn give_back() -> Job<bool, WriteError> {

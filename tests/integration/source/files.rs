@@ -9,7 +9,7 @@ use std::path::Path;
 use buildgrid::build::docker::{BuildRequest, Context, Dockerfile};
 use buildgrid::build::engine::BuiltImage;
 use buildgrid::source::SourceError;
-use buildgrid::source::files::{ContextEntry, ContextFiles, EntryKind, Receiver, Wanted};
+use buildgrid::source::files::{ContextEntry, ContextFiles, EntryKind, Large, Receiver, Wanted};
 use buildgrid::store::digest::Digest;
 use buildgrid::timeline::entry::Stream;
 
@@ -17,6 +17,8 @@ use super::context::{entries, tar};
 use super::{Fetcher, git_server};
 use crate::support::docker::{self, BASE, base_image, engine, request};
 use crate::support::git::{COMMIT_TIME, GitServer, Repository};
+
+const ANY: Large = Large { files: 0, bytes: 0 };
 
 /// An engine that asks for every file, the last one first.
 #[derive(Default)]
@@ -28,6 +30,10 @@ struct Asking {
 }
 
 impl Receiver for Asking {
+    fn waits(&mut self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     fn entry(&mut self, entry: ContextEntry) -> ControlFlow<()> {
         assert_eq!(entry.time as i64, COMMIT_TIME);
         self.entries.push(entry);
@@ -82,7 +88,7 @@ async fn transfer(files: &ContextFiles, wanted: Wanted) -> Result<Asking, Source
 
 async fn files_of(fetcher: &Fetcher, repository: &Repository, dockerfile: &str) -> Option<ContextFiles> {
     let fetched = fetcher.fetch(&repository.url, &repository.head()).await.unwrap();
-    fetched.context("", dockerfile).await.unwrap().files().await.unwrap().ok()
+    fetched.context("", dockerfile).await.unwrap().files(ANY).await.unwrap().ok()
 }
 
 fn paths(paths: &[&str]) -> Wanted {
@@ -168,6 +174,30 @@ async fn names_that_are_no_text_need_a_tar() {
 }
 
 #[tokio::test]
+async fn what_is_small_is_sent_whole() {
+    let server = git_server().await;
+    let fetcher = Fetcher::new();
+    let repository = odd(&server);
+    let fetched = fetcher.fetch(&repository.url, &repository.head()).await.unwrap();
+    let all = files_of(&fetcher, &repository, "Dockerfile").await.unwrap();
+    let entries = transfer(&all, Wanted::All).await.unwrap().entries;
+    let (files, bytes) = entries.iter().fold((0, 0), |(files, bytes), entry| match entry.kind {
+        EntryKind::File { size, .. } => (files + 1, bytes + size),
+        _ => (files + 1, bytes),
+    });
+    for (files, bytes, are_asked_for) in [
+        (files, u64::MAX, true),
+        (files + 1, u64::MAX, false),
+        (u64::MAX, bytes, true),
+        (u64::MAX, bytes + 1, false),
+    ] {
+        let context = fetched.context("", "Dockerfile").await.unwrap();
+        let context = context.files(Large { files, bytes }).await.unwrap();
+        assert_eq!(context.is_ok(), are_asked_for, "{files} files, {bytes} bytes");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_lfs_keeps_matters_where_it_is_used() {
     let server = git_server().await;
     let fetcher = Fetcher::new();
@@ -183,12 +213,29 @@ async fn a_file_that_lfs_keeps_matters_where_it_is_used() {
     assert_eq!(files.failure(), Some(error));
 }
 
+#[tokio::test]
+async fn a_submodule_that_is_ignored_is_nothing_to_copy() {
+    let server = git_server().await;
+    let fetcher = Fetcher::new();
+    let library = server.empty("library");
+    library.write("a.so", "x");
+    let library_commit = library.commit("Library");
+    let repository = odd(&server);
+    repository.submodule("vendor/lib", "../library.git", &library_commit);
+    repository.write(".dockerignore", "vendor\n");
+    repository.commit("Ignore it");
+    let files = files_of(&fetcher, &repository, "Dockerfile").await.unwrap();
+    let asking = transfer(&files, paths(&["vendor/lib/*.so", "lib0"])).await.unwrap();
+    let names: Vec<_> = asking.entries.iter().map(|entry| entry.path.as_str()).collect();
+    assert_eq!(names, ["lib0"]);
+}
+
 async fn requested(fetcher: &Fetcher, repository: &Repository, as_files: bool) -> BuildRequest {
     let fetched = fetcher.fetch(&repository.url, &repository.head()).await.unwrap();
     let context = fetched.context("", "docker/Dockerfile").await.unwrap();
     let text = Dockerfile::new(&context.text);
     let context = match as_files {
-        true => Context::Files(context.files().await.unwrap().ok().unwrap()),
+        true => Context::Files(context.files(ANY).await.unwrap().ok().unwrap()),
         false => Context::Tar(Box::pin(context.tar().0)),
     };
     BuildRequest { dockerfile: "docker/Dockerfile".to_owned(), text, no_cache: true, context, ..request("") }
@@ -200,7 +247,9 @@ async fn an_engine_makes_the_same_layers_of_them_and_takes_what_it_uses() {
     let server = git_server().await;
     let fetcher = Fetcher::new();
     let repository = odd(&server);
-    repository.write("docker/Dockerfile.dockerignore", "**/*.log\n!lib/kept.log\nlib0\n");
+    // Each pattern is a header of the engine's request.
+    let many: String = (0..2000).map(|number| format!("nowhere/at/all/{number}\n")).collect();
+    repository.write("docker/Dockerfile.dockerignore", format!("{many}**/*.log\n!lib/kept.log\nlib0\n"));
     let whole = format!("FROM {BASE}\nCOPY . /context/\nCOPY linked /linked/\n");
     let part = format!(
         "FROM {BASE}\nCOPY lib data/deep ünï /context/\nADD sizes/1* /sizes/\n\
@@ -220,7 +269,8 @@ async fn an_engine_makes_the_same_layers_of_them_and_takes_what_it_uses() {
     }
 }
 
-/// What stands in an image's own layers, but for the times of folders: the engine makes some itself.
+/// What stands in an image's own layers, but for the times of folders: with files that it asks for, the engine makes
+/// them.
 fn listed(image: &BuiltImage) -> Vec<String> {
     let mut listed = Vec::new();
     for index in 1..image.diff_ids.len() {

@@ -22,6 +22,10 @@ const WAITING: usize = 16;
 const FOLDER: u32 = 1 << 31;
 const LINK: u32 = 1 << 27;
 
+/// What the engine is told of a context that cannot be given out. Where the build is at fault, the context's maker says
+/// what is wrong.
+pub(in super::super) const NOT_WHOLE: &str = "the build context is not whole";
+
 pub(super) struct FilesOfBuild(pub(super) Option<ContextFiles>);
 
 type Packets = Pin<Box<dyn Stream<Item = Result<Packet, Status>> + Send>>;
@@ -55,16 +59,9 @@ impl FileSync for FilesOfBuild {
         let span = tracing::Span::current();
         tokio::task::spawn_blocking(move || {
             let _span = span.entered();
-            let mut engine = Engine { asked, packets };
-            let last = match files.transfer(&wanted, &mut engine) {
-                Ok(()) => packet(PacketType::PacketFin),
-                // Why, says who makes the context.
-                Err(_) => Packet {
-                    data: b"the build context is not whole".to_vec(),
-                    ..packet(PacketType::PacketErr)
-                },
-            };
-            let _gone = engine.packets.blocking_send(last);
+            let mut engine = Engine { asked, packets, is_whole: false };
+            // What is wrong with it, says who makes the context.
+            engine.is_whole = files.transfer(&wanted, &mut engine).is_ok();
         });
         let packets = stream::poll_fn(move |context| sent.poll_recv(context)).map(Ok);
         Ok(Response::new(Box::pin(packets)))
@@ -101,6 +98,18 @@ fn packet(kind: PacketType) -> Packet {
 struct Engine {
     asked: asking::Receiver<u32>,
     packets: mpsc::Sender<Packet>,
+    is_whole: bool,
+}
+
+/// The last packet, also when the reading has panicked: an engine must not take half a context for a whole one.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let last = match self.is_whole {
+            true => packet(PacketType::PacketFin),
+            false => Packet { data: NOT_WHOLE.as_bytes().to_vec(), ..packet(PacketType::PacketErr) },
+        };
+        let _gone = self.packets.blocking_send(last);
+    }
 }
 
 impl Engine {
@@ -113,6 +122,13 @@ impl Engine {
 }
 
 impl Receiver for Engine {
+    fn waits(&mut self) -> ControlFlow<()> {
+        match self.packets.is_closed() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
     fn entry(&mut self, entry: ContextEntry) -> ControlFlow<()> {
         self.send(Packet { stat: Some(stat(entry)), ..packet(PacketType::PacketStat) })
     }

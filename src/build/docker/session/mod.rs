@@ -13,4 +13,5 @@ mod secrets;
 mod server;
 mod ssh;
 
+pub(super) use files::NOT_WHOLE;
 pub(super) use server::{Offer, Session};

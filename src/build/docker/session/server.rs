@@ -79,7 +79,9 @@ impl Session {
         let service = TowerToHyperService::new(services(offer, &notes));
         // Ends with the connection, at the latest when it is severed.
         tokio::spawn(async move {
-            let server = http2::Builder::new(TokioExecutor::new());
+            let mut server = http2::Builder::new(TokioExecutor::new());
+            // With a request for files comes every pattern of the .dockerignore.
+            server.max_header_list_size(MAX_HEADERS);
             if let Err(error) = server.serve_connection(connection, service).await {
                 tracing::debug!(%error, "a build's session ended");
             }
@@ -97,6 +99,9 @@ impl Session {
         self.notes.refused()
     }
 }
+
+/// The longest headers of a request, in bytes: what gRPC's own servers take (grpc-go, `MaxHeaderListSize`).
+const MAX_HEADERS: u32 = 16 << 20;
 
 const SERVED: &[(&str, &[&str])] = &[
     (HEALTH, &["Check"]),
