@@ -9,6 +9,7 @@ pub mod access;
 mod api;
 mod claims;
 mod clock;
+pub mod credentials;
 pub mod db;
 mod follow;
 pub mod history;

@@ -1,5 +1,7 @@
 //! The pages' routes: what a browser asks for, from the same functions that answer the API.
 
+mod settings;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -36,6 +38,7 @@ pub(super) fn router() -> Router<Arc<Timeline>> {
         .route("/builds/{id}", get(one_build))
         .route("/builds/{id}/cancel", post(cancel))
         .route("/builds/{id}/rebuild", post(rebuild))
+        .route("/settings/buildgrid", get(settings::settings).post(settings::change))
         .route("/sign-in", get(form).post(sign_in))
         .route("/sign-out", post(sign_out))
         .merge(pages::assets::router())

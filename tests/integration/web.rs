@@ -7,6 +7,7 @@ mod appends;
 mod following;
 mod pages;
 mod reading;
+mod settings;
 
 use buildgrid::queue::QueueConfig;
 use buildgrid::timeline::TimelineConfig;
@@ -15,6 +16,7 @@ use buildgrid::timeline::protocol::Problem;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use time::OffsetDateTime;
 
+use crate::support::registry::TestRegistry;
 use crate::support::timeline::TestTimeline;
 
 /// A service and the raw requests to it, of anybody.
@@ -28,12 +30,19 @@ struct Service {
 impl Service {
     /// One that has nowhere to enqueue.
     async fn start() -> Self {
-        let nobody = "amqp://127.0.0.1:1/%2f".parse().unwrap();
-        Self::enqueueing(QueueConfig { url: nobody, ..QueueConfig::default() }).await
+        Self::enqueueing(nowhere()).await
+    }
+
+    /// One that sees the store of a registry.
+    async fn beside(registry: &TestRegistry) -> Self {
+        Self::of(TestTimeline::beside(registry, &nowhere()).await)
     }
 
     async fn enqueueing(queue: QueueConfig) -> Self {
-        let timeline = TestTimeline::start(&queue).await;
+        Self::of(TestTimeline::start(&queue).await)
+    }
+
+    fn of(timeline: TestTimeline) -> Self {
         let token = |config: TimelineConfig| std::fs::read_to_string(config.token_file.unwrap()).unwrap();
         let worker = token(timeline.config_at(&timeline.address.to_string(), "worker"));
         let maestro = token(timeline.config_at(&timeline.address.to_string(), "maestro"));
@@ -61,6 +70,11 @@ impl Service {
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         response.json().await.unwrap()
     }
+}
+
+/// A queue that nobody answers for.
+fn nowhere() -> QueueConfig {
+    QueueConfig { url: "amqp://127.0.0.1:1/%2f".parse().unwrap(), ..QueueConfig::default() }
 }
 
 /// Asserts that a response is a problem of this status, and answers it.

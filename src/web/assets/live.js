@@ -16,6 +16,8 @@
   const skew = main.dataset.now ? Date.parse(main.dataset.now) - Date.now() : 0;
   const say = (words) => ($("said").textContent = words);
   document.documentElement.classList.add("script");
+  // The answer to a form that is not to be sent again by a reload.
+  if ("once" in main.dataset) history.replaceState(null, "", location.href);
 
   // Words, as pages/words.rs has them.
 

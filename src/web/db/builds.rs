@@ -353,6 +353,18 @@ impl Database {
         rows.iter().map(|row| Ok((parsed(row, "namespace")?, parsed(row, "app")?))).collect()
     }
 
+    /// The namespaces that have apps, of `among` (`None`: all), by name.
+    pub(in crate::web) async fn namespaces(
+        &self,
+        among: Option<&[String]>,
+        most: usize,
+    ) -> sqlx::Result<Vec<String>> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT DISTINCT namespace FROM apps WHERE 1 = 1");
+        only(&mut query, "namespace", among);
+        query.push(" ORDER BY namespace LIMIT ").push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query.build_query_scalar().fetch_all(&self.readers).await
+    }
+
     /// What a build of the app usually takes, in seconds: the median of the last ones that made an image.
     pub(in crate::web) async fn usual(
         &self,

@@ -22,12 +22,13 @@ pub struct Asset {
     /// Its address: `/assets/app.0123456789abcdef.css`.
     pub path: String,
     content_type: &'static str,
-    body: &'static str,
+    body: String,
 }
 
 impl Asset {
-    fn new(stem: &str, extension: &str, content_type: &'static str, body: &'static str) -> Self {
-        let hash = HEXLOWER.encode(&Sha256::digest(body)[..8]);
+    fn new(stem: &str, extension: &str, content_type: &'static str, body: impl Into<String>) -> Self {
+        let body = body.into();
+        let hash = HEXLOWER.encode(&Sha256::digest(&body)[..8]);
         Self { path: format!("/assets/{stem}.{hash}.{extension}"), content_type, body }
     }
 }
@@ -35,23 +36,39 @@ impl Asset {
 #[cfg(test)]
 impl Asset {
     pub(super) fn body(&self) -> &str {
-        self.body
+        &self.body
     }
 }
 
-impl IntoResponse for &Asset {
+impl IntoResponse for &'static Asset {
     fn into_response(self) -> Response {
         let headers = [
             (header::CONTENT_TYPE, self.content_type),
             (header::CACHE_CONTROL, FOR_EVER),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         ];
-        (headers, self.body).into_response()
+        (headers, self.body.as_str()).into_response()
     }
 }
 
+/// The one sheet of all pages, of a file for each part.
 pub static STYLE: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("app", "css", "text/css; charset=utf-8", include_str!("../assets/app.css")));
+    LazyLock::new(|| Asset::new("app", "css", "text/css; charset=utf-8", compacted(&STYLES)));
+
+const STYLES: [&str; 2] = [include_str!("../assets/app.css"), include_str!("../assets/settings.css")];
+
+/// Style sheets without what only their authors need: comments, and blanks at the ends of lines. A comment of
+/// ours is on lines of its own, and none of the texts in them has a line end.
+fn compacted(sheets: &[&str]) -> String {
+    let lines = sheets.iter().flat_map(|sheet| sheet.lines()).map(str::trim);
+    let kept = lines.filter(|line| !line.starts_with("/*") && !line.is_empty());
+    kept.map(|line| if line.ends_with(',') { format!("{line} ") } else { line.to_owned() })
+        .collect::<String>()
+        .replace("; }", "}")
+        .replace(" { ", "{")
+        .replace(" {", "{")
+}
+
 pub static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
     Asset::new("live", "js", "text/javascript; charset=utf-8", include_str!("../assets/live.js"))
 });
@@ -104,7 +121,8 @@ mod tests {
 
     #[test]
     fn the_style_is_small_and_loads_nothing() {
-        let style = STYLE.body;
+        let style = &STYLE.body;
+        assert!(!style.contains("/*") && !style.contains('\n'));
         assert!(style.len() < 20_000, "{} bytes", style.len());
         assert!(!style.contains("url(") && !style.contains("@import"));
     }

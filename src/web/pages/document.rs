@@ -54,6 +54,13 @@ impl IntoResponse for Document {
     }
 }
 
+/// Which of the places in the header a page belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Apps,
+    Settings,
+}
+
 /// What is around every page.
 pub(super) struct Frame {
     /// The viewer's name; none where nobody is signed in.
@@ -62,6 +69,7 @@ pub(super) struct Frame {
     pub(super) script: &'static str,
     pub(super) icon: &'static str,
     pub(super) logo: Icon,
+    place: Option<Place>,
 }
 
 impl Frame {
@@ -72,6 +80,26 @@ impl Frame {
             script: &assets::SCRIPT.path,
             icon: &assets::ICON.path,
             logo: Icon::Logo,
+            place: viewer.map(|_| Place::Apps),
         }
+    }
+
+    /// The same of a page that belongs to another place than the apps.
+    pub(super) fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
+    }
+
+    /// The viewer's first letter.
+    pub(super) fn initial(&self) -> String {
+        let first = self.viewer.iter().flat_map(|name| name.chars()).next();
+        first.map(|letter| letter.to_uppercase().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn is_in_apps(&self) -> bool {
+        self.place == Some(Place::Apps)
+    }
+
+    pub(super) fn is_in_settings(&self) -> bool {
+        self.place == Some(Place::Settings)
     }
 }

@@ -27,6 +27,7 @@ pub(super) enum Icon {
     Caret,
     Close,
     Search,
+    Key,
     Logo,
 }
 
@@ -64,6 +65,9 @@ impl Icon {
             Self::Caret => r#"<path d="m3.8 6 4.2 4.2L12.2 6"/>"#,
             Self::Close => r#"<path d="m4 4 8 8m0-8-8 8"/>"#,
             Self::Search => r#"<circle cx="7" cy="7" r="4.6"/><path d="m10.6 10.6 3.4 3.4"/>"#,
+            Self::Key => {
+                r#"<circle cx="4.6" cy="11.4" r="2.9"/><path d="m6.8 9.2 6.7-6.7M10.6 5.4l2.2 2.2"/>"#
+            }
             Self::Logo => {
                 r#"<g fill="currentColor" stroke="none"><rect width="7" height="7" rx="1.8"/><rect y="9" width="7" height="7" rx="1.8"/><rect x="9" y="9" width="7" height="7" rx="1.8"/></g><rect class="live" x="9.8" y=".8" width="5.4" height="5.4" rx="1.2"/>"#
             }

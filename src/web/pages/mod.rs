@@ -12,6 +12,7 @@
 //! | `/` | [`apps`] |
 //! | `/<namespace>/<app>` | [`app`] |
 //! | `/builds/<id>` | [`build`], with the part of the log from [`first_entry`] on |
+//! | `/settings/buildgrid` | [`settings`] |
 //! | what went wrong | [`fault`] |
 //! | `/assets/<name>` | [`assets::router`] |
 
@@ -28,6 +29,7 @@ mod image;
 mod log;
 mod query;
 mod row;
+mod settings;
 mod sign_in;
 mod state;
 mod steps;
@@ -44,4 +46,5 @@ pub use build::build;
 pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
 pub use fault::fault;
 pub use log::{BuildQuery, LINES, LogPart, first_entry};
+pub use settings::{Fresh, Settings, settings};
 pub use sign_in::{local_address, not_signed_in, sign_in, sign_in_later};

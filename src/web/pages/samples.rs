@@ -10,10 +10,12 @@ use time::{Duration, OffsetDateTime};
 use super::*;
 use crate::event::result::Kind;
 use crate::store::digest::Digest;
-use crate::timeline::entry::{LogEntry, Stream};
+use crate::store::{Credential, NewCredential, StoreError};
+use crate::timeline::entry::{LogEntry, Stream, timestamp};
 use crate::timeline::protocol::{
     App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, Page,
 };
+use crate::web::credentials::Kept;
 
 pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 10:31:00 UTC);
 
@@ -281,6 +283,36 @@ pub(super) fn page_of(build: Build, entries: &[LogEntry], attempts: Vec<Attempt>
     super::build(&viewer(), &detail, LogPart { attempt: counting.as_ref(), entries }, NOW)
 }
 
+/// A credential as the store keeps it.
+fn credential(user: &str, namespaces: &[&str], days: [i64; 2]) -> Credential {
+    let at = |days: i64| timestamp::to_string(NOW - Duration::days(days));
+    let digest = Digest::of(b"").to_string();
+    serde_json::from_value(serde_json::json!({
+        "user": user, "password_digest": digest, "namespaces": namespaces,
+        "created_at": at(days[0]), "rotated_at": at(days[1]),
+    }))
+    .unwrap()
+}
+
+pub(super) fn kept(writable: bool) -> Kept {
+    let credentials = vec![
+        credential("acme-k3v9", &["acme"], [81, 0]),
+        credential("audit-p5w0", &["acme", "globex", "smoke"], [318, 318]),
+        credential("globex-prod-7m2d", &["globex"], [189, 189]),
+        credential("smoke-c1x8", &["smoke"], [294, 22]),
+    ];
+    Kept::Here { credentials, writable }
+}
+
+pub(super) fn new_credential() -> NewCredential {
+    let password = "t4kq9w2mxf7db3hz6rvnp8cy5jgs2eau".to_owned().into();
+    NewCredential { credential: credential("acme-k3v9", &["acme"], [81, 0]), password }
+}
+
+pub(super) fn settings_of(managed: Option<&Kept>) -> Settings<'_> {
+    Settings { host: "registry.example.com", managed, fresh: None, namespaces: &[], any_namespace: true }
+}
+
 /// Every page, with the name of its file.
 fn pages() -> Vec<(String, Document)> {
     let viewer = viewer();
@@ -323,6 +355,18 @@ fn pages() -> Vec<(String, Document)> {
             page_of(published(), &entries(0..5000), vec![Attempt { entries: 7000, ..attempt() }]),
         ),
     ];
+    let (kept, new, names) = (kept(true), new_credential(), ["acme", "globex", "smoke"].map(str::to_owned));
+    let fresh = Fresh { new: &new, rotated: true };
+    for (name, managed, fresh) in [
+        ("settings", Some(&kept), None),
+        ("settings-rotated", Some(&kept), Some(fresh)),
+        ("settings-empty", Some(&Kept::Here { credentials: vec![], writable: true }), None),
+        ("settings-elsewhere", Some(&Kept::Elsewhere(StoreError::NoStore("/".into()))), None),
+        ("settings-viewer", None, None),
+    ] {
+        let shown = Settings { fresh, namespaces: &names, ..settings_of(managed) };
+        pages.push((name.to_owned(), settings(&viewer, &shown, NOW)));
+    }
     story.truncate(8);
     pages.push(("building".to_owned(), page_of(building(), &story, vec![running])));
     let retried = Build { number: Some(2), ..building() };
