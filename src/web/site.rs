@@ -23,18 +23,20 @@ use super::api::{self, apps, builds};
 use super::db::logs::LogId;
 use super::log::filter::Matcher;
 use super::log::read::find;
-use super::pages::{self, AppFilters, BuildFilters, BuildQuery, LogPart, Viewer};
+use super::pages::{self, AppFilters, AppView, BuildFilters, BuildQuery, LogPart, Viewer};
 use super::refusal::Refusal;
 use super::service::Timeline;
+use super::timeline::{self, Wanted};
 use crate::serving::Peer;
 use crate::timeline::entry::LogEntry;
-use crate::timeline::protocol::Attempt;
+use crate::timeline::protocol::{App, Attempt};
 
 /// The pages.
 pub(super) fn router() -> Router<Arc<Timeline>> {
     Router::new()
         .route("/", get(all_apps))
         .route("/{namespace}/{app}", get(one_app))
+        .route("/{namespace}/{app}/{service}", get(one_service))
         .route("/builds/{id}", get(one_build))
         .route("/builds/{id}/cancel", post(cancel))
         .route("/builds/{id}/rebuild", post(rebuild))
@@ -149,17 +151,43 @@ async fn one_app(
     query: Asked<BuildFilters>,
 ) -> Result<Response, Fault> {
     let (namespace, app) = named(path)?;
-    let filters = asked(query)?;
-    let shown = apps::visible(&timeline, &visitor.0, &namespace, &app).await?;
-    let query = builds::BuildsQuery {
-        namespace: Some(namespace),
-        app: Some(app),
-        state: filters.state.map(|state| state.to_string()),
+    let app = apps::visible(&timeline, &visitor.0, &namespace, &app).await?;
+    show_app(&timeline, &visitor, &app, None, &asked(query)?).await
+}
+
+async fn one_service(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    path: Named<(String, String, String)>,
+    query: Asked<BuildFilters>,
+) -> Result<Response, Fault> {
+    let (namespace, app, service) = named(path)?;
+    let app = apps::with_service(&timeline, &visitor.0, &namespace, &app, &service).await?;
+    show_app(&timeline, &visitor, &app, Some(&service), &asked(query)?).await
+}
+
+async fn show_app(
+    timeline: &Timeline,
+    visitor: &Visitor,
+    app: &App,
+    service: Option<&str>,
+    filters: &BuildFilters,
+) -> Result<Response, Fault> {
+    let wanted = Wanted {
+        service: service.or(filters.service.as_deref()).map(str::to_owned),
+        state: filters.state,
+        git_ref: filters.git_ref.clone(),
         cursor: filters.cursor.clone(),
-        ..builds::BuildsQuery::default()
     };
-    let page = builds::page(&timeline, &visitor.0, &query).await?;
-    Ok(pages::app(&visitor.viewer(), &shown, &page, &filters, OffsetDateTime::now_utc()).into_response())
+    let view = AppView {
+        app,
+        service,
+        current: &timeline::current(timeline, app, service).await?,
+        history: &timeline::page(timeline, app, &wanted).await?,
+        registry: &timeline.registry_host(),
+        base: &timeline.base,
+    };
+    Ok(pages::app(&visitor.viewer(), &view, filters, OffsetDateTime::now_utc()).into_response())
 }
 
 async fn one_build(

@@ -8,6 +8,7 @@ mod following;
 mod pages;
 mod reading;
 mod settings;
+mod timeline;
 
 use buildgrid::queue::QueueConfig;
 use buildgrid::timeline::TimelineConfig;

@@ -5,7 +5,7 @@ mod appends;
 pub(super) mod apps;
 mod attempts;
 pub(super) mod builds;
-mod cursor;
+pub(super) mod cursor;
 mod deploys;
 mod extract;
 mod log_query;

@@ -51,22 +51,35 @@ impl IntoResponse for &'static Asset {
     }
 }
 
-/// The one sheet of all pages, of a file for each part.
-pub static STYLE: LazyLock<Asset> =
-    LazyLock::new(|| Asset::new("app", "css", "text/css; charset=utf-8", compacted(&STYLES)));
+/// What all pages look like.
+pub static STYLE: LazyLock<Asset> = LazyLock::new(|| sheet("app", &[include_str!("../assets/app.css")]));
+/// Beside it, what pages with a log look like; and what the others do.
+pub static LOG_STYLE: LazyLock<Asset> = LazyLock::new(|| sheet("log", &[include_str!("../assets/log.css")]));
+pub static PLACES_STYLE: LazyLock<Asset> = LazyLock::new(|| {
+    let parts = [include_str!("../assets/timeline.css"), include_str!("../assets/settings.css")];
+    sheet("places", &parts)
+});
 
-const STYLES: [&str; 2] = [include_str!("../assets/app.css"), include_str!("../assets/settings.css")];
+fn sheet(stem: &str, parts: &[&str]) -> Asset {
+    Asset::new(stem, "css", "text/css; charset=utf-8", compacted(parts))
+}
 
-/// Style sheets without what only their authors need: comments, and blanks at the ends of lines. A comment of
-/// ours is on lines of its own, and none of the texts in them has a line end.
+/// Style sheets without what only their authors need: comments, and blanks that separate nothing. A comment of
+/// ours is on lines of its own, a declaration on one, and no text in them has blanks.
 fn compacted(sheets: &[&str]) -> String {
     let lines = sheets.iter().flat_map(|sheet| sheet.lines()).map(str::trim);
-    let kept = lines.filter(|line| !line.starts_with("/*") && !line.is_empty());
-    kept.map(|line| if line.ends_with(',') { format!("{line} ") } else { line.to_owned() })
-        .collect::<String>()
-        .replace("; }", "}")
-        .replace(" { ", "{")
-        .replace(" {", "{")
+    let kept: String = lines.filter(|line| !line.starts_with("/*")).collect();
+    let blanks = [
+        (" {", "{"),
+        ("{ ", "{"),
+        ("; ", ";"),
+        (";}", "}"),
+        (": ", ":"),
+        (", ", ","),
+        (" > ", ">"),
+        (" }", "}"),
+    ];
+    blanks.iter().fold(kept, |kept, (wide, narrow)| kept.replace(wide, narrow))
 }
 
 pub static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
@@ -81,7 +94,7 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 async fn serve(Path(file): Path<String>) -> Response {
-    let assets: [&'static Asset; 3] = [&STYLE, &SCRIPT, &ICON];
+    let assets: [&'static Asset; 5] = [&STYLE, &LOG_STYLE, &PLACES_STYLE, &SCRIPT, &ICON];
     let asked = |asset: &&&'static Asset| asset.path.strip_prefix("/assets/") == Some(file.as_str());
     match assets.iter().find(asked) {
         Some(asset) => asset.into_response(),
@@ -105,6 +118,8 @@ mod tests {
     async fn are_served_under_their_hash_for_ever() {
         for (asset, content_type) in [
             (&STYLE, "text/css; charset=utf-8"),
+            (&LOG_STYLE, "text/css; charset=utf-8"),
+            (&PLACES_STYLE, "text/css; charset=utf-8"),
             (&SCRIPT, "text/javascript; charset=utf-8"),
             (&ICON, "image/svg+xml"),
         ] {
@@ -121,10 +136,18 @@ mod tests {
 
     #[test]
     fn the_style_is_small_and_loads_nothing() {
-        let style = &STYLE.body;
-        assert!(!style.contains("/*") && !style.contains('\n'));
-        assert!(style.len() < 20_000, "{} bytes", style.len());
-        assert!(!style.contains("url(") && !style.contains("@import"));
+        for beside in [&LOG_STYLE, &PLACES_STYLE] {
+            let style = format!("{}{}", STYLE.body, beside.body);
+            assert!(!style.contains("/*") && !style.contains('\n'));
+            assert!(
+                style.len() < 20_000,
+                "{} bytes, {} of them in {}",
+                style.len(),
+                beside.body.len(),
+                beside.path
+            );
+            assert!(!style.contains("url(") && !style.contains("@import"));
+        }
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub fn build(viewer: &Viewer, detail: &BuildDetail, part: LogPart<'_>, now: Offs
     let shown = part.attempt.map(|attempt| attempt.id);
     let rebuildable = matches!(stands, BuildState::Published | BuildState::Failed | BuildState::Cancelled);
     let template = BuildPage {
-        frame: Frame::new(Some(viewer)),
+        frame: Frame::new(Some(viewer)).of_log(),
         id: build.id.to_string(),
         namespace: build.namespace.to_string(),
         app: build.app.to_string(),

@@ -66,6 +66,8 @@ pub(super) struct Frame {
     /// The viewer's name; none where nobody is signed in.
     pub(super) viewer: Option<String>,
     pub(super) style: &'static str,
+    /// What the page needs beside it.
+    pub(super) sheet: &'static str,
     pub(super) script: &'static str,
     pub(super) icon: &'static str,
     pub(super) logo: Icon,
@@ -77,6 +79,7 @@ impl Frame {
         Self {
             viewer: viewer.map(|viewer| printable(&viewer.name)),
             style: &assets::STYLE.path,
+            sheet: &assets::PLACES_STYLE.path,
             script: &assets::SCRIPT.path,
             icon: &assets::ICON.path,
             logo: Icon::Logo,
@@ -87,6 +90,11 @@ impl Frame {
     /// The same of a page that belongs to another place than the apps.
     pub(super) fn at(self, place: Place) -> Self {
         Self { place: Some(place), ..self }
+    }
+
+    /// The same of a page that shows a log.
+    pub(super) fn of_log(self) -> Self {
+        Self { sheet: &assets::LOG_STYLE.path, ..self }
     }
 
     /// The viewer's first letter.

@@ -8,7 +8,8 @@ use super::samples;
 use super::*;
 use crate::telemetry::printable::is_hidden;
 use crate::timeline::entry::{LogEntry, Stream};
-use crate::timeline::protocol::{App, Attempt, Build, BuildState, CommitInfo, Page};
+use crate::timeline::protocol::{App, Attempt, Build, BuildState, CommitInfo, DeployState, Page};
+use crate::web::timeline::{Current, Entry, TimelinePage};
 
 /// Ends what it might stand in, begins what it might begin, and is easily found.
 const HOSTILE: &str = "\"'>--></title></template></script><script src=//evil>alert('xss')</script><img src=x onerror='xss' \
@@ -73,9 +74,7 @@ fn pages() -> Vec<(String, Document)> {
         };
         let attempt = Attempt { worker: hostile(), entries: 9, complete: false, ..samples::attempt() };
         let earlier = Attempt { id: crate::timeline::protocol::AttemptId::generate(), ..attempt.clone() };
-        let builds = Page { items: vec![build.clone()], next: next() };
-        let of_state = BuildFilters { state: Some(state), cursor: Some(hostile()) };
-        pages.push((format!("app, {state}"), app(&viewer, &list, &builds, &of_state, samples::NOW)));
+        pages.push((format!("app, {state}"), hostile_app(&viewer, &list, &build)));
         pages.push((
             format!("apps, {state}"),
             apps(&viewer, &Page { items: vec![list], next: next() }, &filters, samples::NOW),
@@ -84,6 +83,36 @@ fn pages() -> Vec<(String, Document)> {
         pages.push((format!("build, {state}"), samples::page_of(build, &hostile_entries(), attempts)));
     }
     pages
+}
+
+fn hostile_app(viewer: &Viewer, app: &App, build: &Build) -> Document {
+    let deploy = |state: DeployState| {
+        let mut deploy = samples::deployed(HOSTILE, Some(state));
+        if let Some(report) = &mut deploy.report {
+            (report.services, report.image, report.reason) =
+                (vec![hostile()], Some(hostile()), Some(hostile()));
+        }
+        deploy
+    };
+    let entry =
+        |builds: &[Build], deploy| Entry { builds: builds.to_vec(), deploy: Some(deploy), at: samples::NOW };
+    let mut entries = vec![entry(&[build.clone(), build.clone()], samples::deployed(HOSTILE, None))];
+    entries.extend(DeployState::ALL.iter().map(|&state| entry(&[], deploy(state))));
+    let history =
+        TimelinePage { entries, next: Some(hostile()), services: vec![hostile()], refs: vec![hostile()] };
+    let serving = Some((deploy(DeployState::Done), false));
+    let current = Current { services: vec![hostile(), hostile()], build: app.current.clone(), serving };
+    let view = AppView {
+        app,
+        service: Some(HOSTILE),
+        current: &[current],
+        history: &history,
+        registry: HOSTILE,
+        base: HOSTILE,
+    };
+    let (service, git_ref) = (Some(hostile()), Some(hostile()));
+    let filters = BuildFilters { state: Some(build.state), service, git_ref, cursor: Some(hostile()) };
+    super::app(viewer, &view, &filters, samples::NOW)
 }
 
 /// A tag as the templates write it: a name, and attributes that have no value or a quoted one.
@@ -108,7 +137,7 @@ fn tags<'a>(name: &str, html: &'a str) -> Vec<&'a str> {
 #[test]
 fn nothing_hostile_becomes_markup() {
     let ours: BTreeSet<&str> = "a b body button circle code dd details div dl dt footer form g h1 h2 head header html \
-         input label li link main meta nav ol p path pre rect script section span summary svg table tbody td template \
+         fieldset h3 h4 input label legend li link main meta nav ol p path pre rect script section span summary svg table tbody td template \
          th thead time title tr ul wbr"
         .split_whitespace()
         .collect();

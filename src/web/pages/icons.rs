@@ -28,6 +28,7 @@ pub(super) enum Icon {
     Close,
     Search,
     Key,
+    Layers,
     Logo,
 }
 
@@ -67,6 +68,9 @@ impl Icon {
             Self::Search => r#"<circle cx="7" cy="7" r="4.6"/><path d="m10.6 10.6 3.4 3.4"/>"#,
             Self::Key => {
                 r#"<circle cx="4.6" cy="11.4" r="2.9"/><path d="m6.8 9.2 6.7-6.7M10.6 5.4l2.2 2.2"/>"#
+            }
+            Self::Layers => {
+                r#"<path d="M8 1.8 14.2 5 8 8.2 1.8 5zM1.8 8 8 11.2 14.2 8M1.8 11 8 14.2 14.2 11"/>"#
             }
             Self::Logo => {
                 r#"<g fill="currentColor" stroke="none"><rect width="7" height="7" rx="1.8"/><rect y="9" width="7" height="7" rx="1.8"/><rect x="9" y="9" width="7" height="7" rx="1.8"/></g><rect class="live" x="9.8" y=".8" width="5.4" height="5.4" rx="1.2"/>"#

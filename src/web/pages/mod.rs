@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `/sign-in` | [`sign_in`]; [`not_signed_in`] at any other address |
 //! | `/` | [`apps`] |
-//! | `/<namespace>/<app>` | [`app`] |
+//! | `/<namespace>/<app>`, and of one `/<service>` | [`app`] |
 //! | `/builds/<id>` | [`build`], with the part of the log from [`first_entry`] on |
 //! | `/settings/buildgrid` | [`settings`] |
 //! | what went wrong | [`fault`] |
@@ -27,12 +27,14 @@ mod fault;
 mod icons;
 mod image;
 mod log;
+mod pull;
 mod query;
 mod row;
 mod settings;
 mod sign_in;
 mod state;
 mod steps;
+mod timeline;
 mod words;
 
 #[cfg(test)]
@@ -40,7 +42,7 @@ mod hostile_tests;
 #[cfg(test)]
 mod samples;
 
-pub use app::{BuildFilters, app};
+pub use app::{AppView, BuildFilters, app};
 pub use apps::{AppFilters, apps};
 pub use build::build;
 pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};

@@ -13,9 +13,11 @@ use crate::store::digest::Digest;
 use crate::store::{Credential, NewCredential, StoreError};
 use crate::timeline::entry::{LogEntry, Stream, timestamp};
 use crate::timeline::protocol::{
-    App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, Page,
+    App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, DeployReport,
+    DeployState, Page,
 };
 use crate::web::credentials::Kept;
+use crate::web::timeline::{Current, Deployed, Entry, TimelinePage};
 
 pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 10:31:00 UTC);
 
@@ -42,6 +44,7 @@ pub(super) fn published() -> Build {
         deploy_id: Some("shop-418".to_owned()),
         requested_by: Some("deploy-bot".to_owned()),
         fake: false,
+        rebuild: false,
         state: BuildState::Published,
         kind: None,
         reused: false,
@@ -276,6 +279,78 @@ fn list<T>(items: Vec<T>) -> Page<T> {
     Page { items, next: Some("MTc5".to_owned()) }
 }
 
+/// A deploy of `acme/shop`, as it was reported.
+pub(super) fn deployed(id: &str, state: Option<DeployState>) -> Deployed {
+    let report = state.map(|state| DeployReport {
+        namespace: "acme".parse().unwrap(),
+        app: "shop".parse().unwrap(),
+        state,
+        services: vec!["web".to_owned(), "worker".to_owned()],
+        started_at: Some(NOW - Duration::seconds(830)),
+        finished_at: (state != DeployState::Running).then(|| NOW - Duration::seconds(788)),
+        image: None,
+        reason: (state == DeployState::Failed).then(|| "web-6f5d8c7b9-p4t8z not ready in 10 m".to_owned()),
+    });
+    Deployed { id: id.to_owned(), report, serving: false }
+}
+
+/// The timeline of the drawings, and behind it one build of each look.
+fn history() -> TimelinePage {
+    let ago = |minutes: i64, builds: Vec<Build>, deploy: Option<Deployed>| {
+        let at = NOW - Duration::minutes(minutes);
+        let builds = builds.into_iter().map(|build| Build { created_at: at, ..build }).collect();
+        Entry { builds, deploy, at }
+    };
+    let mailer = Build {
+        id: "b-mailer".parse().unwrap(),
+        reused: true,
+        repository: "mailer".parse().unwrap(),
+        image: Some(format!("registry.example.com/acme/shop.mailer:{COMMIT}")),
+        rebuild: true,
+        ..published()
+    };
+    let serving = Deployed { serving: true, ..deployed("shop-418", Some(DeployState::Done)) };
+    let mut again = deployed("shop-415", Some(DeployState::Failed));
+    if let Some(report) = &mut again.report {
+        report.image = published().image;
+    }
+    let mut entries = vec![
+        ago(1, vec![building()], Some(deployed("shop-419", None))),
+        ago(15, vec![published()], Some(serving)),
+        ago(29, vec![failed()], Some(deployed("shop-417", None))),
+        ago(31, vec![published()], Some(deployed("shop-420", None))),
+        ago(
+            1031,
+            vec![published(), mailer.clone(), mailer],
+            Some(deployed("shop-416", Some(DeployState::Running))),
+        ),
+        ago(1060, vec![], Some(again)),
+        ago(1070, vec![], Some(deployed("shop-414", Some(DeployState::Cancelled)))),
+    ];
+    entries.extend(all_looks().into_iter().map(|build| ago(2900, vec![build], None)));
+    TimelinePage {
+        entries,
+        next: Some("MTc5".to_owned()),
+        services: vec!["web".to_owned(), "worker".to_owned()],
+        refs: vec!["refs/heads/main".to_owned(), "refs/heads/feature/warm-cache".to_owned()],
+    }
+}
+
+pub(super) fn page_of_app(of: &App, history: &TimelinePage, filters: &BuildFilters) -> Document {
+    let serving = Deployed { serving: true, ..deployed("shop-418", Some(DeployState::Done)) };
+    let current =
+        Current { services: of.services.clone(), build: of.current.clone(), serving: Some((serving, true)) };
+    let view = AppView {
+        app: of,
+        service: None,
+        current: &[current],
+        history,
+        registry: "registry.example.com",
+        base: "https://builds.example.com",
+    };
+    app(&viewer(), &view, filters, NOW)
+}
+
 /// A detail of `build` with its log, rendered.
 pub(super) fn page_of(build: Build, entries: &[LogEntry], attempts: Vec<Attempt>) -> Document {
     let counting = attempts.last().cloned();
@@ -322,7 +397,8 @@ fn pages() -> Vec<(String, Document)> {
     ];
     let apps = names.iter().zip(all_looks()).map(|(name, last)| app_of(name, last)).collect();
     let first = App { current: None, usual_s: None, ..app_of("shop", building()) };
-    let filters = BuildFilters { state: Some(BuildState::Failed), cursor: None };
+    let filters = BuildFilters { state: Some(BuildState::Failed), ..BuildFilters::default() };
+    let empty = TimelinePage { entries: vec![], next: None, services: vec![], refs: vec![] };
     let mut story = story();
     let ended = Attempt { entries: story.len() as u64, ..attempt() };
     let running = Attempt { complete: false, ended_at: None, entries: 8, ..attempt() };
@@ -340,11 +416,8 @@ fn pages() -> Vec<(String, Document)> {
             "apps-empty".to_owned(),
             super::apps(&viewer, &Page { items: vec![], next: None }, &AppFilters::default(), NOW),
         ),
-        (
-            "app".to_owned(),
-            app(&viewer, &app_of("shop", building()), &list(all_looks()), &BuildFilters::default(), NOW),
-        ),
-        ("app-first".to_owned(), app(&viewer, &first, &Page { items: vec![], next: None }, &filters, NOW)),
+        ("app".to_owned(), page_of_app(&app_of("shop", building()), &history(), &BuildFilters::default())),
+        ("app-first".to_owned(), page_of_app(&first, &empty, &filters)),
         (
             "fault".to_owned(),
             fault(http::StatusCode::NOT_FOUND, "There is no such build", "Its id may be misspelt."),
@@ -382,7 +455,7 @@ fn pages() -> Vec<(String, Document)> {
 fn pages_can_be_looked_at() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pages");
     std::fs::create_dir_all(folder.join("assets")).unwrap();
-    for asset in [&assets::STYLE, &assets::SCRIPT, &assets::ICON] {
+    for asset in [&assets::STYLE, &assets::LOG_STYLE, &assets::PLACES_STYLE, &assets::SCRIPT, &assets::ICON] {
         std::fs::write(folder.join(&asset.path[1..]), asset.body()).unwrap();
     }
     for (name, page) in pages() {
