@@ -3,8 +3,9 @@
 //! A request is judged by [`access`] (who asks, and for which namespaces) and answered by [`api`] or by
 //! the pages. [`claims`] decides which worker builds what, and [`turn`] when, by the [`policy`]; [`log`] turns appended lines into compressed
 //! blocks and finds lines in them again; [`follow`] is a live log, a cursor on the stored one; [`history`] removes
-//! logs that are no longer kept; [`timeline`] is the Build & Deploy timeline of an app; [`credentials`] are the
-//! registry's; [`db`] keeps everything, with one writer that commits for many callers at once.
+//! logs that are no longer kept; [`timeline`] is the Build & Deploy timeline of an app; [`images`] are what builds
+//! have made; [`credentials`] are the registry's; [`db`] keeps everything, with one writer that commits for many
+//! callers at once.
 
 pub mod access;
 mod api;
@@ -14,6 +15,7 @@ pub mod credentials;
 pub mod db;
 mod follow;
 pub mod history;
+pub mod images;
 mod live;
 mod log;
 pub mod pages;

@@ -21,6 +21,7 @@ use super::access::session::{self, SignIn};
 use super::access::{Identity, Principal, Scope};
 use super::api::{self, apps, builds};
 use super::db::logs::LogId;
+use super::images;
 use super::log::filter::Matcher;
 use super::log::read::find;
 use super::pages::{self, AppFilters, AppView, BuildFilters, BuildQuery, LogPart, Viewer};
@@ -38,6 +39,7 @@ pub(super) fn router() -> Router<Arc<Timeline>> {
         .route("/{namespace}/{app}", get(one_app))
         .route("/{namespace}/{app}/{service}", get(one_service))
         .route("/builds/{id}", get(one_build))
+        .route("/images/{namespace}/{image}", get(one_image))
         .route("/builds/{id}/cancel", post(cancel))
         .route("/builds/{id}/rebuild", post(rebuild))
         .route("/settings/buildgrid", get(settings::settings).post(settings::change))
@@ -164,6 +166,16 @@ async fn one_service(
     let (namespace, app, service) = named(path)?;
     let app = apps::with_service(&timeline, &visitor.0, &namespace, &app, &service).await?;
     show_app(&timeline, &visitor, &app, Some(&service), &asked(query)?).await
+}
+
+async fn one_image(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    path: Named<(String, String)>,
+) -> Result<Response, Fault> {
+    let (namespace, image) = named(path)?;
+    let image = images::visible(&timeline, &visitor.0, &namespace, &image).await?;
+    Ok(pages::image(&visitor.viewer(), &image, OffsetDateTime::now_utc()).into_response())
 }
 
 async fn show_app(

@@ -14,6 +14,7 @@ use super::db::selection::{Place, Selection};
 use super::db::{millis, time_of};
 use super::refusal::Refusal;
 use super::service::Timeline;
+use crate::publish::name::{AppName, ImageRepository, Namespace};
 use crate::timeline::protocol::{App, Build, BuildState, DeployReport};
 
 /// Rows of a page: builds, and deploys without one.
@@ -166,7 +167,7 @@ async fn join(
     }
     ids.sort_unstable();
     ids.dedup();
-    let serving = serving(timeline, app).await?;
+    let serving = serving(timeline, (&app.namespace, &app.app), &app.services).await?;
     let mut groups: HashMap<String, Vec<Build>> = HashMap::new();
     let mut reports = HashMap::new();
     if !ids.is_empty() {
@@ -226,15 +227,45 @@ impl Wanted {
     }
 }
 
-/// What each service is served by: the newest deploy that is done, by the service's name.
-async fn serving(timeline: &Timeline, app: &App) -> Result<HashMap<String, DeployRow>, Refusal> {
-    let mut done = timeline.database.deploys_done(&app.namespace, &app.app, DONE).await?;
+/// The deploys that run the image of these builds, as far as was reported, newest first.
+pub(super) async fn of_image(
+    timeline: &Timeline,
+    repository: &ImageRepository,
+    builds: &[Build],
+    image: &str,
+    most: usize,
+) -> Result<Vec<Deployed>, Refusal> {
+    let (database, namespace) = (&timeline.database, &repository.namespace);
+    let ids: Vec<String> = builds.iter().filter_map(|build| build.deploy_id.clone()).collect();
+    let mut rows = database.deploys_called(namespace, &ids).await?;
+    // One that was reported with another image does not run this one.
+    rows.retain(|row| row.report.image.as_deref().is_none_or(|other| other == image));
+    for row in database.deploys_of_image(namespace, image, most).await? {
+        if rows.iter().all(|known| known.id != row.id) {
+            rows.push(row);
+        }
+    }
+    rows.sort_by_key(|row| std::cmp::Reverse(row.reported_at));
+    rows.truncate(most);
+    let services = builds.first().map(|build| build.services.clone()).unwrap_or_default();
+    let serving = serving(timeline, (namespace, &repository.app), &services).await?;
+    Ok(rows.into_iter().map(|row| Deployed::new(row.id, Some(row.report), &serving)).collect())
+}
+
+/// What each service is served by: the newest deploy that is done, by the service's name. One that names no
+/// services is for `services`.
+async fn serving(
+    timeline: &Timeline,
+    (namespace, app): (&Namespace, &AppName),
+    services: &[String],
+) -> Result<HashMap<String, DeployRow>, Refusal> {
+    let mut done = timeline.database.deploys_done(namespace, app, DONE).await?;
     done.sort_by_key(|row| std::cmp::Reverse(row.report.finished_at.unwrap_or(row.reported_at)));
     let mut serving = HashMap::new();
     for row in done {
-        let services = if row.report.services.is_empty() { &app.services } else { &row.report.services };
-        for service in services.clone() {
-            serving.entry(service).or_insert_with(|| row.clone());
+        let services = if row.report.services.is_empty() { services } else { &row.report.services };
+        for service in services {
+            serving.entry(service.clone()).or_insert_with(|| row.clone());
         }
     }
     Ok(serving)
@@ -261,7 +292,7 @@ pub(super) async fn current(
         Some(service) => vec![service.to_owned()],
         None => app.services.iter().take(SERVICES).cloned().collect(),
     };
-    let serving = serving(timeline, app).await?;
+    let serving = serving(timeline, (&app.namespace, &app.app), &app.services).await?;
     let now = OffsetDateTime::now_utc();
     let mut groups: Vec<Current> = Vec::new();
     for service in services {

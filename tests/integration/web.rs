@@ -5,6 +5,7 @@ mod access;
 mod api;
 mod appends;
 mod following;
+mod images;
 mod pages;
 mod reading;
 mod settings;

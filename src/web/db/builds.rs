@@ -247,6 +247,23 @@ impl Database {
         rows.iter().map(read).collect()
     }
 
+    /// The builds of an app that are of this commit, newest first.
+    pub(in crate::web) async fn builds_of_commit(
+        &self,
+        namespace: &Namespace,
+        app: &AppName,
+        commit: &str,
+        most: usize,
+    ) -> sqlx::Result<Vec<BuildRow>> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE b.namespace = ").push_bind(namespace.to_string());
+        query.push(" AND b.app = ").push_bind(app.to_string());
+        query.push(" AND b.commit_id = ").push_bind(commit.to_owned());
+        query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
+        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
+    }
+
     /// The builds of a namespace that are for one of these deploys, newest first.
     pub(in crate::web) async fn builds_of_deploys(
         &self,

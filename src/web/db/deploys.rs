@@ -108,6 +108,21 @@ impl Database {
         self.read_deploys(query).await
     }
 
+    /// The deploys that were reported to run this image, newest first.
+    pub(in crate::web) async fn deploys_of_image(
+        &self,
+        namespace: &Namespace,
+        image: &str,
+        most: usize,
+    ) -> sqlx::Result<Vec<DeployRow>> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE d.namespace = ").push_bind(namespace.to_string());
+        query.push(" AND d.image = ").push_bind(image.to_owned());
+        query.push(" ORDER BY d.created_at DESC, d.id DESC LIMIT ");
+        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        self.read_deploys(query).await
+    }
+
     /// The app's deploys that no build is for, between two places in its timeline: newest first, before the one
     /// and after the other.
     pub(in crate::web) async fn deploys_alone(

@@ -56,7 +56,11 @@ pub static STYLE: LazyLock<Asset> = LazyLock::new(|| sheet("app", &[include_str!
 /// Beside it, what pages with a log look like; and what the others do.
 pub static LOG_STYLE: LazyLock<Asset> = LazyLock::new(|| sheet("log", &[include_str!("../assets/log.css")]));
 pub static PLACES_STYLE: LazyLock<Asset> = LazyLock::new(|| {
-    let parts = [include_str!("../assets/timeline.css"), include_str!("../assets/settings.css")];
+    let parts = [
+        include_str!("../assets/timeline.css"),
+        include_str!("../assets/image.css"),
+        include_str!("../assets/settings.css"),
+    ];
     sheet("places", &parts)
 });
 

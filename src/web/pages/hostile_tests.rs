@@ -9,6 +9,7 @@ use super::*;
 use crate::telemetry::printable::is_hidden;
 use crate::timeline::entry::{LogEntry, Stream};
 use crate::timeline::protocol::{App, Attempt, Build, BuildState, CommitInfo, DeployState, Page};
+use crate::web::images::Layer;
 use crate::web::timeline::{Current, Entry, TimelinePage};
 
 /// Ends what it might stand in, begins what it might begin, and is easily found.
@@ -79,6 +80,7 @@ fn pages() -> Vec<(String, Document)> {
             format!("apps, {state}"),
             apps(&viewer, &Page { items: vec![list], next: next() }, &filters, samples::NOW),
         ));
+        pages.push((format!("image, {state}"), hostile_image(&viewer, state)));
         let attempts = vec![earlier, attempt];
         pages.push((format!("build, {state}"), samples::page_of(build, &hostile_entries(), attempts)));
     }
@@ -113,6 +115,32 @@ fn hostile_app(viewer: &Viewer, app: &App, build: &Build) -> Document {
     let (service, git_ref) = (Some(hostile()), Some(hostile()));
     let filters = BuildFilters { state: Some(build.state), service, git_ref, cursor: Some(hostile()) };
     super::app(viewer, &view, &filters, samples::NOW)
+}
+
+/// An image whose every word is the builder's or the orchestrator's.
+fn hostile_image(viewer: &Viewer, state: BuildState) -> Document {
+    let mut image = samples::image();
+    (image.url, image.builds) = (hostile(), vec![hostile_build(state)]);
+    for deploy in &mut image.deploys {
+        deploy.id = hostile();
+    }
+    let layer = |layer: &Layer| Layer { digest: hostile(), step: Some(hostile()), size: layer.size };
+    let labels =
+        serde_json::json!({"org.opencontainers.image.source": HOSTILE, "net.buildgrid.services": HOSTILE});
+    let config = serde_json::json!({"os": HOSTILE, "architecture": HOSTILE, "variant": HOSTILE, "config": {
+        "User": HOSTILE, "Env": [HOSTILE], "Entrypoint": [HOSTILE], "Cmd": [HOSTILE], "WorkingDir": HOSTILE,
+        "ExposedPorts": {HOSTILE: {}}, "Volumes": {HOSTILE: {}}, "StopSignal": HOSTILE, "Labels": labels,
+    }});
+    if let Ok(content) = &mut image.content {
+        content.layers = content.layers.iter().map(layer).collect();
+        content.config = serde_json::from_value(config).unwrap();
+        content.definition = Some(hostile());
+    }
+    if let Some(previous) = &mut image.previous {
+        previous.build = hostile_build(state);
+        previous.layers.clear();
+    }
+    super::image(viewer, &image, samples::NOW)
 }
 
 /// A tag as the templates write it: a name, and attributes that have no value or a quoted one.

@@ -38,10 +38,18 @@ impl ImageUrl {
         path(&format!("/images/{name}:{short}{rest}"))
     }
 
+    pub(super) fn docker_pull(&self) -> String {
+        format!("docker pull {}", self.whole())
+    }
+
+    /// `shop.storefront`, where the namespace is known.
+    pub(super) fn repository(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or_default()
+    }
+
     /// `shop.storefront:9fceb02`, where the namespace is known.
     pub(super) fn brief(&self) -> String {
-        let app = self.name.rsplit('/').next().unwrap_or_default();
-        format!("{app}:{}", self.short)
+        format!("{}:{}", self.repository(), self.short)
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `/` | [`apps`] |
 //! | `/<namespace>/<app>`, and of one `/<service>` | [`app`] |
 //! | `/builds/<id>` | [`build`], with the part of the log from [`first_entry`] on |
+//! | `/images/<namespace>/<app>.<repository>:<tag>` | [`image()`] |
 //! | `/settings/buildgrid` | [`settings`] |
 //! | what went wrong | [`fault`] |
 //! | `/assets/<name>` | [`assets::router`] |
@@ -26,6 +27,7 @@ mod facts;
 mod fault;
 mod icons;
 mod image;
+mod image_page;
 mod log;
 mod pull;
 mod query;
@@ -47,6 +49,7 @@ pub use apps::{AppFilters, apps};
 pub use build::build;
 pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
 pub use fault::fault;
+pub use image_page::image;
 pub use log::{BuildQuery, LINES, LogPart, first_entry};
 pub use settings::{Fresh, Settings, settings};
 pub use sign_in::{local_address, not_signed_in, sign_in, sign_in_later};

@@ -47,10 +47,6 @@ impl Pull {
             script: script.into(),
         })
     }
-
-    pub(super) fn docker(&self) -> String {
-        format!("docker pull {}", self.image.whole())
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::*;
 use crate::event::result::Kind;
+use crate::publish::name::ImageName;
 use crate::store::digest::Digest;
 use crate::store::{Credential, NewCredential, StoreError};
 use crate::timeline::entry::{LogEntry, Stream, timestamp};
@@ -17,6 +18,7 @@ use crate::timeline::protocol::{
     DeployState, Page,
 };
 use crate::web::credentials::Kept;
+use crate::web::images::{Content, Image, Layer, Missing, Previous};
 use crate::web::timeline::{Current, Deployed, Entry, TimelinePage};
 
 pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 10:31:00 UTC);
@@ -351,6 +353,69 @@ pub(super) fn page_of_app(of: &App, history: &TimelinePage, filters: &BuildFilte
     app(&viewer(), &view, filters, NOW)
 }
 
+/// The image of the drawings.
+pub(super) fn image() -> Image {
+    let layer = |name: &str, size: u64, step: &str| Layer {
+        digest: Digest::of(name.as_bytes()).to_string(),
+        size,
+        step: Some(step.to_owned()),
+    };
+    let bundle = "COPY /usr/local/bundle /usr/local/bundle # buildkit".replace("COPY", "COPY --from=build");
+    let assets = "COPY --from=build /app/public/assets public/assets # buildkit";
+    let layers = vec![
+        layer("base", 45_300_000, "/bin/sh -c #(nop) ADD file:5f2c81 in / "),
+        layer("workdir", 93, "WORKDIR /app"),
+        layer(
+            "apt",
+            11_200_000,
+            "RUN /bin/sh -c apt-get update && apt-get install -y --no-install-recommends libpq5 libvips42 # buildkit",
+        ),
+        layer("bundle", 32_900_000, &bundle),
+        layer("assets", 6_100_000, assets),
+        layer("app", 3_195_000, "COPY . . # buildkit"),
+        layer(
+            "user",
+            2_100,
+            "RUN |1 RAILS_ENV=production /bin/sh -c useradd --system --home /app app && chown -R app tmp log # buildkit",
+        ),
+    ];
+    let mut before = layers.clone();
+    before[3] = layer("bundle before", 32_500_000, &bundle);
+    before[4] = layer("assets before", 4_900_000, assets);
+    before[5] = layer("app before", 3_183_000, "COPY . . # buildkit");
+    let config = serde_json::json!({"os": "linux", "architecture": "amd64", "config": {
+        "Entrypoint": ["bin/docker-entrypoint"], "Cmd": ["bin/rails", "server"], "User": "app", "WorkingDir": "/app",
+        "ExposedPorts": {"3000/tcp": {}}, "Env": ["RAILS_ENV=production", "LANG=C.UTF-8", "RUBY_VERSION=3.3.6"],
+        "Labels": {"org.opencontainers.image.source": "https://git.example.com/acme/storefront.git", "net.buildgrid.services": "web,worker"},
+    }});
+    let earlier = Build {
+        commit: "51c0e9a0d0ae598e95dc970b74767f19372d61af".parse().unwrap(),
+        image: Some(
+            "registry.example.com/acme/shop.storefront:51c0e9a0d0ae598e95dc970b74767f19372d61af".to_owned(),
+        ),
+        finished_at: Some(NOW - Duration::days(1)),
+        ..published()
+    };
+    Image {
+        name: ImageName { repository: "acme/shop.storefront".parse().unwrap(), tag: COMMIT.parse().unwrap() },
+        url: format!("registry.example.com/acme/shop.storefront:{COMMIT}"),
+        builds: vec![published()],
+        deploys: vec![Deployed { serving: true, ..deployed("shop-418", Some(DeployState::Done)) }],
+        content: Ok(Content {
+            digest: Digest::of(b"sample"),
+            size: layers.iter().map(|layer| layer.size).sum(),
+            layers,
+            config: serde_json::from_value(config).unwrap(),
+            definition: Some(Digest::of(b"definition").to_string()),
+        }),
+        previous: Some(Previous {
+            build: earlier,
+            size: before.iter().map(|layer| layer.size).sum(),
+            layers: before,
+        }),
+    }
+}
+
 /// A detail of `build` with its log, rendered.
 pub(super) fn page_of(build: Build, entries: &[LogEntry], attempts: Vec<Attempt>) -> Document {
     let counting = attempts.last().cloned();
@@ -418,6 +483,12 @@ fn pages() -> Vec<(String, Document)> {
         ),
         ("app".to_owned(), page_of_app(&app_of("shop", building()), &history(), &BuildFilters::default())),
         ("app-first".to_owned(), page_of_app(&first, &empty, &filters)),
+        ("image".to_owned(), super::image(&viewer, &image(), NOW)),
+        ("image-first".to_owned(), super::image(&viewer, &Image { previous: None, ..image() }, NOW)),
+        (
+            "image-elsewhere".to_owned(),
+            super::image(&viewer, &Image { content: Err(Missing::NoStore), previous: None, ..image() }, NOW),
+        ),
         (
             "fault".to_owned(),
             fault(http::StatusCode::NOT_FOUND, "There is no such build", "Its id may be misspelt."),

@@ -30,6 +30,7 @@ fn routes() -> Vec<(Method, String, Option<Value>)> {
         (Method::POST, api("/deploys/shop-418/log"), None),
         (Method::GET, "/acme/shop".to_owned(), None),
         (Method::GET, "/acme/shop/web".to_owned(), None),
+        (Method::GET, "/images/acme/shop.fake:9fceb02d0ae598e95dc970b74767f19372d61af8".to_owned(), None),
         (Method::GET, "/builds/b-1".to_owned(), None),
         (Method::POST, "/builds/b-1/cancel".to_owned(), None),
         (Method::POST, "/builds/b-1/rebuild".to_owned(), None),

@@ -5,7 +5,7 @@ use regex::Regex;
 use reqwest::{Method, StatusCode, header};
 use serde_json::json;
 
-use super::{ATTEMPT, Service, event};
+use super::{Service, event};
 
 impl Service {
     /// Takes a build down as one that this deploy, these services and this ref are named for.
@@ -27,7 +27,7 @@ impl Service {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
 
-    async fn page(&self, session: &str, path: &str) -> String {
+    pub(super) async fn page(&self, session: &str, path: &str) -> String {
         let page = self.nobody(Method::GET, path).header(header::COOKIE, session).send().await.unwrap();
         assert_eq!(page.status(), StatusCode::OK, "{path}");
         page.text().await.unwrap()
@@ -144,16 +144,7 @@ async fn a_service_shows_its_image_and_how_it_is_pulled() {
     assert!(page.contains("No image yet") && !page.contains("docker pull"), "{page}");
     let commit = "9fceb02d0ae598e95dc970b74767f19372d61af8";
     let image = format!("registry.example.com/acme/shop.fake:{commit}");
-    let result = json!({"version": 1, "id": "b-1", "deploy_id": "shop-418", "attempt": 1, "namespace": "acme",
-        "app": "shop", "services": ["web", "worker"], "repository": "fake", "commit": commit, "state": "published",
-        "kind": null, "reused": false, "image": image, "digest": format!("sha256:{}", "a".repeat(64)),
-        "size": 98_700_000, "reason": null, "step": null, "excerpt": [], "log_url": null,
-        "started_at": "2026-11-23T10:15:02.000Z", "finished_at": "2026-11-23T10:16:50.000Z", "worker": "worker-1"});
-    let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let report = json!({"state": "published", "at": "2026-11-23T10:16:50.000Z", "result": result,
-        "log": {"count": 0, "checksum": empty}});
-    let reported = service.report(report).await;
-    assert_eq!(reported.status(), StatusCode::OK, "{ATTEMPT}: {}", reported.text().await.unwrap());
+    service.published("b-2", commit, &image, &format!("sha256:{}", "a".repeat(64)), 98_700_000).await;
     service
         .deployed(
             "shop-418",

@@ -20,6 +20,7 @@ INSERT INTO refs (namespace, app, git_ref, built_at)
     GROUP BY namespace, app, git_ref;
 CREATE INDEX refs_by_time ON refs (namespace, app, built_at);
 CREATE INDEX refs_by_name ON refs (git_ref, namespace, app);
+CREATE INDEX builds_by_app_and_commit ON builds (namespace, app, commit_id, created_at, id);
 CREATE INDEX builds_by_ref ON builds (namespace, app, git_ref, created_at, id);
 
 -- The image's digest, by which it is looked for. It stands in the result as well.
