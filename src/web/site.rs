@@ -26,6 +26,7 @@ use super::log::filter::Matcher;
 use super::log::read::find;
 use super::pages::{self, AppFilters, AppView, BuildFilters, BuildQuery, LogPart, Viewer};
 use super::refusal::Refusal;
+use super::search;
 use super::service::Timeline;
 use super::timeline::{self, Wanted};
 use crate::serving::Peer;
@@ -42,6 +43,7 @@ pub(super) fn router() -> Router<Arc<Timeline>> {
         .route("/images/{namespace}/{image}", get(one_image))
         .route("/builds/{id}/cancel", post(cancel))
         .route("/builds/{id}/rebuild", post(rebuild))
+        .route("/search", get(find_any))
         .route("/settings/buildgrid", get(settings::settings).post(settings::change))
         .route("/sign-in", get(form).post(sign_in))
         .route("/sign-out", post(sign_out))
@@ -166,6 +168,23 @@ async fn one_service(
     let (namespace, app, service) = named(path)?;
     let app = apps::with_service(&timeline, &visitor.0, &namespace, &app, &service).await?;
     show_app(&timeline, &visitor, &app, Some(&service), &asked(query)?).await
+}
+
+/// What is looked for.
+#[derive(Deserialize)]
+struct Sought {
+    #[serde(default)]
+    q: String,
+}
+
+async fn find_any(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    query: Asked<Sought>,
+) -> Result<Response, Fault> {
+    let query = asked(query)?.q;
+    let found = search::find(&timeline, &visitor.0, &query).await?;
+    Ok(pages::search(&visitor.viewer(), &query, &found, OffsetDateTime::now_utc()).into_response())
 }
 
 async fn one_image(

@@ -8,6 +8,7 @@ mod following;
 mod images;
 mod pages;
 mod reading;
+mod search;
 mod settings;
 mod timeline;
 

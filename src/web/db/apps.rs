@@ -1,12 +1,12 @@
 //! Apps by their names, with the namespaces, services and refs that there are.
 
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 
 use super::millis;
 use super::open::Database;
 use super::row::parsed;
-use super::selection::only;
+use super::selection::{LAST, only};
 use crate::event::deploy::DeployEvent;
 use crate::publish::name::{AppName, Namespace};
 
@@ -79,6 +79,33 @@ impl Database {
             SELECT service FROM known WHERE service IS NOT NULL LIMIT $3";
         let select = sqlx::query_scalar(select).bind(namespace.as_str()).bind(app.as_str());
         select.bind(i64::try_from(most).unwrap_or(i64::MAX)).fetch_all(&self.readers).await
+    }
+
+    /// Refs that begin with `text`, or whose branch or tag does, of these namespaces (`None`: all).
+    pub(in crate::web) async fn refs_like(
+        &self,
+        text: &str,
+        namespaces: Option<&[String]>,
+        most: usize,
+    ) -> sqlx::Result<Vec<(Namespace, AppName, String)>> {
+        let mut found = Vec::new();
+        for prefix in ["refs/heads/", "refs/tags/", ""] {
+            // Without what all of them begin with, all would be found.
+            if prefix.is_empty() && !text.starts_with("refs/") {
+                continue;
+            }
+            let mut query =
+                QueryBuilder::<Sqlite>::new("SELECT namespace, app, git_ref FROM refs WHERE git_ref >= ");
+            query.push_bind(format!("{prefix}{text}"));
+            query.push(" AND git_ref < ").push_bind(format!("{prefix}{text}{LAST}"));
+            only(&mut query, "namespace", namespaces);
+            query.push(" ORDER BY git_ref, namespace, app LIMIT ");
+            query.push_bind(i64::try_from(most - found.len()).unwrap_or(i64::MAX));
+            for row in query.build().fetch_all(&self.readers).await? {
+                found.push((parsed(&row, "namespace")?, parsed(&row, "app")?, row.try_get("git_ref")?));
+            }
+        }
+        Ok(found)
     }
 
     /// The refs of the app that were built last, latest first.

@@ -264,6 +264,50 @@ impl Database {
         query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
     }
 
+    /// The first commit after `after` that begins with `prefix`, in lower-case hex.
+    pub(in crate::web) async fn next_commit(
+        &self,
+        prefix: &str,
+        after: &str,
+    ) -> sqlx::Result<Option<String>> {
+        let select = "SELECT min(commit_id) FROM builds WHERE commit_id >= $1 AND commit_id < $2
+            AND commit_id > $3";
+        // After every hex digit.
+        let select = sqlx::query_scalar(select).bind(prefix).bind(format!("{prefix}g")).bind(after);
+        select.fetch_one(&self.readers).await
+    }
+
+    /// The builds of a commit in these namespaces (`None`: all), newest first.
+    pub(in crate::web) async fn builds_of_any_app(
+        &self,
+        commit: &str,
+        namespaces: Option<&[String]>,
+        most: usize,
+    ) -> sqlx::Result<Vec<BuildRow>> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE b.commit_id = ").push_bind(commit.to_owned());
+        only(&mut query, "b.namespace", namespaces);
+        query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
+        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
+    }
+
+    /// Builds that ended with an image whose digest begins with `prefix`, in these namespaces (`None`: all).
+    pub(in crate::web) async fn builds_of_digest(
+        &self,
+        prefix: &str,
+        namespaces: Option<&[String]>,
+        most: usize,
+    ) -> sqlx::Result<Vec<BuildRow>> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE b.digest >= ").push_bind(prefix.to_owned());
+        query.push(" AND b.digest < ").push_bind(format!("{prefix}g"));
+        only(&mut query, "b.namespace", namespaces);
+        query.push(" ORDER BY b.digest, b.id LIMIT ");
+        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
+    }
+
     /// The builds of a namespace that are for one of these deploys, newest first.
     pub(in crate::web) async fn builds_of_deploys(
         &self,

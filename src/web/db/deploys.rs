@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::logs::{self, LogId};
 use super::open::Database;
 use super::row::{self, damaged};
-use super::selection::{Place, only};
+use super::selection::{LAST, Place, only};
 use super::{millis, time_of};
 use crate::publish::name::{AppName, Namespace};
 use crate::timeline::protocol::{DeployReport, DeployState};
@@ -105,6 +105,21 @@ impl Database {
         query.push(" AND d.state = ").push_bind(DeployState::Done.as_str());
         query.push(" ORDER BY d.created_at DESC, d.id DESC LIMIT ");
         query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        self.read_deploys(query).await
+    }
+
+    /// Deploys whose ids begin with `text`, of these namespaces (`None`: all).
+    pub(in crate::web) async fn deploys_like(
+        &self,
+        text: &str,
+        namespaces: Option<&[String]>,
+        most: usize,
+    ) -> sqlx::Result<Vec<DeployRow>> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE d.id >= ").push_bind(text.to_owned());
+        query.push(" AND d.id < ").push_bind(format!("{text}{LAST}"));
+        only(&mut query, "d.namespace", namespaces);
+        query.push(" ORDER BY d.id LIMIT ").push_bind(i64::try_from(most).unwrap_or(i64::MAX));
         self.read_deploys(query).await
     }
 

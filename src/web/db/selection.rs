@@ -7,6 +7,9 @@ use super::millis;
 use crate::publish::name::{AppName, Namespace};
 use crate::timeline::protocol::BuildState;
 
+/// Behind every character: the end of a range of texts with one beginning.
+pub(super) const LAST: char = '\u{10ffff}';
+
 /// Where something stands in a list: its time in milliseconds, then its id.
 pub(in crate::web) type Place = (i64, String);
 

@@ -72,6 +72,9 @@ pub(super) struct Frame {
     pub(super) icon: &'static str,
     pub(super) logo: Icon,
     place: Option<Place>,
+    /// What is in the search box.
+    pub(super) sought: String,
+    pub(super) search: Icon,
 }
 
 impl Frame {
@@ -84,12 +87,19 @@ impl Frame {
             icon: &assets::ICON.path,
             logo: Icon::Logo,
             place: viewer.map(|_| Place::Apps),
+            sought: String::new(),
+            search: Icon::Search,
         }
     }
 
     /// The same of a page that belongs to another place than the apps.
     pub(super) fn at(self, place: Place) -> Self {
         Self { place: Some(place), ..self }
+    }
+
+    /// The same of the page that says what was found.
+    pub(super) fn seeking(self, query: &str) -> Self {
+        Self { sought: printable(query), place: None, ..self }
     }
 
     /// The same of a page that shows a log.

@@ -80,11 +80,20 @@ fn pages() -> Vec<(String, Document)> {
             format!("apps, {state}"),
             apps(&viewer, &Page { items: vec![list], next: next() }, &filters, samples::NOW),
         ));
+        pages.push((format!("search, {state}"), hostile_search(&viewer, build.clone())));
         pages.push((format!("image, {state}"), hostile_image(&viewer, state)));
         let attempts = vec![earlier, attempt];
         pages.push((format!("build, {state}"), samples::page_of(build, &hostile_entries(), attempts)));
     }
     pages
+}
+
+fn hostile_search(viewer: &Viewer, build: Build) -> Document {
+    let mut found = samples::found();
+    (found.builds, found.images) = (vec![build], vec![hostile_build(BuildState::Published)]);
+    found.refs[0].2 = hostile();
+    found.deploys[0].0 = hostile();
+    search(viewer, HOSTILE, &found, samples::NOW)
 }
 
 fn hostile_app(viewer: &Viewer, app: &App, build: &Build) -> Document {
@@ -164,7 +173,7 @@ fn tags<'a>(name: &str, html: &'a str) -> Vec<&'a str> {
 
 #[test]
 fn nothing_hostile_becomes_markup() {
-    let ours: BTreeSet<&str> = "a b body button circle code dd details div dl dt footer form g h1 h2 head header html \
+    let ours: BTreeSet<&str> = "a b body button circle code dd details div dl dt footer form g h1 h2 head header html kbd \
          fieldset h3 h4 input label legend li link main meta nav ol p path pre rect script section span summary svg table tbody td template \
          th thead time title tr ul wbr"
         .split_whitespace()

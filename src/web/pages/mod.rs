@@ -13,6 +13,7 @@
 //! | `/<namespace>/<app>`, and of one `/<service>` | [`app`] |
 //! | `/builds/<id>` | [`build`], with the part of the log from [`first_entry`] on |
 //! | `/images/<namespace>/<app>.<repository>:<tag>` | [`image()`] |
+//! | `/search?q=` | [`search`] |
 //! | `/settings/buildgrid` | [`settings`] |
 //! | what went wrong | [`fault`] |
 //! | `/assets/<name>` | [`assets::router`] |
@@ -32,6 +33,7 @@ mod log;
 mod pull;
 mod query;
 mod row;
+mod search;
 mod settings;
 mod sign_in;
 mod state;
@@ -51,5 +53,6 @@ pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
 pub use fault::fault;
 pub use image_page::image;
 pub use log::{BuildQuery, LINES, LogPart, first_entry};
+pub use search::search;
 pub use settings::{Fresh, Settings, settings};
 pub use sign_in::{local_address, not_signed_in, sign_in, sign_in_later};

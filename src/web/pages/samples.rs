@@ -19,6 +19,7 @@ use crate::timeline::protocol::{
 };
 use crate::web::credentials::Kept;
 use crate::web::images::{Content, Image, Layer, Missing, Previous};
+use crate::web::search::Found;
 use crate::web::timeline::{Current, Deployed, Entry, TimelinePage};
 
 pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 10:31:00 UTC);
@@ -353,6 +354,19 @@ pub(super) fn page_of_app(of: &App, history: &TimelinePage, filters: &BuildFilte
     app(&viewer(), &view, filters, NOW)
 }
 
+/// Something of each kind.
+pub(super) fn found() -> Found {
+    let (namespace, app) = (published().namespace, published().app);
+    let report = deployed("shop-418", Some(DeployState::Done)).report.unwrap();
+    Found {
+        apps: vec![(namespace.clone(), app.clone())],
+        builds: vec![building(), published(), failed()],
+        images: vec![published()],
+        refs: vec![(namespace, app, "refs/heads/feature/warm-cache".to_owned())],
+        deploys: vec![("shop-418".to_owned(), report)],
+    }
+}
+
 /// The image of the drawings.
 pub(super) fn image() -> Image {
     let layer = |name: &str, size: u64, step: &str| Layer {
@@ -483,6 +497,9 @@ fn pages() -> Vec<(String, Document)> {
         ),
         ("app".to_owned(), page_of_app(&app_of("shop", building()), &history(), &BuildFilters::default())),
         ("app-first".to_owned(), page_of_app(&first, &empty, &filters)),
+        ("search".to_owned(), search(&viewer, "9fceb02", &found(), NOW)),
+        ("search-nothing".to_owned(), search(&viewer, "nonsense", &Found::default(), NOW)),
+        ("search-empty".to_owned(), search(&viewer, "", &Found::default(), NOW)),
         ("image".to_owned(), super::image(&viewer, &image(), NOW)),
         ("image-first".to_owned(), super::image(&viewer, &Image { previous: None, ..image() }, NOW)),
         (

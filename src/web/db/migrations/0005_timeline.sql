@@ -23,7 +23,11 @@ CREATE INDEX refs_by_name ON refs (git_ref, namespace, app);
 CREATE INDEX builds_by_app_and_commit ON builds (namespace, app, commit_id, created_at, id);
 CREATE INDEX builds_by_ref ON builds (namespace, app, git_ref, created_at, id);
 
+-- Of one commit, or one ref of an app, the newest builds.
+DROP INDEX builds_by_commit;
+CREATE INDEX builds_by_commit ON builds (commit_id, created_at, id);
+
 -- The image's digest, by which it is looked for. It stands in the result as well.
 ALTER TABLE builds ADD COLUMN digest TEXT;
 UPDATE builds SET digest = json_extract(result, '$.digest') WHERE result IS NOT NULL;
-CREATE INDEX builds_by_digest ON builds (digest) WHERE digest IS NOT NULL;
+CREATE INDEX builds_by_digest ON builds (digest, id);
