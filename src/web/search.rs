@@ -20,6 +20,8 @@ const COMMITS: usize = 4;
 const BUILDS: usize = 4;
 /// Namespaces in which a deploy is looked for by the builds that name it.
 const NAMESPACES: usize = 200;
+/// Builds whose digests begin alike: an image names its namespace, so that few of them are others'.
+const DIGESTS: usize = 64;
 /// The least digits of a commit and of a digest that are looked for: fewer are in too many.
 const MIN_COMMIT: usize = 4;
 const MIN_DIGEST: usize = 8;
@@ -98,7 +100,8 @@ pub(super) async fn find(timeline: &Timeline, principal: &Principal, query: &str
         found.builds.extend(shown(rows));
     }
     if let Some(digest) = &wanted.digest {
-        found.images.extend(shown(database.builds_of_digest(digest, names, SHOWN).await?));
+        let rows = database.builds_of_digest(digest, DIGESTS).await?;
+        found.images.extend(shown(rows).filter(|build| principal.namespaces.hold(&build.namespace)));
     }
     if let Some(image) = &wanted.image {
         let commit = image.commit.as_str();

@@ -5,6 +5,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 
 use super::apps;
+use super::deploys;
 use super::line::PATIENCE;
 use super::open::Database;
 use super::row::{damaged, optional, parsed};
@@ -189,6 +190,9 @@ pub(in crate::web) async fn insert(
     if inserted.rows_affected() == 0 {
         return Ok(false);
     }
+    if let Some(deploy) = &event.deploy_id {
+        deploys::joined(connection, &event.namespace, &event.app, deploy).await?;
+    }
     if let Some(git_ref) = &event.git_ref {
         apps::built(connection, event, git_ref, now).await?;
     }
@@ -292,17 +296,15 @@ impl Database {
         query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
     }
 
-    /// Builds that ended with an image whose digest begins with `prefix`, in these namespaces (`None`: all).
+    /// Builds that ended with an image whose digest begins with `prefix`, of any namespace.
     pub(in crate::web) async fn builds_of_digest(
         &self,
         prefix: &str,
-        namespaces: Option<&[String]>,
         most: usize,
     ) -> sqlx::Result<Vec<BuildRow>> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT);
         query.push(" WHERE b.digest >= ").push_bind(prefix.to_owned());
         query.push(" AND b.digest < ").push_bind(format!("{prefix}g"));
-        only(&mut query, "b.namespace", namespaces);
         query.push(" ORDER BY b.digest, b.id LIMIT ");
         query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
         query.build().fetch_all(&self.readers).await?.iter().map(read).collect()

@@ -45,10 +45,16 @@ pub(in crate::web) async fn put(
     report: &DeployReport,
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
-    let upsert = "INSERT INTO deploys (namespace, id, app, state, report, reported_at, created_at, image)
-        VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
+    // By the index of deploys, which an app would keep from being used.
+    let apps = "SELECT DISTINCT app FROM builds WHERE namespace = $1 AND deploy_id = $2";
+    let apps = sqlx::query_scalar::<_, String>(apps).bind(report.namespace.as_str()).bind(id);
+    let alone = !apps.fetch_all(&mut *connection).await?.iter().any(|app| app == report.app.as_str());
+    let upsert =
+        "INSERT INTO deploys (namespace, id, app, state, report, reported_at, created_at, image, alone)
+        VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)
         ON CONFLICT (namespace, id) DO UPDATE SET app = excluded.app, state = excluded.state,
-            report = excluded.report, reported_at = excluded.reported_at, image = excluded.image";
+            report = excluded.report, reported_at = excluded.reported_at, image = excluded.image,
+            alone = excluded.alone";
     let json = row::json(report)?;
     sqlx::query(upsert)
         .bind(report.namespace.as_str())
@@ -58,9 +64,22 @@ pub(in crate::web) async fn put(
         .bind(json)
         .bind(millis(now))
         .bind(report.image.as_deref())
+        .bind(i64::from(alone))
         .execute(&mut *connection)
         .await?;
     logs::create(connection, &LogId::of_deploy(report.namespace.as_str(), id)).await
+}
+
+/// A build of the app is for this deploy, should it have been reported.
+pub(in crate::web) async fn joined(
+    connection: &mut SqliteConnection,
+    namespace: &Namespace,
+    app: &AppName,
+    id: &str,
+) -> sqlx::Result<()> {
+    let update = "UPDATE deploys SET alone = 0 WHERE namespace = $1 AND id = $2 AND app = $3";
+    let update = sqlx::query(update).bind(namespace.as_str()).bind(id).bind(app.as_str());
+    update.execute(connection).await.map(drop)
 }
 
 impl Database {
@@ -156,8 +175,7 @@ impl Database {
                 query.push(", ").push_bind(id.clone()).push(")");
             }
         }
-        query.push(" AND NOT EXISTS (SELECT 1 FROM builds b WHERE b.namespace = d.namespace");
-        query.push(" AND b.deploy_id = d.id AND b.app = d.app)");
+        query.push(" AND d.alone = 1");
         query.push(" ORDER BY d.created_at DESC, d.id DESC LIMIT ");
         query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
         let rows = query.build().fetch_all(&self.readers).await?;

@@ -3,7 +3,10 @@ ALTER TABLE deploys ADD COLUMN created_at BIGINT NOT NULL DEFAULT 0;
 UPDATE deploys SET created_at = reported_at;
 -- The image that it runs, where that was reported.
 ALTER TABLE deploys ADD COLUMN image TEXT;
-CREATE INDEX deploys_by_app ON deploys (namespace, app, created_at, id);
+-- 1 where no build of its app is for it.
+ALTER TABLE deploys ADD COLUMN alone BIGINT NOT NULL DEFAULT 1;
+UPDATE deploys SET alone = 0 WHERE (namespace, app, id) IN (SELECT namespace, app, deploy_id FROM builds);
+CREATE INDEX deploys_alone ON deploys (namespace, app, created_at, id) WHERE alone = 1;
 CREATE INDEX deploys_by_app_and_state ON deploys (namespace, app, state, created_at, id);
 CREATE INDEX deploys_by_image ON deploys (namespace, image) WHERE image IS NOT NULL;
 
