@@ -10,6 +10,7 @@ import enqueue_to_log
 import fake_throughput
 import log_memory
 import masking
+import pages
 import publish_memory
 import release_build
 import report
@@ -31,6 +32,7 @@ USUAL = [
     timeline_ingest,
     timeline_follow,
     timeline_read,
+    pages,
     masking,
     log_memory,
 ]
