@@ -1,3 +1,4 @@
 //! Pages in a real browser, as people see them.
 
 mod live;
+mod pages;
