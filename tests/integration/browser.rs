@@ -1,0 +1,3 @@
+//! Pages in a real browser, as people see them.
+
+mod live;
