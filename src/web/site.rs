@@ -192,7 +192,9 @@ async fn part(timeline: &Timeline, attempt: &Attempt, from: u64) -> Result<Vec<L
     let (mut entries, mut from, mut bytes) = (Vec::new(), from, 0);
     loop {
         let wanted = most - entries.len();
-        let found = find(&timeline.database, &log, from, wanted, &everything).await.map_err(Refusal::from)?;
+        let found = find(&timeline.database, &log, from..u64::MAX, wanted, &everything)
+            .await
+            .map_err(Refusal::from)?;
         let lines = found.lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         // Each was an entry when it was stored.
         entries.extend(lines.filter_map(|line| serde_json::from_slice::<LogEntry>(line).ok()));

@@ -1,5 +1,6 @@
 //! What is asked of a log: which lines, in which form, and where the next page is.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
@@ -34,6 +35,8 @@ pub(super) struct LogQuery {
     pub q: Option<String>,
     /// Only entries after this seq.
     pub after: Option<u64>,
+    /// Only entries before this seq.
+    pub before: Option<u64>,
     /// How many lines at most, 1 to 20000, and about 8 MiB; without it, all of them. The header `link` names
     /// the next page.
     pub limit: Option<usize>,
@@ -92,6 +95,11 @@ impl LogQuery {
         self.after.map_or(0, |after| after.saturating_add(1))
     }
 
+    /// The seqs that are asked for.
+    pub(super) fn within(&self) -> Range<u64> {
+        self.from()..self.before.unwrap_or(u64::MAX)
+    }
+
     pub(super) fn limit(&self) -> Result<Option<usize>, Refusal> {
         match self.limit {
             None => Ok(None),
@@ -139,6 +147,9 @@ impl LogQuery {
             if let Some(value) = value {
                 query.append_pair(name, value);
             }
+        }
+        if let Some(before) = self.before {
+            query.append_pair("before", &before.to_string());
         }
         query.append_pair("after", &next.saturating_sub(1).to_string());
         if let Some(limit) = self.limit {

@@ -114,6 +114,11 @@ impl Matcher {
         Self { filter: Filter::default(), fields: Vec::new(), words: None }
     }
 
+    /// What it was made of.
+    pub(in crate::web) fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
     /// Whether a block can have a matching line.
     pub(super) fn may_match(&self, summary: &Summary) -> bool {
         self.filter.may_match(summary)

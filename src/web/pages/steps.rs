@@ -12,6 +12,7 @@ use super::icons::Icon;
 use super::words;
 use crate::telemetry::printable::printable;
 use crate::timeline::entry::{LogEntry, Stream};
+use crate::web::log::outline::End;
 
 /// A line, as it is shown.
 pub(super) struct Line {
@@ -43,15 +44,6 @@ pub(super) struct StepName {
     /// `[build 3/6] `, or nothing.
     pub(super) mark: String,
     pub(super) command: String,
-}
-
-/// What became of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
-    Done(String),
-    Cached,
-    Failed(String),
-    Cancelled,
 }
 
 /// What the page knows beside the entries.
@@ -118,29 +110,20 @@ impl StepName {
     }
 }
 
-impl End {
-    /// What a status line of a step says of its end. These are the words of the engine's progress
-    /// (`build/docker/progress.rs`); where they change, headings lose their icons and nothing else.
-    fn read(entry: &LogEntry) -> Option<Self> {
-        if entry.stream != Stream::Status || entry.step.is_none() {
-            return None;
-        }
-        let text = entry.text.as_str();
-        match (text.strip_prefix("done in "), text.strip_prefix("failed after ")) {
-            (Some(took), _) => Some(Self::Done(printable(took))),
-            (_, Some(rest)) => Some(Self::Failed(printable(rest.split(':').next().unwrap_or_default()))),
-            _ if text == "cached" => Some(Self::Cached),
-            _ if text == "cancelled" => Some(Self::Cancelled),
-            _ => None,
-        }
-    }
+/// What a line says of its step's end, to be shown.
+fn end_of(entry: &LogEntry) -> Option<End> {
+    Some(match End::read(entry.stream, entry.step.as_deref(), &entry.text)? {
+        End::Done(took) => End::Done(printable(&took)),
+        End::Failed(took) => End::Failed(printable(&took)),
+        end => end,
+    })
 }
 
 /// Groups `entries`, and opens what is looked for first: the failing step, of a live log the last, and
 /// one that has no others beside it.
 pub(super) fn runs(entries: &[LogEntry], around: Around<'_>) -> Vec<Run> {
     let ends: HashMap<&str, End> =
-        entries.iter().filter_map(|entry| Some((entry.step.as_deref()?, End::read(entry)?))).collect();
+        entries.iter().filter_map(|entry| Some((entry.step.as_deref()?, end_of(entry)?))).collect();
     let mut runs: Vec<Run> =
         entries.chunk_by(|a, b| a.step == b.step).map(|chunk| run(chunk, &ends, around)).collect();
     if around.live
@@ -175,7 +158,7 @@ fn run(chunk: &[LogEntry], ends: &HashMap<&str, End>, around: Around<'_>) -> Run
 }
 
 fn line(entry: &LogEntry, start: OffsetDateTime) -> Line {
-    let class = match End::read(entry) {
+    let class = match end_of(entry) {
         Some(End::Failed(_)) => "fail",
         _ if entry.stream == Stream::Status => "own",
         _ => "",
