@@ -1,5 +1,7 @@
 //! The pages' routes: what a browser asks for, from the same functions that answer the API.
 
+mod log;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -18,22 +20,18 @@ use time::OffsetDateTime;
 use super::access::session::{self, SignIn};
 use super::access::{Identity, Principal, Scope};
 use super::api::{self, apps, builds};
-use super::db::logs::LogId;
-use super::log::filter::Matcher;
-use super::log::read::find;
-use super::pages::{self, AppFilters, BuildFilters, BuildQuery, LogPart, Viewer};
+use super::pages::{self, AppFilters, BuildFilters, Viewer};
 use super::refusal::Refusal;
 use super::service::Timeline;
 use crate::serving::Peer;
-use crate::timeline::entry::LogEntry;
-use crate::timeline::protocol::Attempt;
 
 /// The pages.
 pub(super) fn router() -> Router<Arc<Timeline>> {
     Router::new()
         .route("/", get(all_apps))
         .route("/{namespace}/{app}", get(one_app))
-        .route("/builds/{id}", get(one_build))
+        .route("/builds/{id}", get(log::of_build))
+        .route("/deploys/{id}", get(log::of_deploy))
         .route("/builds/{id}/cancel", post(cancel))
         .route("/builds/{id}/rebuild", post(rebuild))
         .route("/sign-in", get(form).post(sign_in))
@@ -157,52 +155,6 @@ async fn one_app(
     };
     let page = builds::page(&timeline, &visitor.0, &query).await?;
     Ok(pages::app(&visitor.viewer(), &shown, &page, &filters, OffsetDateTime::now_utc()).into_response())
-}
-
-async fn one_build(
-    State(timeline): State<Arc<Timeline>>,
-    visitor: Visitor,
-    path: Named<String>,
-    query: Asked<BuildQuery>,
-) -> Result<Response, Fault> {
-    let (id, query) = (named(path)?, asked(query)?);
-    let detail = builds::detail(&timeline, &visitor.0, &api::build_id(&id)?).await?;
-    let wanted = query.attempt.or(detail.build.attempt);
-    let attempt = detail.attempts.iter().find(|attempt| Some(attempt.id) == wanted);
-    if let (Some(named), None) = (query.attempt, attempt) {
-        return Err(Fault(Refusal::NotFound(format!("attempt {named} at build {id}"))));
-    }
-    let entries = match attempt {
-        None => Vec::new(),
-        Some(attempt) => {
-            part(&timeline, attempt, pages::first_entry(query.from, &detail.build, attempt)).await?
-        }
-    };
-    let part = LogPart { attempt, entries: &entries };
-    Ok(pages::build(&visitor.viewer(), &detail, part, OffsetDateTime::now_utc()).into_response())
-}
-
-/// A page ends with the line that makes its log larger, in bytes: a browser has to show it.
-const PAGE: usize = 2 << 20;
-
-/// The lines of a page, from the entry `from` on.
-async fn part(timeline: &Timeline, attempt: &Attempt, from: u64) -> Result<Vec<LogEntry>, Fault> {
-    let (log, everything) = (LogId::of_attempt(attempt.id), Arc::new(Matcher::everything()));
-    let most = usize::try_from(pages::LINES).unwrap_or(usize::MAX);
-    let (mut entries, mut from, mut bytes) = (Vec::new(), from, 0);
-    loop {
-        let wanted = most - entries.len();
-        let found = find(&timeline.database, &log, from..u64::MAX, wanted, &everything)
-            .await
-            .map_err(Refusal::from)?;
-        let lines = found.lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-        // Each was an entry when it was stored.
-        entries.extend(lines.filter_map(|line| serde_json::from_slice::<LogEntry>(line).ok()));
-        (from, bytes) = (found.next, bytes + found.lines.len());
-        if !found.more || entries.len() >= most || bytes >= PAGE {
-            return Ok(entries);
-        }
-    }
 }
 
 async fn cancel(

@@ -1,3 +1,6 @@
 //! Pages in a real browser, as people see them.
 
+mod deploy;
+mod follow;
 mod live;
+mod log;

@@ -8,9 +8,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::parameter;
-use crate::timeline::entry::Stream;
 use crate::timeline::protocol::{AttemptId, NDJSON};
-use crate::web::log::filter::{Filter, Matcher};
+use crate::web::log::filter::{Filter, Matcher, stream};
 use crate::web::refusal::Refusal;
 
 /// The most lines of one page.
@@ -53,17 +52,13 @@ pub(super) enum Format {
 
 impl LogQuery {
     pub(super) fn matcher(&self) -> Result<Arc<Matcher>, Refusal> {
-        let stream = self.stream.as_deref().map(|stream| {
-            serde_json::from_value::<Stream>(stream.into()).map_err(|_| {
-                Refusal::Malformed(format!("stream: {stream:.80?} is not stdout, stderr or status"))
-            })
-        });
+        let stream = self.stream.as_deref().map(stream).transpose().map_err(Refusal::Malformed)?;
         let filter = Filter {
             server: self.server.clone(),
             service: self.service.clone(),
             pod: self.pod.clone(),
             step: self.step.clone(),
-            stream: stream.transpose()?,
+            stream,
             q: self.q.clone(),
         };
         filter.compile().map(Arc::new).map_err(Refusal::Malformed)

@@ -6,7 +6,7 @@ pub(super) mod apps;
 mod attempts;
 pub(super) mod builds;
 mod cursor;
-mod deploys;
+pub(super) mod deploys;
 mod extract;
 mod log_query;
 mod logs;

@@ -29,6 +29,15 @@ pub(in crate::web) struct Filter {
     pub q: Option<String>,
 }
 
+/// A stream by its name.
+///
+/// # Errors
+/// A sentence on one that is none.
+pub(in crate::web) fn stream(name: &str) -> Result<Stream, String> {
+    let unknown = || format!("stream: {name:.80?} is not stdout, stderr or status");
+    serde_json::from_value(name.into()).map_err(|_| unknown())
+}
+
 impl Filter {
     /// Whether a block can have a matching line.
     pub(super) fn may_match(&self, summary: &Summary) -> bool {

@@ -60,6 +60,8 @@ pub(super) struct Frame {
     pub(super) viewer: Option<String>,
     pub(super) style: &'static str,
     pub(super) script: &'static str,
+    /// What a page with a log loads besides.
+    pub(super) log_script: Option<&'static str>,
     pub(super) icon: &'static str,
     pub(super) logo: Icon,
 }
@@ -70,8 +72,14 @@ impl Frame {
             viewer: viewer.map(|viewer| printable(&viewer.name)),
             style: &assets::STYLE.path,
             script: &assets::SCRIPT.path,
+            log_script: None,
             icon: &assets::ICON.path,
             logo: Icon::Logo,
         }
+    }
+
+    /// The same of a page that has a log.
+    pub(super) fn of_log(self) -> Self {
+        Self { log_script: Some(&assets::LOG_SCRIPT.path), ..self }
     }
 }

@@ -12,6 +12,7 @@
 //! | `/` | [`apps`] |
 //! | `/<namespace>/<app>` | [`app`] |
 //! | `/builds/<id>` | [`build`], with the part of the log from [`first_entry`] on |
+//! | `/deploys/<id>` | [`deploy`], as a build's |
 //! | what went wrong | [`fault`] |
 //! | `/assets/<name>` | [`assets::router`] |
 
@@ -20,9 +21,11 @@ mod app;
 mod apps;
 pub mod assets;
 mod build;
+mod deploy;
 mod document;
 mod facts;
 mod fault;
+mod filters;
 mod icons;
 mod image;
 mod log;
@@ -31,6 +34,7 @@ mod row;
 mod sign_in;
 mod state;
 mod steps;
+mod sums;
 mod words;
 
 #[cfg(test)]
@@ -41,7 +45,10 @@ mod samples;
 pub use app::{BuildFilters, app};
 pub use apps::{AppFilters, apps};
 pub use build::build;
+pub use deploy::deploy;
 pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
 pub use fault::fault;
+pub use filters::LogFilters;
 pub use log::{BuildQuery, LINES, LogPart, first_entry};
 pub use sign_in::{local_address, not_signed_in, sign_in, sign_in_later};
+pub use sums::LogSums;

@@ -18,10 +18,12 @@ use crate::web::log::outline::End;
 pub(super) struct Line {
     /// Counts from 1: the seq and one.
     pub(super) number: u64,
-    /// The time since the attempt began.
+    /// The time since the step began; of a line of no step, since the attempt did.
     pub(super) offset: String,
     /// `own` for BuildGrid's words, `fail` for the line that says that the step failed.
     pub(super) class: &'static str,
+    /// `web·x2k4p`
+    pub(super) pod: Option<String>,
     pub(super) pieces: Vec<Piece>,
 }
 
@@ -121,11 +123,15 @@ fn end_of(entry: &LogEntry) -> Option<End> {
 
 /// Groups `entries`, and opens what is looked for first: the failing step, of a live log the last, and
 /// one that has no others beside it.
-pub(super) fn runs(entries: &[LogEntry], around: Around<'_>) -> Vec<Run> {
+pub(super) fn runs(
+    entries: &[LogEntry],
+    around: Around<'_>,
+    begun: impl Fn(&str) -> Option<OffsetDateTime>,
+) -> Vec<Run> {
     let ends: HashMap<&str, End> =
         entries.iter().filter_map(|entry| Some((entry.step.as_deref()?, end_of(entry)?))).collect();
     let mut runs: Vec<Run> =
-        entries.chunk_by(|a, b| a.step == b.step).map(|chunk| run(chunk, &ends, around)).collect();
+        entries.chunk_by(|a, b| a.step == b.step).map(|chunk| run(chunk, &ends, around, &begun)).collect();
     if around.live
         && let Some(last) = runs.last_mut()
     {
@@ -145,14 +151,20 @@ pub(super) fn runs(entries: &[LogEntry], around: Around<'_>) -> Vec<Run> {
     runs
 }
 
-fn run(chunk: &[LogEntry], ends: &HashMap<&str, End>, around: Around<'_>) -> Run {
+fn run(
+    chunk: &[LogEntry],
+    ends: &HashMap<&str, End>,
+    around: Around<'_>,
+    begun: &impl Fn(&str) -> Option<OffsetDateTime>,
+) -> Run {
     let step = chunk[0].step.as_deref();
+    let start = step.map_or(around.start, |step| begun(step).unwrap_or(chunk[0].at));
     Run {
         open: step.is_none(),
         end: step.and_then(|step| ends.get(step).cloned()),
         failing: step.is_some() && step == around.failing,
         live: false,
-        lines: chunk.iter().map(|entry| line(entry, around.start)).collect(),
+        lines: chunk.iter().map(|entry| line(entry, start)).collect(),
         step: step.map(StepName::new),
     }
 }
@@ -167,7 +179,16 @@ fn line(entry: &LogEntry, start: OffsetDateTime) -> Line {
         number: entry.seq + 1,
         offset: words::offset(entry.at - start),
         class,
+        pod: entry.pod.as_deref().map(|pod| short_pod(entry.service.as_deref(), pod)),
         pieces: ansi::pieces(&entry.text),
+    }
+}
+
+/// A pod within its service: what tells it from the others is the end of its name.
+fn short_pod(service: Option<&str>, pod: &str) -> String {
+    match service {
+        Some(service) => printable(&format!("{service}·{}", pod.rsplit('-').next().unwrap_or(pod))),
+        None => printable(pod),
     }
 }
 
@@ -178,6 +199,11 @@ mod tests {
 
     const START: OffsetDateTime = datetime!(2026-11-23 10:00:00 UTC);
     const AROUND: Around<'_> = Around { start: START, failing: None, ended_badly: false, live: false };
+
+    /// Every step began with the attempt.
+    fn begun(_: &str) -> Option<OffsetDateTime> {
+        Some(START)
+    }
 
     fn entries(lines: &[(Option<&str>, Stream, &str)]) -> Vec<LogEntry> {
         let entry = |(seq, (step, stream, text)): (usize, &(Option<&str>, Stream, &str))| LogEntry {
@@ -211,7 +237,7 @@ mod tests {
 
     #[test]
     fn consecutive_lines_of_a_step_stand_under_one_heading() {
-        let runs = runs(&sample(), AROUND);
+        let runs = runs(&sample(), AROUND, begun);
         let failed = Some(Icon::Failed);
         assert_eq!(
             shape(&runs),
@@ -234,16 +260,16 @@ mod tests {
     #[test]
     fn the_failing_step_is_open() {
         let around = Around { failing: Some("[a 1/2] RUN x"), ended_badly: true, ..AROUND };
-        let open: Vec<bool> = runs(&sample(), around).iter().map(|run| run.open).collect();
+        let open: Vec<bool> = runs(&sample(), around, begun).iter().map(|run| run.open).collect();
         assert_eq!(open, [true, false, false, true, true]);
         let around = Around { ended_badly: true, ..AROUND };
-        assert!(runs(&sample(), around)[3].open, "without a step to blame, the last one");
+        assert!(runs(&sample(), around, begun)[3].open, "without a step to blame, the last one");
     }
 
     #[test]
     fn of_a_live_log_the_last_step_is_open() {
         let entries = &sample()[..4];
-        let runs = runs(entries, Around { live: true, ..AROUND });
+        let runs = runs(entries, Around { live: true, ..AROUND }, begun);
         assert_eq!(shape(&runs)[3], (1, true, Some(Icon::Live)));
         assert_eq!(shape(&runs)[1], (1, false, None));
     }

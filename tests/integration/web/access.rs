@@ -54,10 +54,7 @@ impl Service {
 
     /// Adds a user and signs in; answers the cookie.
     pub(super) async fn signed_in(&self, name: &str, role: Role, namespaces: Namespaces) -> String {
-        let password = "correct horse battery".to_owned();
-        let hash = PasswordHash::make(&password.clone().into()).unwrap();
-        let user = Principal { name: name.to_owned(), role, namespaces };
-        assert!(self.timeline.database().add_user(user, hash, OffsetDateTime::now_utc()).await.unwrap());
+        let password = self.timeline.add_user(name, role, namespaces).await;
         let answer = self.sign_in(name, &password, "/").await;
         assert_eq!(answer.status(), StatusCode::SEE_OTHER);
         cookie(&answer)
