@@ -18,6 +18,7 @@ import timeline_follow
 import timeline_ingest
 import timeline_read
 import up_start
+import viewer
 from grid import Grid
 
 USUAL = [
@@ -31,6 +32,7 @@ USUAL = [
     timeline_ingest,
     timeline_follow,
     timeline_read,
+    viewer,
     masking,
     log_memory,
 ]

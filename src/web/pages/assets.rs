@@ -57,16 +57,24 @@ pub static STYLE: LazyLock<Asset> = LazyLock::new(|| {
     Asset::new("app", "css", "text/css; charset=utf-8", compacted(&sheets))
 });
 
-/// Style sheets without what only their authors need: comments, and blanks at the ends of lines. A comment of
-/// ours is on lines of its own, and none of the texts in them has a line end.
+/// Style sheets without what only their authors need: comments and blanks. A comment of ours is on lines of its
+/// own, and no text within quotes has a blank beside a mark that is taken for one of CSS.
 fn compacted(sheets: &[&str]) -> String {
     let lines = sheets.iter().flat_map(|sheet| sheet.lines()).map(str::trim);
-    let kept = lines.filter(|line| !line.starts_with("/*") && !line.is_empty());
-    kept.map(|line| if line.ends_with(',') { format!("{line} ") } else { line.to_owned() })
-        .collect::<String>()
-        .replace("; }", "}")
-        .replace(" { ", "{")
-        .replace(" {", "{")
+    let mut style = lines.filter(|line| !line.starts_with("/*")).collect::<String>();
+    for (spaced, tight) in [
+        (": ", ":"),
+        (", ", ","),
+        ("; ", ";"),
+        (" {", "{"),
+        ("{ ", "{"),
+        (" }", "}"),
+        (" > ", ">"),
+        (";}", "}"),
+    ] {
+        style = style.replace(spaced, tight);
+    }
+    style
 }
 
 pub static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {

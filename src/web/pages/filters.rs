@@ -106,7 +106,7 @@ impl Place<'_> {
         let streams = sums.streams.iter().map(|(name, lines)| ((*name).to_owned(), Some(*lines))).collect();
         let values: [(&str, Vec<Value>); 5] =
             [("Server", servers), ("Service", known), ("Pod", pods), ("Step", steps), ("Stream", streams)];
-        let chip = |(title, values): (&'static str, Vec<(String, Option<u64>)>),
+        let chip = |(title, values): (&'static str, Vec<Value>),
                     (name, set): (&'static str, Option<&str>)| Chip {
             name: title,
             set: set.map(|value| (printable(value), address(self.path, &self.with(name, None)))),

@@ -82,6 +82,8 @@ pub(super) struct LogView {
     pub(super) open: bool,
     /// Lines are shown with the time of day, not that since their step began.
     pub(super) absolute: bool,
+    /// Lines say which service and pod they come from.
+    pub(super) origins: bool,
     pub(super) icons: LogIcons,
 }
 
@@ -220,6 +222,7 @@ impl LogView {
             ended_badly: around.ended_badly,
             open,
             absolute,
+            origins: !sums.pods.is_empty() || !sums.services.is_empty(),
             query,
             api,
             icons: LogIcons {

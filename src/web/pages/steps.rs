@@ -23,7 +23,7 @@ pub(super) struct Line {
     /// `own` for BuildGrid's words, `fail` for the line that says that the step failed.
     pub(super) class: &'static str,
     /// `web·x2k4p`
-    pub(super) pod: Option<String>,
+    pub(super) origin: String,
     pub(super) pieces: Vec<Piece>,
 }
 
@@ -179,16 +179,18 @@ fn line(entry: &LogEntry, start: OffsetDateTime) -> Line {
         number: entry.seq + 1,
         offset: words::offset(entry.at - start),
         class,
-        pod: entry.pod.as_deref().map(|pod| short_pod(entry.service.as_deref(), pod)),
+        origin: origin(entry.service.as_deref(), entry.pod.as_deref()),
         pieces: ansi::pieces(&entry.text),
     }
 }
 
-/// A pod within its service: what tells it from the others is the end of its name.
-fn short_pod(service: Option<&str>, pod: &str) -> String {
-    match service {
-        Some(service) => printable(&format!("{service}·{}", pod.rsplit('-').next().unwrap_or(pod))),
-        None => printable(pod),
+/// A service and its pod, of which the end tells it from the others.
+fn origin(service: Option<&str>, pod: Option<&str>) -> String {
+    match (service, pod) {
+        (Some(service), Some(pod)) => {
+            printable(&format!("{service}·{}", pod.rsplit('-').next().unwrap_or(pod)))
+        }
+        (one, other) => one.or(other).map(printable).unwrap_or_default(),
     }
 }
 

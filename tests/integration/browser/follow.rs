@@ -52,7 +52,8 @@ async fn five_thousand_lines_a_second_are_followed_and_nothing_moves_under_a_rea
     for tenth in 0..10 {
         append(15_050 + tenth * 500, 500).await;
     }
-    browser.shows("5,000 new lines").await;
+    let pill = "return document.querySelector('#pill').innerText.trim() === '5,000 new lines'";
+    browser.until("the new lines are counted", pill).await;
     browser.photograph_here("build-live-behind").await;
     let id = before[0].as_str().unwrap();
     let now =

@@ -34,6 +34,7 @@ fn routes() -> Vec<(Method, String, Option<Value>)> {
         (Method::POST, api("/deploys/shop-418/log"), None),
         (Method::GET, "/acme/shop".to_owned(), None),
         (Method::GET, "/builds/b-1".to_owned(), None),
+        (Method::GET, "/deploys/shop-418".to_owned(), None),
         (Method::POST, "/builds/b-1/cancel".to_owned(), None),
         (Method::POST, "/builds/b-1/rebuild".to_owned(), None),
     ]

@@ -17,10 +17,18 @@ async function look() {
   attempt ??= found.attempt;
   if (!view.ready) return;
   if (view.live) unfoldNew(known);
+  // The end is shown once its lines are here: until then what is on the screen is the newest that there is.
+  if (view.following) await Promise.all(ending().map((block) => store.ready(block)));
   arrange();
-  missed += outline.shown - rows;
+  missed = view.following ? 0 : missed + outline.shown - rows;
   count();
   redraw();
+}
+
+// The blocks that the end of what is open lies in.
+function ending() {
+  const open = outline.sections.filter((section) => section.open && section.rows).slice(-2);
+  return [...new Set(open.flatMap((section) => section.parts.slice(-2).map(({ block }) => block)))];
 }
 
 // Only the running step is open, unless somebody is reading.

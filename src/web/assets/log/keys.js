@@ -91,7 +91,7 @@ function openFirst() {
     section.open = true;
     if (section.rows > 2 * CONTEXT) section.skip = section.rows - CONTEXT;
   } else if (all.length && (view.live || all.length === 1 || view.absolute)) {
-    all.at(-1).open = true;
+    (all.findLast((section) => section.rows) ?? all.at(-1)).open = true;
   }
 }
 
@@ -105,8 +105,7 @@ async function begin() {
   openFirst();
   const far = linked() ?? [];
   // The lines that are seen first come before those that the page came with go.
-  const first = outline.sections.filter((section) => section.open && section.rows).map((section) => section.parts.at(-1).block);
-  await Promise.allSettled([...new Set(first)].slice(0, 3).map((block) => store.ready(block)));
+  await Promise.allSettled(ending().map((block) => store.ready(block)));
   for (const plain of document.querySelectorAll(".part.plain")) plain.remove();
   view.ready = true;
   arrange();

@@ -76,6 +76,7 @@ async function step(by) {
 function tell() {
   const number = (count) => count.toLocaleString("en-US");
   $("hits").hidden = !search.words;
+  $("hit-before").hidden = $("hit-after").hidden = !search.count;
   $("hit-count").textContent = search.count ? `${number(search.at + 1)} of ${number(search.count)}` : "none";
   const none = $("none");
   none.hidden = !search.words || search.count > 0;

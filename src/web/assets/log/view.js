@@ -34,6 +34,8 @@ const view = {
   pattern: null,
   wrap: true,
   absolute: "absolute" in log.dataset,
+  // Whether lines say where they come from.
+  origins: "origins" in log.dataset,
   // Whether the end stays in sight, and whether more may come.
   following: false,
   live: "open" in log.dataset,
@@ -211,20 +213,26 @@ function row(entry, section, before) {
   link.href = `#L${number}`;
   const time = made("span", "t", moment(entry, section));
   line.append(link, time);
-  if (entry.pod !== null || entry.service !== null) {
-    const pod = entry.pod === null ? "" : printable(entry.service === null ? entry.pod : entry.pod.split("-").at(-1));
-    const from = made("span", "p");
-    if (entry.service !== null) from.append(made("span", tint(entry.service), printable(entry.service)));
-    from.append(entry.service !== null && pod ? `·${pod}` : pod);
-    from.title = printable(entry.pod ?? entry.service);
-    if (before && before.pod === entry.pod && before.service === entry.service) line.classList.add("same");
-    line.append(from);
+  if (!view.origins && (entry.pod !== null || entry.service !== null)) {
+    view.origins = true;
+    setTimeout(repaint);
   }
+  if (view.origins) line.append(origin(entry));
+  if (before && before.pod === entry.pod && before.service === entry.service) line.classList.add("same");
   const text = made("span", "x");
   paint(text, entry.text, view.pattern);
   line.append(text);
   mark(line);
   return line;
+}
+
+// Service and pod, of which the end tells it from the others.
+function origin({ service, pod }) {
+  const from = made("span", "p");
+  if (service !== null) from.append(made("span", tint(service), printable(service)));
+  if (pod !== null) from.append(service === null ? printable(pod) : `·${printable(pod.split("-").at(-1))}`);
+  from.title = printable(pod ?? service ?? "");
+  return from;
 }
 
 function moment(entry, section) {
