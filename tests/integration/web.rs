@@ -12,6 +12,8 @@ use buildgrid::queue::QueueConfig;
 use buildgrid::timeline::TimelineConfig;
 use buildgrid::timeline::entry::timestamp;
 use buildgrid::timeline::protocol::Problem;
+use buildgrid::web::db::Database;
+use buildgrid::web::history::{HistoryConfig, Round};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use time::OffsetDateTime;
 
@@ -116,6 +118,17 @@ impl Service {
     pub async fn report(&self, report: serde_json::Value) -> Response {
         let path = format!("/builds/b-1/attempts/{ATTEMPT}/state");
         self.worker(Method::POST, &path).json(&report).send().await.unwrap()
+    }
+
+    /// Removes the log of the one build that there is, as is done when it is too old.
+    pub async fn forget_logs(&self) {
+        let database = Database::open_beside(&self.timeline.data()).await.unwrap();
+        let limits = HistoryConfig { keep_last: 0, ..HistoryConfig::default() };
+        let now = OffsetDateTime::now_utc() + time::Duration::days(91);
+        let round = Round { database: &database, store: None, limits, now, dry_run: false };
+        let pruned = round.prune().await.unwrap();
+        database.close().await;
+        assert_eq!((pruned.len(), pruned[0].logs), (1, 1));
     }
 
     pub async fn log(&self, query: &str) -> String {

@@ -102,6 +102,7 @@ pub(super) struct LogHits {
     (status = 200, body = LogOutline),
     (status = 400, body = Problem, content_type = "application/problem+json", description = "A filter that is none, or q"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 410, body = Problem, content_type = "application/problem+json", description = "The log is no longer kept"),
 ))]
 pub(super) async fn of_build(
     State(timeline): State<Arc<Timeline>>,
@@ -126,6 +127,7 @@ pub(super) async fn of_build(
     (status = 200, body = LogOutline),
     (status = 400, body = Problem, content_type = "application/problem+json", description = "A filter that is none, or q"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 410, body = Problem, content_type = "application/problem+json", description = "The log is no longer kept"),
 ))]
 pub(super) async fn of_deploy(
     State(timeline): State<Arc<Timeline>>,
@@ -146,6 +148,7 @@ pub(super) async fn of_deploy(
     (status = 200, body = LogHits),
     (status = 400, body = Problem, content_type = "application/problem+json", description = "No q, or a filter that is none"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 410, body = Problem, content_type = "application/problem+json", description = "The log is no longer kept"),
 ))]
 pub(super) async fn hits_of_build(
     State(timeline): State<Arc<Timeline>>,
@@ -162,6 +165,7 @@ pub(super) async fn hits_of_build(
     (status = 200, body = LogHits),
     (status = 400, body = Problem, content_type = "application/problem+json", description = "No q, or a filter that is none"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 410, body = Problem, content_type = "application/problem+json", description = "The log is no longer kept"),
 ))]
 pub(super) async fn hits_of_deploy(
     State(timeline): State<Arc<Timeline>>,

@@ -98,7 +98,7 @@ fn pages() -> Vec<(String, Document)> {
         q: Some(hostile()),
     };
     let sums = samples::sums_of(&lines);
-    let part = LogPart { entries: &lines, more: true, filters: &of_log, sums: &sums };
+    let part = LogPart { entries: &lines, more: true, filters: &of_log, sums: &sums, removed: None };
     pages.push(("deploy, filtered".to_owned(), super::deploy(&viewer, &deploy, part, samples::NOW)));
     pages
 }
@@ -192,7 +192,7 @@ fn buttons_are_for_those_who_may_press_them() {
         usual_s: None,
     };
     let (filters, sums) = (LogFilters::default(), LogSums::default());
-    let part = LogPart { entries: &[], more: false, filters: &filters, sums: &sums };
+    let part = LogPart { entries: &[], more: false, filters: &filters, sums: &sums, removed: None };
     let cancel = r#"action="/builds/b-building/cancel""#;
     let may = build(&samples::viewer(), &detail, None, part, samples::NOW);
     assert!(may.html().contains(cancel) && !may.html().contains("/rebuild\""));

@@ -37,6 +37,8 @@ pub struct LogPart<'a> {
     pub more: bool,
     pub filters: &'a LogFilters,
     pub sums: &'a LogSums,
+    /// When the lines were removed, for they are no longer kept.
+    pub removed: Option<OffsetDateTime>,
 }
 
 /// The seq of the first entry that a page shows, whose address names the line `from` (counted from 1)
@@ -84,6 +86,8 @@ pub(super) struct LogView {
     pub(super) absolute: bool,
     /// Lines say which service and pod they come from.
     pub(super) origins: bool,
+    /// The lines are no longer kept.
+    pub(super) gone: bool,
     pub(super) icons: LogIcons,
 }
 
@@ -163,9 +167,10 @@ impl LogView {
                 },
                 open,
                 absolute: true,
-                rest: match open {
-                    true => "live".to_owned(),
-                    false => "as reported so far".to_owned(),
+                rest: match part.removed {
+                    Some(at) => no_longer_kept(at),
+                    None if open => "live".to_owned(),
+                    None => "as reported so far".to_owned(),
                 },
             },
             part,
@@ -174,7 +179,7 @@ impl LogView {
 
     fn new(subject: Subject<'_>, part: LogPart<'_>) -> Self {
         let Subject { path, fixed, services, stored, mut around, open, absolute, rest } = subject;
-        let LogPart { entries, more, filters, sums } = part;
+        let LogPart { entries, more, filters, sums, removed } = part;
         let place = Place { path: &path, fixed, filters };
         let first = entries.first().map_or(stored, |entry| entry.seq);
         // While the page was being made, the log may have grown.
@@ -222,6 +227,7 @@ impl LogView {
             ended_badly: around.ended_badly,
             open,
             absolute,
+            gone: removed.is_some(),
             origins: !sums.pods.is_empty() || !sums.services.is_empty(),
             query,
             api,
@@ -250,13 +256,17 @@ impl LogView {
     }
 }
 
+fn no_longer_kept(removed: OffsetDateTime) -> String {
+    format!("removed on {}: older than logs are kept", words::day(removed))
+}
+
 /// What the footer says after the number of lines.
 fn rest(build: &Build, attempt: Option<&Attempt>, counts: bool, now: OffsetDateTime) -> String {
     let Some(attempt) = attempt else {
         return "no worker has it yet".to_owned();
     };
     if let Some(at) = attempt.log_removed_at {
-        return format!("removed on {}: older than logs are kept", words::day(at));
+        return no_longer_kept(at);
     }
     let worker = printable(&attempt.worker);
     match build.state {
@@ -278,7 +288,7 @@ mod tests {
 
     fn view(build: &Build, attempt: &Attempt, entries: &[LogEntry], more: bool) -> LogView {
         let (filters, sums) = (LogFilters::default(), LogSums::default());
-        let part = LogPart { entries, more, filters: &filters, sums: &sums };
+        let part = LogPart { entries, more, filters: &filters, sums: &sums, removed: None };
         LogView::of_build(build, Some(attempt), part, samples::NOW)
     }
 
@@ -345,7 +355,13 @@ mod tests {
         let filters =
             LogFilters { pod: Some("web-1".to_owned()), q: Some("a&b".to_owned()), ..LogFilters::default() };
         let sums = LogSums { lines: 258, matching: 217, ..LogSums::default() };
-        let part = LogPart { entries: &samples::entries(3..9), more: true, filters: &filters, sums: &sums };
+        let part = LogPart {
+            entries: &samples::entries(3..9),
+            more: true,
+            filters: &filters,
+            sums: &sums,
+            removed: None,
+        };
         let log = LogView::of_build(&samples::published(), None, part, samples::NOW);
         assert_eq!(log.query, "pod=web-1");
         assert_eq!(log.count, "217 of 258 lines");

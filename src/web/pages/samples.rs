@@ -290,7 +290,7 @@ pub(super) fn page_of(build: Build, entries: &[LogEntry], attempts: Vec<Attempt>
     let counting = attempts.last().cloned();
     let detail = BuildDetail { build, attempts, usual_s: Some(110.0) };
     let (filters, sums) = (LogFilters::default(), sums_of(entries));
-    let part = LogPart { entries, more: false, filters: &filters, sums: &sums };
+    let part = LogPart { entries, more: false, filters: &filters, sums: &sums, removed: None };
     super::build(&viewer(), &detail, counting.as_ref(), part, NOW)
 }
 
@@ -332,7 +332,7 @@ pub(super) fn pod_lines() -> Vec<LogEntry> {
 pub(super) fn deploy_page(deploy: &Deploy, entries: &[LogEntry]) -> Document {
     let (filters, sums) =
         (LogFilters { service: Some("web".to_owned()), ..LogFilters::default() }, sums_of(entries));
-    let part = LogPart { entries, more: false, filters: &filters, sums: &sums };
+    let part = LogPart { entries, more: false, filters: &filters, sums: &sums, removed: None };
     super::deploy(&viewer(), deploy, part, NOW)
 }
 

@@ -74,11 +74,13 @@ struct Part {
     entries: Vec<LogEntry>,
     more: bool,
     sums: LogSums,
+    removed: Option<OffsetDateTime>,
 }
 
 impl Part {
     /// The lines from the entry `from` on, as many as a page has, and the sums of all.
     async fn read(timeline: &Timeline, log: &LogId, filters: &LogFilters, from: u64) -> Result<Self, Fault> {
+        let removed = timeline.database.log_state(log).await?.removed_at;
         let fields = matcher(filters, false)?;
         let blocks = outlines(&timeline.database, log, 0, &fields).await.map_err(Refusal::from)?;
         let sums = LogSums::of(&blocks);
@@ -94,13 +96,13 @@ impl Part {
             entries.extend(lines.filter_map(|line| serde_json::from_slice::<LogEntry>(line).ok()));
             (from, bytes) = (found.next, bytes + found.lines.len());
             if !found.more || entries.len() >= most || bytes >= PAGE {
-                return Ok(Self { entries, more: found.more, sums });
+                return Ok(Self { entries, more: found.more, sums, removed });
             }
         }
     }
 
     fn with<'a>(&'a self, filters: &'a LogFilters) -> LogPart<'a> {
-        LogPart { entries: &self.entries, more: self.more, filters, sums: &self.sums }
+        LogPart { entries: &self.entries, more: self.more, filters, sums: &self.sums, removed: self.removed }
     }
 }
 

@@ -297,3 +297,49 @@ async fn hostile_lines_stay_text() {
     browser.finish().await;
     service.timeline.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_scripts_a_log_is_read_in_parts() {
+    let service = Service::start().await;
+    service.claimed().await;
+    let lines: String = (0..1200).map(|seq| line(seq, None, &format!("line {seq} of many"))).collect();
+    assert_eq!(service.append(lines).await.status(), StatusCode::OK);
+    let password = service.timeline.add_user("mara", Role::Viewer, Namespaces::All).await;
+    let browser = Browser::start().await;
+    browser.devtools("Emulation.setScriptExecutionDisabled", json!({"value": true})).await;
+    browser.sign_in(&service.timeline.url(), "mara", &password, "/builds/b-1?from=1").await;
+    let texts =
+        "return [...document.querySelectorAll('.l')].map(line => line.innerText.replace(/\\s+/g, ' '))";
+    let shown = browser.eval(texts).await;
+    assert_eq!((shown.as_array().unwrap().len(), &shown[499]), (500, &json!("500 0.5 s line 499 of many")));
+    assert_eq!(browser.text("[rel=next]").await, "700 lines after these");
+    browser.click("[rel=next]").await;
+    browser.until("the next part", "return document.querySelector('#L501')").await;
+    browser.click("[rel=prev]").await;
+    browser.until("the part before", "return document.querySelector('#L1')").await;
+    browser.find("#q").await.send_keys("line 77 \u{e007}").await.unwrap();
+    browser
+        .until(
+            "what has the words",
+            "return document.querySelectorAll('.l').length === 1 && document.querySelector('#L78')",
+        )
+        .await;
+    browser.finish().await;
+    service.timeline.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_no_longer_kept_is_said_to_be() {
+    let service = Service::start().await;
+    service.claimed().await;
+    assert_eq!(service.append(story()).await.status(), StatusCode::OK);
+    fails(&service, &story()).await;
+    service.forget_logs().await;
+    let password = service.timeline.add_user("mara", Role::Viewer, Namespaces::All).await;
+    let browser = Browser::start().await;
+    browser.sign_in(&service.timeline.url(), "mara", &password, "/builds/b-1").await;
+    assert!(browser.text("#foot").await.starts_with("434 lines, removed on "));
+    browser.accessible("a log that is gone").await;
+    browser.finish().await;
+    service.timeline.finish().await;
+}

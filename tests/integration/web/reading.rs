@@ -1,10 +1,7 @@
 //! Reading a stored log: ranges, filters, words, downloads.
 
 use buildgrid::timeline::protocol::Problem;
-use buildgrid::web::db::Database;
-use buildgrid::web::history::{HistoryConfig, Round};
 use reqwest::{Method, StatusCode};
-use time::OffsetDateTime;
 
 use super::{Service, line, refused};
 
@@ -99,13 +96,7 @@ async fn a_filter_that_is_none_is_refused() {
 async fn a_log_that_is_no_longer_kept_is_gone_and_its_build_is_not() {
     let service = Service::start().await;
     long(&service).await;
-    let database = Database::open_beside(&service.timeline.data()).await.unwrap();
-    let limits = HistoryConfig { keep_last: 0, ..HistoryConfig::default() };
-    let now = OffsetDateTime::now_utc() + time::Duration::days(91);
-    let pruned =
-        Round { database: &database, store: None, limits, now, dry_run: false }.prune().await.unwrap();
-    database.close().await;
-    assert_eq!((pruned.len(), pruned[0].logs), (1, 1));
+    service.forget_logs().await;
 
     let answer = service.maestro(Method::GET, "/builds/b-1/log").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::GONE);
@@ -113,6 +104,10 @@ async fn a_log_that_is_no_longer_kept_is_gone_and_its_build_is_not() {
     assert!(problem.detail.contains("history.keep_logs"), "{}", problem.detail);
     let live = service.maestro(Method::GET, "/builds/b-1/log").header("accept", "text/event-stream");
     assert_eq!(live.send().await.unwrap().status(), StatusCode::GONE);
+    for what in ["outline", "hits?q=hay"] {
+        let answer = service.maestro(Method::GET, &format!("/builds/b-1/log/{what}")).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::GONE, "{what}");
+    }
     let attempt = &service.get("/builds/b-1").await["attempts"][0];
     assert_eq!(attempt["entries"], 5000);
     assert!(attempt["log_removed_at"].is_string(), "{attempt}");

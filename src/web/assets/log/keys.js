@@ -34,7 +34,7 @@ function foldAll() {
 }
 
 async function nextFailure() {
-  const failed = outline.sections.flatMap((section) => section.failed);
+  const failed = failures();
   if (!failed.length) return say("No step has failed");
   const now = view.linked[0] <= view.linked[1] ? view.linked[0] : -1;
   const seq = failed.find((seq) => seq > now) ?? failed[0];
@@ -120,5 +120,5 @@ async function begin() {
   if (far.length) await goLinked();
   if (field.value) await find(field.value, !far.length);
 }
-addEventListener("hashchange", goLinked);
-begin();
+addEventListener("hashchange", () => view.ready && goLinked());
+if (!("gone" in log.dataset)) begin();

@@ -100,6 +100,13 @@ function unfold(section, open) {
 // Whether the build failed at this step.
 const isFailing = (section) => section.step !== null && printable(section.step) === log.dataset.failing;
 
+// The lines at which steps failed; of one that has not said so, the last.
+function failures() {
+  return outline.sections.flatMap((section) =>
+    section.failed.length || !isFailing(section) ? section.failed : [section.parts.at(-1).block.parts[section.parts.at(-1).index].last_seq],
+  );
+}
+
 // Headings say what is known now.
 function head(section, last) {
   if (section.step === null) return;
@@ -493,7 +500,7 @@ function rule() {
   };
   // More marks than pixels say nothing.
   put(search.seqs.slice(0, 2000), "hit");
-  for (const section of outline.sections) put(section.failed, "failure");
+  put(failures(), "failure");
   const now = [tall, ...marks].join();
   if (now === ruled) return;
   ruled = now;
@@ -538,4 +545,4 @@ addEventListener("resize", () => {
   redraw();
 });
 // What changes above the log moves nothing in it.
-new ResizeObserver(() => hold()).observe($("head"));
+new ResizeObserver(() => hold()).observe($("main"));
