@@ -86,11 +86,15 @@ pub static LOG_SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
     Asset::new("log", "js", "text/javascript; charset=utf-8", script)
 });
 
-const LOG_SCRIPTS: [&str; 7] = [
+const LOG_SCRIPTS: [&str; 11] = [
     include_str!("../assets/log/ansi.js"),
     include_str!("../assets/log/outline.js"),
     include_str!("../assets/log/lines.js"),
     include_str!("../assets/log/view.js"),
+    include_str!("../assets/log/sections.js"),
+    include_str!("../assets/log/rows.js"),
+    include_str!("../assets/log/places.js"),
+    include_str!("../assets/log/ruler.js"),
     include_str!("../assets/log/search.js"),
     include_str!("../assets/log/follow.js"),
     include_str!("../assets/log/keys.js"),

@@ -1,8 +1,9 @@
 // Following: the service says how far the log is; the outline is asked for what is new of it, and lines are
 // fetched where somebody looks. The end stays in sight until the reader scrolls up.
 
-// Between two looks at a log that grows, in milliseconds.
+// Between two looks at a log that grows, and after one that failed, in milliseconds.
 const PAUSE = 150;
+const LATER = 3000;
 
 async function look() {
   const query = asking();
@@ -103,19 +104,20 @@ let looking = 0;
 let again = false;
 
 // One look at a time, and a pause between them, however fast the log grows.
-function grown() {
+function grown(pause = PAUSE) {
   if (looking) return (again = true);
   looking = setTimeout(async () => {
     again = false;
+    let next = PAUSE;
     try {
       await look();
       await findMore();
     } catch {
-      again = true;
+      [again, next] = [true, LATER];
     }
     looking = 0;
-    if (again) grown();
-  }, PAUSE);
+    if (again) grown(next);
+  }, pause);
 }
 
 function end() {
