@@ -19,6 +19,7 @@ import timeline_follow
 import timeline_ingest
 import timeline_read
 import up_start
+import viewer
 from grid import Grid
 
 USUAL = [
@@ -33,6 +34,7 @@ USUAL = [
     timeline_follow,
     timeline_read,
     pages,
+    viewer,
     masking,
     log_memory,
 ]

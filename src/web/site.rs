@@ -1,5 +1,6 @@
 //! The pages' routes: what a browser asks for, from the same functions that answer the API.
 
+mod log;
 mod settings;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,19 +20,15 @@ use time::OffsetDateTime;
 
 use super::access::session::{self, SignIn};
 use super::access::{Identity, Principal, Scope};
-use super::api::{self, apps, builds};
-use super::db::logs::LogId;
+use super::api::{self, apps};
 use super::images;
-use super::log::filter::Matcher;
-use super::log::read::find;
-use super::pages::{self, AppFilters, AppView, BuildFilters, BuildQuery, LogPart, Viewer};
+use super::pages::{self, AppFilters, AppView, BuildFilters, Viewer};
 use super::refusal::Refusal;
 use super::search;
 use super::service::Timeline;
 use super::timeline::{self, Wanted};
 use crate::serving::Peer;
-use crate::timeline::entry::LogEntry;
-use crate::timeline::protocol::{App, Attempt};
+use crate::timeline::protocol::App;
 
 /// The pages.
 pub(super) fn router() -> Router<Arc<Timeline>> {
@@ -39,8 +36,9 @@ pub(super) fn router() -> Router<Arc<Timeline>> {
         .route("/", get(all_apps))
         .route("/{namespace}/{app}", get(one_app))
         .route("/{namespace}/{app}/{service}", get(one_service))
-        .route("/builds/{id}", get(one_build))
         .route("/images/{namespace}/{image}", get(one_image))
+        .route("/builds/{id}", get(log::of_build))
+        .route("/deploys/{id}", get(log::of_deploy))
         .route("/builds/{id}/cancel", post(cancel))
         .route("/builds/{id}/rebuild", post(rebuild))
         .route("/search", get(find_any))
@@ -219,50 +217,6 @@ async fn show_app(
         base: &timeline.base,
     };
     Ok(pages::app(&visitor.viewer(), &view, filters, OffsetDateTime::now_utc()).into_response())
-}
-
-async fn one_build(
-    State(timeline): State<Arc<Timeline>>,
-    visitor: Visitor,
-    path: Named<String>,
-    query: Asked<BuildQuery>,
-) -> Result<Response, Fault> {
-    let (id, query) = (named(path)?, asked(query)?);
-    let detail = builds::detail(&timeline, &visitor.0, &api::build_id(&id)?).await?;
-    let wanted = query.attempt.or(detail.build.attempt);
-    let attempt = detail.attempts.iter().find(|attempt| Some(attempt.id) == wanted);
-    if let (Some(named), None) = (query.attempt, attempt) {
-        return Err(Fault(Refusal::NotFound(format!("attempt {named} at build {id}"))));
-    }
-    let entries = match attempt {
-        None => Vec::new(),
-        Some(attempt) => {
-            part(&timeline, attempt, pages::first_entry(query.from, &detail.build, attempt)).await?
-        }
-    };
-    let part = LogPart { attempt, entries: &entries };
-    Ok(pages::build(&visitor.viewer(), &detail, part, OffsetDateTime::now_utc()).into_response())
-}
-
-/// A page ends with the line that makes its log larger, in bytes: a browser has to show it.
-const PAGE: usize = 2 << 20;
-
-/// The lines of a page, from the entry `from` on.
-async fn part(timeline: &Timeline, attempt: &Attempt, from: u64) -> Result<Vec<LogEntry>, Fault> {
-    let (log, everything) = (LogId::of_attempt(attempt.id), Arc::new(Matcher::everything()));
-    let most = usize::try_from(pages::LINES).unwrap_or(usize::MAX);
-    let (mut entries, mut from, mut bytes) = (Vec::new(), from, 0);
-    loop {
-        let wanted = most - entries.len();
-        let found = find(&timeline.database, &log, from, wanted, &everything).await.map_err(Refusal::from)?;
-        let lines = found.lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-        // Each was an entry when it was stored.
-        entries.extend(lines.filter_map(|line| serde_json::from_slice::<LogEntry>(line).ok()));
-        (from, bytes) = (found.next, bytes + found.lines.len());
-        if !found.more || entries.len() >= most || bytes >= PAGE {
-            return Ok(entries);
-        }
-    }
 }
 
 async fn cancel(

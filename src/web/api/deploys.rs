@@ -74,9 +74,19 @@ pub(super) async fn get(
     Parameter(id): Parameter<String>,
     Parameters(whose): Parameters<Whose>,
 ) -> Result<Json<Deploy>, Refusal> {
+    detail(&timeline, &principal, id, whose.namespace).await.map(Json)
+}
+
+/// A deploy with its builds, for somebody who may see it.
+pub(in crate::web) async fn detail(
+    timeline: &Timeline,
+    principal: &Principal,
+    id: String,
+    namespace: Option<String>,
+) -> Result<Deploy, Refusal> {
     principal.must(Scope::Read)?;
-    let deploy = visible_deploy(&timeline, &principal, &id, &whose).await?;
-    show(&timeline, id, deploy).await.map(Json)
+    let deploy = visible_deploy(timeline, principal, &id, &Whose { namespace }).await?;
+    show(timeline, id, deploy).await
 }
 
 async fn show(timeline: &Timeline, id: String, deploy: DeployRow) -> Result<Deploy, Refusal> {

@@ -12,6 +12,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (1, "builds and logs", include_str!("migrations/0001_builds_and_logs.sql")),
     (2, "turns", include_str!("migrations/0002_turns.sql")),
     (3, "history", include_str!("migrations/0003_history.sql")),
+    (4, "outlines", include_str!("migrations/0004_outlines.sql")),
     (5, "timeline", include_str!("migrations/0005_timeline.sql")),
 ];
 

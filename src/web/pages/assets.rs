@@ -89,6 +89,26 @@ fn compacted(sheets: &[&str]) -> String {
 pub static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
     Asset::new("live", "js", "text/javascript; charset=utf-8", include_str!("../assets/live.js"))
 });
+/// The log viewer: a file for each thing that it does, which see each other's functions and nobody else does.
+pub static LOG_SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
+    let script = format!("\"use strict\";\n(() => {{\n{}}})();\n", LOG_SCRIPTS.concat());
+    Asset::new("log", "js", "text/javascript; charset=utf-8", script)
+});
+
+const LOG_SCRIPTS: [&str; 11] = [
+    include_str!("../assets/log/ansi.js"),
+    include_str!("../assets/log/outline.js"),
+    include_str!("../assets/log/lines.js"),
+    include_str!("../assets/log/view.js"),
+    include_str!("../assets/log/sections.js"),
+    include_str!("../assets/log/rows.js"),
+    include_str!("../assets/log/places.js"),
+    include_str!("../assets/log/ruler.js"),
+    include_str!("../assets/log/search.js"),
+    include_str!("../assets/log/follow.js"),
+    include_str!("../assets/log/keys.js"),
+];
+
 pub static ICON: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("icon", "svg", "image/svg+xml", include_str!("../assets/icon.svg")));
 
@@ -98,7 +118,7 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 async fn serve(Path(file): Path<String>) -> Response {
-    let assets: [&'static Asset; 5] = [&STYLE, &LOG_STYLE, &PLACES_STYLE, &SCRIPT, &ICON];
+    let assets: [&'static Asset; 6] = [&STYLE, &LOG_STYLE, &PLACES_STYLE, &SCRIPT, &LOG_SCRIPT, &ICON];
     let asked = |asset: &&&'static Asset| asset.path.strip_prefix("/assets/") == Some(file.as_str());
     match assets.iter().find(asked) {
         Some(asset) => asset.into_response(),
@@ -125,6 +145,7 @@ mod tests {
             (&LOG_STYLE, "text/css; charset=utf-8"),
             (&PLACES_STYLE, "text/css; charset=utf-8"),
             (&SCRIPT, "text/javascript; charset=utf-8"),
+            (&LOG_SCRIPT, "text/javascript; charset=utf-8"),
             (&ICON, "image/svg+xml"),
         ] {
             let response = get(&asset.path).await;
@@ -155,11 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn the_script_never_makes_markup_of_text() {
+    fn no_script_makes_markup_of_text() {
         for forbidden in
             ["innerHTML", "outerHTML =", "insertAdjacentHTML", "document.write", "eval(", ".style"]
         {
-            assert!(!SCRIPT.body.contains(forbidden), "{forbidden}");
+            for script in [&SCRIPT, &LOG_SCRIPT] {
+                assert!(!script.body.contains(forbidden), "{forbidden}");
+            }
         }
     }
 }

@@ -69,6 +69,8 @@ pub(super) struct Frame {
     /// What the page needs beside it.
     pub(super) sheet: &'static str,
     pub(super) script: &'static str,
+    /// What a page with a log loads besides.
+    pub(super) log_script: Option<&'static str>,
     pub(super) icon: &'static str,
     pub(super) logo: Icon,
     place: Option<Place>,
@@ -84,6 +86,7 @@ impl Frame {
             style: &assets::STYLE.path,
             sheet: &assets::PLACES_STYLE.path,
             script: &assets::SCRIPT.path,
+            log_script: None,
             icon: &assets::ICON.path,
             logo: Icon::Logo,
             place: viewer.map(|_| Place::Apps),
@@ -104,7 +107,7 @@ impl Frame {
 
     /// The same of a page that shows a log.
     pub(super) fn of_log(self) -> Self {
-        Self { sheet: &assets::LOG_STYLE.path, ..self }
+        Self { sheet: &assets::LOG_STYLE.path, log_script: Some(&assets::LOG_SCRIPT.path), ..self }
     }
 
     /// The viewer's first letter.

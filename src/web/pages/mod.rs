@@ -15,6 +15,7 @@
 //! | `/images/<namespace>/<app>.<repository>:<tag>` | [`image()`] |
 //! | `/search?q=` | [`search`] |
 //! | `/settings/buildgrid` | [`settings`] |
+//! | `/deploys/<id>` | [`deploy`], as a build's |
 //! | what went wrong | [`fault`] |
 //! | `/assets/<name>` | [`assets::router`] |
 
@@ -23,9 +24,11 @@ mod app;
 mod apps;
 pub mod assets;
 mod build;
+mod deploy;
 mod document;
 mod facts;
 mod fault;
+mod filters;
 mod icons;
 mod image;
 mod image_page;
@@ -38,6 +41,7 @@ mod settings;
 mod sign_in;
 mod state;
 mod steps;
+mod sums;
 mod timeline;
 mod words;
 
@@ -49,10 +53,13 @@ mod samples;
 pub use app::{AppView, BuildFilters, app};
 pub use apps::{AppFilters, apps};
 pub use build::build;
+pub use deploy::deploy;
 pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
 pub use fault::fault;
+pub use filters::LogFilters;
 pub use image_page::image;
 pub use log::{BuildQuery, LINES, LogPart, first_entry};
 pub use search::search;
 pub use settings::{Fresh, Settings, settings};
 pub use sign_in::{local_address, not_signed_in, sign_in, sign_in_later};
+pub use sums::LogSums;

@@ -14,11 +14,13 @@ use crate::store::digest::Digest;
 use crate::store::{Credential, NewCredential, StoreError};
 use crate::timeline::entry::{LogEntry, Stream, timestamp};
 use crate::timeline::protocol::{
-    App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, DeployReport,
+    App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, Deploy, DeployReport,
     DeployState, Page,
 };
 use crate::web::credentials::Kept;
 use crate::web::images::{Content, Image, Layer, Missing, Previous};
+use crate::web::log::outline::Outline;
+use crate::web::log::read::Counted;
 use crate::web::search::Found;
 use crate::web::timeline::{Current, Deployed, Entry, TimelinePage};
 
@@ -430,11 +432,64 @@ pub(super) fn image() -> Image {
     }
 }
 
+/// The sums of a log that is no longer than these entries.
+pub(super) fn sums_of(entries: &[LogEntry]) -> LogSums {
+    let lines: Vec<String> = entries.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
+    let parts = Outline::of(lines.join("\n").as_bytes()).parts;
+    let parts = parts.into_iter().map(|part| (part.lines, part)).map(|(lines, part)| (part, lines)).collect();
+    LogSums::of(&[Counted { first_seq: 0, entries: entries.len() as u64, parts }])
+}
+
 /// A detail of `build` with its log, rendered.
 pub(super) fn page_of(build: Build, entries: &[LogEntry], attempts: Vec<Attempt>) -> Document {
     let counting = attempts.last().cloned();
     let detail = BuildDetail { build, attempts, usual_s: Some(110.0) };
-    super::build(&viewer(), &detail, LogPart { attempt: counting.as_ref(), entries }, NOW)
+    let (filters, sums) = (LogFilters::default(), sums_of(entries));
+    let part = LogPart { entries, more: false, filters: &filters, sums: &sums, removed: None };
+    super::build(&viewer(), &detail, counting.as_ref(), part, NOW)
+}
+
+/// A deploy, as it is reported while its pods start.
+pub(super) fn deploying() -> Deploy {
+    Deploy {
+        id: "shop-418".to_owned(),
+        report: DeployReport {
+            namespace: "acme".parse().unwrap(),
+            app: "shop".parse().unwrap(),
+            state: DeployState::Running,
+            services: vec!["web".to_owned(), "worker".to_owned()],
+            started_at: Some(NOW - Duration::seconds(42)),
+            finished_at: None,
+            image: None,
+            reason: None,
+        },
+        entries: 12,
+        reported_at: NOW - Duration::seconds(3),
+        builds: vec![published()],
+    }
+}
+
+/// Lines of its pods.
+pub(super) fn pod_lines() -> Vec<LogEntry> {
+    let mut lines = entries(0..12);
+    for (line, pod) in lines
+        .iter_mut()
+        .zip(["web-7c9d5f6b8-x2k4p", "web-7c9d5f6b8-m9v7c", "worker-5b8f9c4d7-hh6wz"].iter().cycle())
+    {
+        let service = pod.split('-').next().unwrap();
+        (line.pod, line.service) = (Some((*pod).to_owned()), Some(service.to_owned()));
+        line.step = Some(format!("Start {service}"));
+        line.server = "node-a".to_owned();
+    }
+    lines
+}
+
+/// The page of a deploy with a log.
+pub(super) fn deploy_page(deploy: &Deploy, entries: &[LogEntry]) -> Document {
+    let (filters, sums) =
+        (LogFilters { service: Some("web".to_owned()), ..LogFilters::default() }, sums_of(entries));
+    let part = LogPart { entries, more: false, filters: &filters, sums: &sums, removed: None };
+    super::deploy(&viewer(), deploy, part, NOW)
 }
 
 /// A credential as the store keeps it.
@@ -513,7 +568,7 @@ fn pages() -> Vec<(String, Document)> {
         ("failed".to_owned(), page_of(failed(), &story, vec![ended])),
         (
             "published".to_owned(),
-            page_of(published(), &entries(0..5000), vec![Attempt { entries: 7000, ..attempt() }]),
+            page_of(published(), &entries(0..500), vec![Attempt { entries: 7000, ..attempt() }]),
         ),
     ];
     let (kept, new, names) = (kept(true), new_credential(), ["acme", "globex", "smoke"].map(str::to_owned));
@@ -528,6 +583,7 @@ fn pages() -> Vec<(String, Document)> {
         let shown = Settings { fresh, namespaces: &names, ..settings_of(managed) };
         pages.push((name.to_owned(), settings(&viewer, &shown, NOW)));
     }
+    pages.push(("deploy".to_owned(), deploy_page(&deploying(), &pod_lines())));
     story.truncate(8);
     pages.push(("building".to_owned(), page_of(building(), &story, vec![running])));
     let retried = Build { number: Some(2), ..building() };
@@ -543,7 +599,14 @@ fn pages() -> Vec<(String, Document)> {
 fn pages_can_be_looked_at() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pages");
     std::fs::create_dir_all(folder.join("assets")).unwrap();
-    for asset in [&assets::STYLE, &assets::LOG_STYLE, &assets::PLACES_STYLE, &assets::SCRIPT, &assets::ICON] {
+    for asset in [
+        &assets::STYLE,
+        &assets::LOG_STYLE,
+        &assets::PLACES_STYLE,
+        &assets::SCRIPT,
+        &assets::LOG_SCRIPT,
+        &assets::ICON,
+    ] {
         std::fs::write(folder.join(&asset.path[1..]), asset.body()).unwrap();
     }
     for (name, page) in pages() {

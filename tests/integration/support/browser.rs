@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use thirtyfour::{
-    By, Capabilities, CapabilitiesHelper, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver,
-    WebElement,
+    By, Capabilities, CapabilitiesHelper, ChromiumLikeCapabilities, DesiredCapabilities, TypingData,
+    WebDriver, WebElement,
 };
 
 use super::patience::{PATIENCE, in_time};
@@ -168,6 +168,17 @@ impl Browser {
         self.until(&format!("the page shows {text:?}"), &script).await;
     }
 
+    /// Presses keys wherever the focus is.
+    pub async fn press(&self, keys: impl Into<TypingData>) {
+        self.driver.action_chain().send_keys(keys).perform().await.unwrap();
+    }
+
+    /// Turns the wheel over the page, by pixels downwards.
+    pub async fn wheel(&self, pixels: i64) {
+        let parameters = json!({"type": "mouseWheel", "x": 300, "y": 300, "deltaX": 0, "deltaY": pixels});
+        self.devtools("Input.dispatchMouseEvent", parameters).await;
+    }
+
     /// Asks Chromium itself, by its DevTools protocol.
     pub async fn devtools(&self, method: &str, parameters: Value) -> Value {
         let answer = self.driver.cdp().send_raw(method, parameters).await;
@@ -198,6 +209,12 @@ impl Browser {
         }
     }
 
+    /// A picture of what is in sight now, in light on a desktop.
+    pub async fn photograph_here(&self, name: &str) {
+        let taken = self.devtools("Page.captureScreenshot", json!({"format": "png"})).await;
+        keep(name, Theme::Light, Size::Desktop, &taken);
+    }
+
     /// One picture, from the top of the page to its end or [`TALLEST`].
     async fn picture(&self, name: &str, theme: Theme, size: Size) {
         let settled = "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => \
@@ -207,10 +224,7 @@ impl Browser {
         let clip = json!({"x": 0, "y": 0, "width": width, "height": height.max(least.into()), "scale": 1});
         let parameters = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
         let taken = self.devtools("Page.captureScreenshot", parameters).await;
-        let png = data_encoding::BASE64.decode(taken["data"].as_str().unwrap().as_bytes()).unwrap();
-        let folder = screenshots();
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join(format!("{name}-{}-{}.png", theme.name(), size.name())), png).unwrap();
+        keep(name, theme, size, &taken);
     }
 
     /// Asserts that axe-core finds nothing against the page as it stands, in any theme and size.
@@ -277,6 +291,14 @@ async fn listening(log: &Path) -> u16 {
         assert!(!said.contains("not found"), "{said}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Writes a picture that was taken.
+fn keep(name: &str, theme: Theme, size: Size, taken: &Value) {
+    let png = data_encoding::BASE64.decode(taken["data"].as_str().unwrap().as_bytes()).unwrap();
+    let folder = screenshots();
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(format!("{name}-{}-{}.png", theme.name(), size.name())), png).unwrap();
 }
 
 fn manifest() -> PathBuf {

@@ -12,7 +12,7 @@ use buildgrid::store::{Store, StoreConfig};
 use buildgrid::timeline::TimelineConfig;
 use buildgrid::timeline::client::TimelineClient;
 use buildgrid::timeline::protocol::BuildDetail;
-use buildgrid::web::access::{Namespaces, Principal, Role, Secret};
+use buildgrid::web::access::{Namespaces, PasswordHash, Principal, Role, Secret};
 use buildgrid::web::db::Database;
 use buildgrid::web::policy::PolicyConfig;
 use buildgrid::web::{Enqueuer, Timeline, serve};
@@ -142,6 +142,15 @@ impl TestTimeline {
     /// The database of the running service.
     pub fn database(&self) -> &Database {
         &self.running.as_ref().expect("the service runs").database
+    }
+
+    /// Adds a user; answers the password.
+    pub async fn add_user(&self, name: &str, role: Role, namespaces: Namespaces) -> String {
+        let password = "correct horse battery".to_owned();
+        let hash = PasswordHash::make(&password.clone().into()).unwrap();
+        let user = Principal { name: name.to_owned(), role, namespaces };
+        assert!(self.database().add_user(user, hash, OffsetDateTime::now_utc()).await.unwrap());
+        password
     }
 
     /// Loses all that it had, while it is stopped.
