@@ -10,6 +10,7 @@ import enqueue_to_log
 import fake_throughput
 import log_memory
 import masking
+import pages
 import publish_memory
 import release_build
 import report
@@ -18,6 +19,7 @@ import timeline_follow
 import timeline_ingest
 import timeline_read
 import up_start
+import viewer
 from grid import Grid
 
 USUAL = [
@@ -31,6 +33,8 @@ USUAL = [
     timeline_ingest,
     timeline_follow,
     timeline_read,
+    pages,
+    viewer,
     masking,
     log_memory,
 ]

@@ -23,6 +23,8 @@ has_static_busybox() {
 }
 
 # A library lies in a folder that is called after the machine.
+has_noto() { compgen -G '/usr/share/fonts/truetype/noto/NotoSans-Regular.ttf'; }
+
 has_libfaketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'; }
 
 # A C compiler with the headers of the C library; the Rust build compiles AWS-LC, libgit2, zlib and zstd.

@@ -235,6 +235,7 @@ pub(super) mod tests {
             deploy_id: None,
             requested_by: None,
             fake: false,
+            rebuild: false,
             state,
             kind: None,
             reused: false,

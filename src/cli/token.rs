@@ -28,7 +28,7 @@ enum Command {
     Add {
         name: LoginName,
         /// worker claims and reports builds; maestro sees, builds and reports deploys; member sees and
-        /// builds; viewer sees
+        /// builds; viewer sees; admin is for people
         #[arg(long)]
         role: Role,
         #[command(flatten)]

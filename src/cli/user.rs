@@ -28,10 +28,11 @@ enum Command {
     /// Make a login; its password is asked for, or read from standard input
     #[command(after_help = "Examples:\n\n  \
         buildgrid user add anna --role member --namespace acme\n  \
-        buildgrid user add root --role member --all-namespaces --generate")]
+        buildgrid user add root --role admin --all-namespaces --generate")]
     Add {
         name: LoginName,
-        /// viewer sees builds; member also enqueues, cancels and rebuilds
+        /// viewer sees builds; member also enqueues, cancels and rebuilds; admin also manages the registry's
+        /// credentials
         #[arg(long, default_value = "viewer", value_parser = role)]
         role: Role,
         #[command(flatten)]
@@ -63,7 +64,7 @@ enum Command {
 fn role(text: &str) -> Result<Role, String> {
     match text.parse::<Role>() {
         Ok(role) if role.is_for_people() => Ok(role),
-        Ok(role) => Err(format!("{role} is a role for tokens; people are viewer or member")),
+        Ok(role) => Err(format!("{role} is a role for tokens; people are viewer, member or admin")),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -225,7 +226,7 @@ mod tests {
         for (line, word) in [
             ("add anna", "--all-namespaces"),
             ("add anna --all-namespaces --namespace acme", "cannot be used with"),
-            ("add anna --all-namespaces --role worker", "people are viewer or member"),
+            ("add anna --all-namespaces --role worker", "people are viewer, member or admin"),
             ("add anna --all-namespaces --role root", "is not a role"),
             ("add a/b --all-namespaces", "is not a name"),
             ("add anna --namespace A.B", "A.B"),

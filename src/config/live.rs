@@ -98,6 +98,8 @@ impl Config {
                 }
             }
         }
+        // Whatever order a JSON object keeps.
+        changes.sort_by(|one, other| one.key.cmp(&other.key));
         // Its login is not printed, and so not compared above.
         let is_listed = changes.iter().any(|change| change.key == "queue.url");
         if self.queue.url.expose() != before.queue.url.expose() && !is_listed {

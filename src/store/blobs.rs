@@ -52,6 +52,36 @@ impl Store {
         .await
     }
 
+    /// The bytes of a small one, such as a configuration, if this repository links it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when they do not match the digest; [`StoreError::Manifest`] when there are more
+    /// than `most` of them.
+    pub async fn read_blob(
+        &self,
+        repository: &ImageRepository,
+        digest: Digest,
+        most: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let link = layout::layer_link(repository, digest);
+        self.blocking(move |directory| {
+            let key = layout::blob(digest);
+            let size = match directory.size(&link)? {
+                Some(_) => directory.size(&key)?,
+                None => None,
+            };
+            if let Some(size) = size.filter(|&size| size > most) {
+                let reason = format!("it is {size} bytes long; at most {most} are read");
+                return Err(StoreError::Manifest { digest, reason });
+            }
+            match directory.read(&key)?.filter(|_| size.is_some()) {
+                Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Corrupt { digest }),
+                found => Ok(found),
+            }
+        })
+        .await
+    }
+
     /// A layer or configuration, if this repository links it.
     pub async fn blob(
         &self,

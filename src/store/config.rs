@@ -11,7 +11,8 @@ use crate::config::Faults;
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
     /// The directory of the store, all of it on one file system. A registry may have it mounted
-    /// read-only.
+    /// read-only. A timeline service needs none: where it sees one, its pages show what images hold, and
+    /// manage credentials if it may write.
     pub path: PathBuf,
 }
 

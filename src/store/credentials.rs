@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use data_encoding::BASE32_NOPAD;
+use rustix::fs::{Access, access};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
@@ -127,6 +128,26 @@ impl Store {
         .await
     }
 
+    /// A login, if there is one of this name.
+    pub async fn credential(&self, user: &UserName) -> Result<Option<Credential>, StoreError> {
+        let user = user.clone();
+        self.blocking(move |directory| read(directory, &user)).await
+    }
+
+    /// Whether this process may make and change logins, as far as can be told without doing it.
+    pub async fn may_write_credentials(&self) -> Result<bool, StoreError> {
+        self.blocking(|directory| {
+            // A file is written in the one and moved into the other, which the first login makes.
+            let places = [layout::temporary_files(), layout::credentials()].map(|key| directory.path(&key));
+            let writable = |place: &std::path::Path| {
+                let place = place.ancestors().find(|place| place.exists());
+                place.is_some_and(|place| access(place, Access::WRITE_OK | Access::EXEC_OK).is_ok())
+            };
+            Ok(places.iter().all(|place| writable(place)))
+        })
+        .await
+    }
+
     /// Removes a login, which is refused from now on; answers whether there was one.
     pub async fn remove_credential(&self, user: &UserName) -> Result<bool, StoreError> {
         let key = layout::credential(user);
@@ -228,6 +249,8 @@ mod tests {
             assert_eq!(reader.verify_credential(name, password).await.unwrap(), None, "{name}");
         }
 
+        assert_eq!(reader.credential(&user).await.unwrap().as_ref(), Some(&added.credential));
+        assert!(store.may_write_credentials().await.unwrap());
         let rotated = store.rotate_credential(&user).await.unwrap().unwrap();
         let second = rotated.password.expose_secret();
         assert_eq!(reader.verify_credential(user.as_str(), first).await.unwrap(), None);
@@ -238,6 +261,7 @@ mod tests {
         assert!(!store.remove_credential(&user).await.unwrap());
         assert_eq!(reader.verify_credential(user.as_str(), second).await.unwrap(), None);
         assert!(store.rotate_credential(&user).await.unwrap().is_none());
+        assert_eq!(reader.credential(&user).await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ pub(super) async fn admin(database: &Database) -> anyhow::Result<Option<SecretSt
     let password: SecretString = Secret::generate("").expose().to_owned().into();
     let hashed = password.clone();
     let hash = tokio::task::spawn_blocking(move || PasswordHash::make(&hashed)).await?;
-    let user = Principal { name: ADMIN.to_owned(), role: Role::Member, namespaces: Namespaces::All };
+    let user = Principal { name: ADMIN.to_owned(), role: Role::Admin, namespaces: Namespaces::All };
     database.add_user(user, hash?, OffsetDateTime::now_utc()).await.context("make the first login")?;
     Ok(Some(password))
 }

@@ -9,7 +9,7 @@ use crate::event::result::{ResultEvent, State};
 use crate::store::digest::Digest;
 use crate::timeline::protocol::Build;
 use crate::web::db::Database;
-use crate::web::db::builds::Selection;
+use crate::web::db::selection::Selection;
 use crate::web::log::batch::Encoding;
 
 const EVENT: &str = r#"{"version":1,"id":"b-1","namespace":"acme","app":"web","commit":"9fceb02d0ae598e95dc970b74767f19372d61af8","fake":{}}"#;

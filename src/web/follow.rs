@@ -47,6 +47,15 @@ pub(super) enum Followed {
     },
 }
 
+/// What a follower is told of it.
+#[derive(Clone)]
+pub(super) enum Told {
+    /// The entries that match.
+    Entries(Arc<Matcher>),
+    /// How many entries there are: a page reads those that are in sight.
+    Growth,
+}
+
 /// Where a follower is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cursor {
@@ -75,12 +84,7 @@ impl Cursor {
 }
 
 /// The answer to a follower, or that there is no room for one more.
-pub(super) fn events(
-    timeline: Arc<Timeline>,
-    followed: Followed,
-    cursor: Cursor,
-    matcher: Arc<Matcher>,
-) -> Response {
+pub(super) fn events(timeline: Arc<Timeline>, followed: Followed, cursor: Cursor, told: Told) -> Response {
     let Ok(place) = timeline.followers.clone().try_acquire_owned() else {
         let detail = "too many follow a log already, for timeline.max_connections; read it, or try again";
         // Kept open for a next request, the connection would be one of those that it is refused for.
@@ -88,8 +92,8 @@ pub(super) fn events(
         return (close, Refusal::Unavailable(detail.to_owned())).into_response();
     };
     let stream = match followed {
-        Followed::Build { id, only } => build(timeline, id, only, cursor, matcher).left_stream(),
-        Followed::Deploy { namespace, id } => deploy(timeline, namespace, id, cursor, matcher).right_stream(),
+        Followed::Build { id, only } => build(timeline, id, only, cursor, told).left_stream(),
+        Followed::Deploy { namespace, id } => deploy(timeline, namespace, id, cursor, told).right_stream(),
     };
     // The place goes with the stream.
     let body = Body::from_stream(stream.inspect(move |_| _ = &place));
@@ -109,7 +113,7 @@ fn build(
     id: BuildId,
     only: Option<AttemptId>,
     mut cursor: Cursor,
-    matcher: Arc<Matcher>,
+    told: Told,
 ) -> impl Stream<Item = Piece> + Send {
     try_stream! {
         let mut changes = timeline.live.follow(id.as_str());
@@ -133,7 +137,7 @@ fn build(
             cursor.attempt = cursor.attempt.or(only).or(current);
             if let Some(attempt) = cursor.attempt {
                 let log = LogId::of_attempt(attempt);
-                while let Some(news) = news(&timeline, &log, &mut cursor, &matcher).await? {
+                while let Some(news) = news(&timeline, &log, &mut cursor, &told).await? {
                     yield news;
                 }
             }
@@ -154,16 +158,33 @@ fn build(
     }
 }
 
-/// The next entries of a log; none where all that is stored has been told.
+/// What is new in a log; none where all that is stored has been told.
 async fn news(
     timeline: &Timeline,
     log: &LogId,
     cursor: &mut Cursor,
-    matcher: &Arc<Matcher>,
+    told: &Told,
 ) -> Result<Option<Bytes>, Refusal> {
-    let found = find(&timeline.database, log, cursor.next, LINES, matcher).await?;
-    cursor.next = found.next;
-    Ok((found.count > 0).then(|| entries(&found.lines, cursor.attempt)))
+    match told {
+        Told::Entries(matcher) => {
+            let found = find(&timeline.database, log, cursor.next..u64::MAX, LINES, matcher).await?;
+            cursor.next = found.next;
+            Ok((found.count > 0).then(|| entries(&found.lines, cursor.attempt)))
+        }
+        Told::Growth => {
+            let stored = timeline.database.log_state(log).await?.next_seq;
+            let grown = stored > cursor.next;
+            cursor.next = cursor.next.max(stored);
+            Ok(grown.then(|| growth(stored, cursor.attempt)))
+        }
+    }
+}
+
+/// That a log has `stored` entries now.
+fn growth(stored: u64, attempt: Option<AttemptId>) -> Bytes {
+    let prefix = attempt.map_or_else(String::new, |attempt| format!("{attempt}:"));
+    let data = serde_json::json!({"attempt": attempt, "next_seq": stored});
+    Bytes::from(format!("event: grown\nid: {prefix}{}\ndata: {data}\n\n", stored - 1))
 }
 
 /// Why a follower goes on.
@@ -196,7 +217,7 @@ fn deploy(
     namespace: Namespace,
     id: String,
     mut cursor: Cursor,
-    matcher: Arc<Matcher>,
+    told: Told,
 ) -> impl Stream<Item = Piece> + Send {
     try_stream! {
         cursor.attempt = None;
@@ -212,7 +233,7 @@ fn deploy(
             }
             let finished = matches!(row.report.state, DeployState::Done | DeployState::Failed | DeployState::Cancelled);
             shown = Some(row.report);
-            while let Some(news) = news(&timeline, &log, &mut cursor, &matcher).await? {
+            while let Some(news) = news(&timeline, &log, &mut cursor, &told).await? {
                 yield news;
             }
             if finished {

@@ -114,7 +114,7 @@ async fn one_who_is_slow_to_read_sees_the_last_lines_of_an_attempt_before_its_en
     world.says("first").await;
     for only in [Some(world.attempt), None] {
         let cursor = Cursor { attempt: only, next: 0 };
-        let everything = Arc::new(Matcher::everything());
+        let everything = Told::Entries(Arc::new(Matcher::everything()));
         let stream = build(world.timeline.clone(), world.id.clone(), only, cursor, everything);
         let mut stream = pin!(stream);
         assert_eq!(next(&mut stream).await, "state");
@@ -138,7 +138,7 @@ async fn those_who_follow_leave_connections_to_others() {
     let follow = || {
         let followed = Followed::Build { id: world.id.clone(), only: None };
         let cursor = Cursor { attempt: None, next: 0 };
-        events(world.timeline.clone(), followed, cursor, Arc::new(Matcher::everything()))
+        events(world.timeline.clone(), followed, cursor, Told::Entries(Arc::new(Matcher::everything())))
     };
     let (one, two) = (follow(), follow());
     assert_eq!((one.status(), two.status()), (StatusCode::OK, StatusCode::OK));

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::db::WriteError;
 use super::log::read::ReadError;
+use crate::store::StoreError;
 use crate::timeline::protocol::{AttemptState, Problem, ProblemCode};
 
 /// Why a request is not answered. What is absent and what is another namespace's are one and the same.
@@ -175,6 +176,20 @@ impl From<ReadError> for Refusal {
     fn from(error: ReadError) -> Self {
         tracing::error!(%error, "a stored log cannot be read");
         Self::Internal
+    }
+}
+
+/// Paths are the operator's matter, and stand in the log.
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self::Unavailable(match error {
+            StoreError::NoStore(_) => "this service sees no store".to_owned(),
+            StoreError::ReadOnly { .. } => "this service may not write to the store".to_owned(),
+            StoreError::Full { .. } => "the store's disk is full".to_owned(),
+            StoreError::Stopping => "the service is stopping; try again".to_owned(),
+            _ => "the store failed; the service's log says how".to_owned(),
+        })
     }
 }
 

@@ -19,7 +19,7 @@ use super::queue::Enqueuer;
 use super::router::router;
 use crate::config;
 use crate::serving::{self, Guesses, Limits, Proxies};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// A client that for this long sends no complete request head, or takes no byte, is disconnected.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -87,6 +87,16 @@ impl Timeline {
 
     pub fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// The host that image URLs begin with.
+    pub(super) fn registry_host(&self) -> String {
+        self.config.now().registry.host
+    }
+
+    /// The store, where this process sees one.
+    pub(super) fn store(&self) -> Result<&Store, StoreError> {
+        self.store.as_ref().ok_or_else(|| StoreError::NoStore(self.config.now().store.path))
     }
 
     /// What the arbiter goes by now.

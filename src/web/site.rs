@@ -1,5 +1,8 @@
 //! The pages' routes: what a browser asks for, from the same functions that answer the API.
 
+mod log;
+mod settings;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -17,25 +20,29 @@ use time::OffsetDateTime;
 
 use super::access::session::{self, SignIn};
 use super::access::{Identity, Principal, Scope};
-use super::api::{self, apps, builds};
-use super::db::logs::LogId;
-use super::log::filter::Matcher;
-use super::log::read::find;
-use super::pages::{self, AppFilters, BuildFilters, BuildQuery, LogPart, Viewer};
+use super::api::{self, apps};
+use super::images;
+use super::pages::{self, AppFilters, AppView, BuildFilters, Viewer};
 use super::refusal::Refusal;
+use super::search;
 use super::service::Timeline;
+use super::timeline::{self, Wanted};
 use crate::serving::Peer;
-use crate::timeline::entry::LogEntry;
-use crate::timeline::protocol::Attempt;
+use crate::timeline::protocol::App;
 
 /// The pages.
 pub(super) fn router() -> Router<Arc<Timeline>> {
     Router::new()
         .route("/", get(all_apps))
         .route("/{namespace}/{app}", get(one_app))
-        .route("/builds/{id}", get(one_build))
+        .route("/{namespace}/{app}/{service}", get(one_service))
+        .route("/images/{namespace}/{image}", get(one_image))
+        .route("/builds/{id}", get(log::of_build))
+        .route("/deploys/{id}", get(log::of_deploy))
         .route("/builds/{id}/cancel", post(cancel))
         .route("/builds/{id}/rebuild", post(rebuild))
+        .route("/search", get(find_any))
+        .route("/settings/buildgrid", get(settings::settings).post(settings::change))
         .route("/sign-in", get(form).post(sign_in))
         .route("/sign-out", post(sign_out))
         .merge(pages::assets::router())
@@ -146,61 +153,70 @@ async fn one_app(
     query: Asked<BuildFilters>,
 ) -> Result<Response, Fault> {
     let (namespace, app) = named(path)?;
-    let filters = asked(query)?;
-    let shown = apps::visible(&timeline, &visitor.0, &namespace, &app).await?;
-    let query = builds::BuildsQuery {
-        namespace: Some(namespace),
-        app: Some(app),
-        state: filters.state.map(|state| state.to_string()),
-        cursor: filters.cursor.clone(),
-        ..builds::BuildsQuery::default()
-    };
-    let page = builds::page(&timeline, &visitor.0, &query).await?;
-    Ok(pages::app(&visitor.viewer(), &shown, &page, &filters, OffsetDateTime::now_utc()).into_response())
+    let app = apps::visible(&timeline, &visitor.0, &namespace, &app).await?;
+    show_app(&timeline, &visitor, &app, None, &asked(query)?).await
 }
 
-async fn one_build(
+async fn one_service(
     State(timeline): State<Arc<Timeline>>,
     visitor: Visitor,
-    path: Named<String>,
-    query: Asked<BuildQuery>,
+    path: Named<(String, String, String)>,
+    query: Asked<BuildFilters>,
 ) -> Result<Response, Fault> {
-    let (id, query) = (named(path)?, asked(query)?);
-    let detail = builds::detail(&timeline, &visitor.0, &api::build_id(&id)?).await?;
-    let wanted = query.attempt.or(detail.build.attempt);
-    let attempt = detail.attempts.iter().find(|attempt| Some(attempt.id) == wanted);
-    if let (Some(named), None) = (query.attempt, attempt) {
-        return Err(Fault(Refusal::NotFound(format!("attempt {named} at build {id}"))));
-    }
-    let entries = match attempt {
-        None => Vec::new(),
-        Some(attempt) => {
-            part(&timeline, attempt, pages::first_entry(query.from, &detail.build, attempt)).await?
-        }
-    };
-    let part = LogPart { attempt, entries: &entries };
-    Ok(pages::build(&visitor.viewer(), &detail, part, OffsetDateTime::now_utc()).into_response())
+    let (namespace, app, service) = named(path)?;
+    let app = apps::with_service(&timeline, &visitor.0, &namespace, &app, &service).await?;
+    show_app(&timeline, &visitor, &app, Some(&service), &asked(query)?).await
 }
 
-/// A page ends with the line that makes its log larger, in bytes: a browser has to show it.
-const PAGE: usize = 2 << 20;
+/// What is looked for.
+#[derive(Deserialize)]
+struct Sought {
+    #[serde(default)]
+    q: String,
+}
 
-/// The lines of a page, from the entry `from` on.
-async fn part(timeline: &Timeline, attempt: &Attempt, from: u64) -> Result<Vec<LogEntry>, Fault> {
-    let (log, everything) = (LogId::of_attempt(attempt.id), Arc::new(Matcher::everything()));
-    let most = usize::try_from(pages::LINES).unwrap_or(usize::MAX);
-    let (mut entries, mut from, mut bytes) = (Vec::new(), from, 0);
-    loop {
-        let wanted = most - entries.len();
-        let found = find(&timeline.database, &log, from, wanted, &everything).await.map_err(Refusal::from)?;
-        let lines = found.lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-        // Each was an entry when it was stored.
-        entries.extend(lines.filter_map(|line| serde_json::from_slice::<LogEntry>(line).ok()));
-        (from, bytes) = (found.next, bytes + found.lines.len());
-        if !found.more || entries.len() >= most || bytes >= PAGE {
-            return Ok(entries);
-        }
-    }
+async fn find_any(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    query: Asked<Sought>,
+) -> Result<Response, Fault> {
+    let query = asked(query)?.q;
+    let found = search::find(&timeline, &visitor.0, &query).await?;
+    Ok(pages::search(&visitor.viewer(), &query, &found, OffsetDateTime::now_utc()).into_response())
+}
+
+async fn one_image(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    path: Named<(String, String)>,
+) -> Result<Response, Fault> {
+    let (namespace, image) = named(path)?;
+    let image = images::visible(&timeline, &visitor.0, &namespace, &image).await?;
+    Ok(pages::image(&visitor.viewer(), &image, OffsetDateTime::now_utc()).into_response())
+}
+
+async fn show_app(
+    timeline: &Timeline,
+    visitor: &Visitor,
+    app: &App,
+    service: Option<&str>,
+    filters: &BuildFilters,
+) -> Result<Response, Fault> {
+    let wanted = Wanted {
+        service: service.or(filters.service.as_deref()).map(str::to_owned),
+        state: filters.state,
+        git_ref: filters.git_ref.clone(),
+        cursor: filters.cursor.clone(),
+    };
+    let view = AppView {
+        app,
+        service,
+        current: &timeline::current(timeline, app, service).await?,
+        history: &timeline::page(timeline, app, &wanted).await?,
+        registry: &timeline.registry_host(),
+        base: &timeline.base,
+    };
+    Ok(pages::app(&visitor.viewer(), &view, filters, OffsetDateTime::now_utc()).into_response())
 }
 
 async fn cancel(

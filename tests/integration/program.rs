@@ -16,19 +16,7 @@ use crate::support::docker::{BASE, base_image, host, unique};
 use crate::support::git::GitServer;
 use crate::support::grid::{TestGrid, fake_event, read_log};
 use crate::support::patience::until;
-use crate::support::process::{as_root, output};
-
-/// The program, blind to the configuration of the machine and to the environment's.
-pub fn buildgrid(config: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_buildgrid"));
-    command.arg("--config").arg(config).stdin(Stdio::null()).env_remove("JOURNAL_STREAM");
-    for (name, _) in
-        std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"BUILDGRID_"))
-    {
-        command.env_remove(name);
-    }
-    command
-}
+use crate::support::process::{as_root, buildgrid, output};
 
 /// The exit code and what was written to standard error.
 fn ended(output: Output) -> (i32, String) {

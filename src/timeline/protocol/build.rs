@@ -33,6 +33,9 @@ pub struct Build {
     pub deploy_id: Option<String>,
     pub requested_by: Option<String>,
     pub fake: bool,
+    /// It was asked for although the image was there: it replaces that one.
+    #[serde(default)]
+    pub rebuild: bool,
     pub state: BuildState,
     #[schema(value_type = Option<String>)]
     pub kind: Option<Kind>,

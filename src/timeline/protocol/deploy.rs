@@ -26,6 +26,9 @@ pub struct DeployReport {
     #[serde(default, with = "optional_timestamp")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub finished_at: Option<OffsetDateTime>,
+    /// The image that it runs, where that is not the one of its builds: what `docker pull` takes.
+    #[serde(default)]
+    pub image: Option<String>,
     /// Why it failed, as one sentence.
     #[serde(default)]
     pub reason: Option<String>,

@@ -15,6 +15,8 @@ pub enum Scope {
     Read,
     /// Enqueue, cancel and rebuild.
     Build,
+    /// Make, rotate and remove the registry's credentials.
+    Credentials,
     /// Report deploys and their logs.
     Deploy,
     /// Claim builds, report their states and send their logs.
@@ -27,6 +29,7 @@ impl Scope {
         match self {
             Self::Read => "see builds",
             Self::Build => "enqueue, cancel or rebuild builds",
+            Self::Credentials => "manage the registry's credentials: that needs an admin",
             Self::Deploy => "report deploys",
             Self::Work => "claim builds or report them: that needs a worker's token",
         }
@@ -41,6 +44,8 @@ pub enum Role {
     Viewer,
     /// Sees and builds.
     Member,
+    /// Sees, builds, and decides which machines pull.
+    Admin,
     /// A worker: claims builds and reports them.
     Worker,
     /// The deploy orchestrator: sees, builds, and reports deploys.
@@ -52,12 +57,13 @@ pub enum Role {
 pub struct InvalidRole(String);
 
 impl Role {
-    pub const ALL: [Self; 4] = [Self::Viewer, Self::Member, Self::Worker, Self::Maestro];
+    pub const ALL: [Self; 5] = [Self::Viewer, Self::Member, Self::Admin, Self::Worker, Self::Maestro];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
             Self::Member => "member",
+            Self::Admin => "admin",
             Self::Worker => "worker",
             Self::Maestro => "maestro",
         }
@@ -67,6 +73,7 @@ impl Role {
         match self {
             Self::Viewer => scope == Scope::Read,
             Self::Member => matches!(scope, Scope::Read | Scope::Build),
+            Self::Admin => matches!(scope, Scope::Read | Scope::Build | Scope::Credentials),
             Self::Worker => scope == Scope::Work,
             Self::Maestro => matches!(scope, Scope::Read | Scope::Build | Scope::Deploy),
         }
@@ -74,7 +81,7 @@ impl Role {
 
     /// Whether it is a person's.
     pub fn is_for_people(self) -> bool {
-        matches!(self, Self::Viewer | Self::Member)
+        matches!(self, Self::Viewer | Self::Member | Self::Admin)
     }
 }
 
@@ -171,6 +178,13 @@ mod tests {
     fn a_worker_sees_nothing_and_a_person_claims_nothing() {
         assert!(!Role::Worker.may(Scope::Read) && !Role::Worker.may(Scope::Build));
         assert!(Role::ALL.iter().all(|role| role.may(Scope::Work) == (*role == Role::Worker)));
-        assert!("root".parse::<Role>().unwrap_err().to_string().contains("viewer, member, worker, maestro"));
+        assert!(Role::ALL.iter().all(|role| role.may(Scope::Credentials) == (*role == Role::Admin)));
+        assert!(
+            "root"
+                .parse::<Role>()
+                .unwrap_err()
+                .to_string()
+                .contains("viewer, member, admin, worker, maestro")
+        );
     }
 }

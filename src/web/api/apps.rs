@@ -12,7 +12,7 @@ use super::extract::{Json, Parameter, Parameters, page_size, parameter};
 use crate::publish::name::{AppName, Namespace};
 use crate::timeline::protocol::{App, BuildState, Page, Problem, Service};
 use crate::web::access::{Principal, Scope};
-use crate::web::db::builds::Selection;
+use crate::web::db::selection::Selection;
 use crate::web::refusal::Refusal;
 use crate::web::service::Timeline;
 
@@ -73,6 +73,26 @@ pub(in crate::web) async fn visible(
     show(timeline, namespace, app).await?.ok_or_else(absent)
 }
 
+/// An app that the principal may see, and that was built for this service.
+pub(in crate::web) async fn with_service(
+    timeline: &Timeline,
+    principal: &Principal,
+    namespace: &str,
+    app: &str,
+    service: &str,
+) -> Result<App, Refusal> {
+    let known = visible(timeline, principal, namespace, app).await?;
+    let any = Selection {
+        app: Some((known.namespace.clone(), known.app.clone())),
+        service: Some(service.to_owned()),
+        ..Selection::default()
+    };
+    match timeline.database.builds(&any, 1, OffsetDateTime::now_utc()).await?.is_empty() {
+        true => Err(Refusal::NotFound(format!("service {service:.100} of {namespace}/{app}"))),
+        false => Ok(known),
+    }
+}
+
 async fn show(timeline: &Timeline, namespace: Namespace, app: AppName) -> Result<Option<App>, Refusal> {
     let (database, now) = (&timeline.database, OffsetDateTime::now_utc());
     let newest = Selection { app: Some((namespace.clone(), app.clone())), ..Selection::default() };
@@ -130,17 +150,14 @@ pub(super) async fn service(
     Parameter((namespace, app, service)): Parameter<(String, String, String)>,
 ) -> Result<Json<Service>, Refusal> {
     principal.must(Scope::Read)?;
-    let known = visible(&timeline, &principal, &namespace, &app).await?;
+    let known = with_service(&timeline, &principal, &namespace, &app, &service).await?;
     let now = OffsetDateTime::now_utc();
-    let any = Selection {
+    let published = Selection {
         app: Some((known.namespace.clone(), known.app.clone())),
         service: Some(service.clone()),
+        state: Some(BuildState::Published),
         ..Selection::default()
     };
-    if timeline.database.builds(&any, 1, now).await?.is_empty() {
-        return Err(Refusal::NotFound(format!("service {service:.100} of {namespace}/{app}")));
-    }
-    let published = Selection { state: Some(BuildState::Published), ..any };
     let row = timeline.database.builds(&published, 1, now).await?.pop();
     let build = row.map(|row| row.shown(&timeline.base, now));
     let of = build.as_ref();

@@ -9,11 +9,11 @@ use crate::web::refusal::Refusal;
 /// The longest cursor, in characters: ours are far shorter.
 const MAX_CURSOR: usize = 1024;
 
-pub(super) fn write<K: Serialize>(key: &K) -> String {
+pub(in crate::web) fn write<K: Serialize>(key: &K) -> String {
     BASE64URL_NOPAD.encode(&serde_json::to_vec(key).unwrap_or_default())
 }
 
-pub(super) fn read<K: DeserializeOwned>(cursor: &str) -> Result<K, Refusal> {
+pub(in crate::web) fn read<K: DeserializeOwned>(cursor: &str) -> Result<K, Refusal> {
     let refused = || Refusal::Malformed("cursor: that is not one; take `next` of the page before".to_owned());
     if cursor.len() > MAX_CURSOR {
         return Err(refused());

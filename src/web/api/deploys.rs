@@ -11,15 +11,17 @@ use super::extract::{Json, Parameter, Parameters, parameter, shortened};
 use crate::publish::name::{AppName, Namespace};
 use crate::timeline::protocol::{Deploy, DeployReport, Problem};
 use crate::web::access::{Principal, Scope};
-use crate::web::db::builds::Selection;
 use crate::web::db::deploys::{self, DeployRow};
 use crate::web::db::logs::LogId;
+use crate::web::db::selection::Selection;
 use crate::web::refusal::Refusal;
 use crate::web::service::Timeline;
 
 /// The longest id of a deploy and the longest reason, in bytes; as those of a deploy event.
 const MAX_TEXT: usize = 256;
 const MAX_REASON: usize = 4096;
+/// The longest image URL, in bytes: a host, a name and a tag fit.
+const MAX_IMAGE: usize = 1024;
 /// Services of one deploy, and builds shown with it.
 const MAX_SERVICES: usize = 256;
 const MAX_BUILDS: usize = 100;
@@ -72,13 +74,23 @@ pub(super) async fn get(
     Parameter(id): Parameter<String>,
     Parameters(whose): Parameters<Whose>,
 ) -> Result<Json<Deploy>, Refusal> {
+    detail(&timeline, &principal, id, whose.namespace).await.map(Json)
+}
+
+/// A deploy with its builds, for somebody who may see it.
+pub(in crate::web) async fn detail(
+    timeline: &Timeline,
+    principal: &Principal,
+    id: String,
+    namespace: Option<String>,
+) -> Result<Deploy, Refusal> {
     principal.must(Scope::Read)?;
-    let deploy = visible_deploy(&timeline, &principal, &id, &whose).await?;
-    show(&timeline, id, deploy).await.map(Json)
+    let deploy = visible_deploy(timeline, principal, &id, &Whose { namespace }).await?;
+    show(timeline, id, deploy).await
 }
 
 async fn show(timeline: &Timeline, id: String, deploy: DeployRow) -> Result<Deploy, Refusal> {
-    let DeployRow { report, reported_at } = deploy;
+    let DeployRow { report, reported_at, .. } = deploy;
     let now = OffsetDateTime::now_utc();
     let selection = Selection {
         namespace: Some(report.namespace.clone()),
@@ -123,7 +135,8 @@ pub(super) async fn put(
         }))
         .await?;
     timeline.live.changed(&LogId::of_deploy(report.namespace.as_str(), &id).to_string());
-    show(&timeline, id, DeployRow { report, reported_at: now }).await.map(Json)
+    let row = DeployRow { id: id.clone(), report, reported_at: now };
+    show(&timeline, id, row).await.map(Json)
 }
 
 fn check(id: &str, report: &DeployReport) -> Result<(), Refusal> {
@@ -142,6 +155,15 @@ fn check(id: &str, report: &DeployReport) -> Result<(), Refusal> {
         if let Err(error) = service.parse::<AppName>() {
             return refuse(format!("services: {}", error.to_string().replacen("app", "service", 1)));
         }
+    }
+    match report.image.as_deref() {
+        Some(image) if image.len() > MAX_IMAGE => {
+            return refuse(format!("image: {} bytes long; at most {MAX_IMAGE} are taken", image.len()));
+        }
+        Some(image) if image.is_empty() || image.chars().any(|c| c.is_control() || c.is_whitespace()) => {
+            return refuse("image: it is empty, or has blanks or control characters in it".to_owned());
+        }
+        _ => {}
     }
     match report.reason.as_ref().map_or(0, String::len) {
         length if length > MAX_REASON => {

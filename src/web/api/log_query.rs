@@ -1,5 +1,6 @@
 //! What is asked of a log: which lines, in which form, and where the next page is.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
@@ -7,9 +8,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::parameter;
-use crate::timeline::entry::Stream;
 use crate::timeline::protocol::{AttemptId, NDJSON};
-use crate::web::log::filter::{Filter, Matcher};
+use crate::web::log::filter::{Filter, Matcher, stream};
 use crate::web::refusal::Refusal;
 
 /// The most lines of one page.
@@ -34,6 +34,8 @@ pub(super) struct LogQuery {
     pub q: Option<String>,
     /// Only entries after this seq.
     pub after: Option<u64>,
+    /// Only entries before this seq.
+    pub before: Option<u64>,
     /// How many lines at most, 1 to 20000, and about 8 MiB; without it, all of them. The header `link` names
     /// the next page.
     pub limit: Option<usize>,
@@ -50,17 +52,13 @@ pub(super) enum Format {
 
 impl LogQuery {
     pub(super) fn matcher(&self) -> Result<Arc<Matcher>, Refusal> {
-        let stream = self.stream.as_deref().map(|stream| {
-            serde_json::from_value::<Stream>(stream.into()).map_err(|_| {
-                Refusal::Malformed(format!("stream: {stream:.80?} is not stdout, stderr or status"))
-            })
-        });
+        let stream = self.stream.as_deref().map(stream).transpose().map_err(Refusal::Malformed)?;
         let filter = Filter {
             server: self.server.clone(),
             service: self.service.clone(),
             pod: self.pod.clone(),
             step: self.step.clone(),
-            stream: stream.transpose()?,
+            stream,
             q: self.q.clone(),
         };
         filter.compile().map(Arc::new).map_err(Refusal::Malformed)
@@ -90,6 +88,11 @@ impl LogQuery {
 
     pub(super) fn from(&self) -> u64 {
         self.after.map_or(0, |after| after.saturating_add(1))
+    }
+
+    /// The seqs that are asked for.
+    pub(super) fn within(&self) -> Range<u64> {
+        self.from()..self.before.unwrap_or(u64::MAX)
     }
 
     pub(super) fn limit(&self) -> Result<Option<usize>, Refusal> {
@@ -139,6 +142,9 @@ impl LogQuery {
             if let Some(value) = value {
                 query.append_pair(name, value);
             }
+        }
+        if let Some(before) = self.before {
+            query.append_pair("before", &before.to_string());
         }
         query.append_pair("after", &next.saturating_sub(1).to_string());
         if let Some(limit) = self.limit {

@@ -12,12 +12,13 @@ use http::{HeaderMap, HeaderValue, header};
 use super::deploys::{self, visible_deploy};
 use super::extract::{Parameter, Parameters, build_id};
 use super::log_query::{Format, LogQuery};
+use crate::publish::name::Namespace;
 use crate::timeline::entry::{LogEntry, timestamp};
-use crate::timeline::protocol::{AttemptId, NDJSON, Problem};
+use crate::timeline::protocol::{AttemptId, Build, NDJSON, Problem};
 use crate::web::access::{Principal, Scope};
 use crate::web::api::builds;
 use crate::web::db::logs::LogId;
-use crate::web::follow::{self, Cursor, Followed};
+use crate::web::follow::{self, Cursor, Followed, Told};
 use crate::web::log::filter::Matcher;
 use crate::web::log::read::{self, Found};
 use crate::web::refusal::Refusal;
@@ -46,54 +47,77 @@ pub(super) async fn of_build(
     Parameters(query): Parameters<LogQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    principal.must(Scope::Read)?;
-    let row = builds::visible(&timeline, &principal, &build_id(&id)?).await?;
-    let query = query.of_build()?;
-    let (matcher, format, asked) = (query.matcher()?, query.format(&headers)?, query.attempt()?);
-    let build = row.build;
-    let last = match format {
-        Format::Events => Cursor::last_event(&headers)?,
-        Format::Ndjson | Format::Text => None,
-    };
-    // A log is found by its attempt alone: one that is not this build's may be another namespace's.
-    let named = last.and_then(|last| last.attempt);
-    if asked.is_some() || named.is_some() {
-        let attempts = timeline.database.attempts(&build.id).await?;
-        let known = |named: &AttemptId| attempts.iter().any(|attempt| attempt.id == *named);
-        if let Some(foreign) = asked.into_iter().chain(named).find(|named| !known(named)) {
-            return Err(Refusal::NotFound(format!("attempt {foreign} at build {id}")));
-        }
-    }
-    if let (Some(asked), Some(named)) = (asked, named)
-        && asked != named
-    {
-        let detail = format!("Last-Event-ID: that is an event of attempt {named}, not of {asked}");
-        return Err(Refusal::Malformed(detail));
-    }
-    let shown = asked.or(build.attempt);
-    // A build that was put back has its old log until it is built again: who follows it waits for that.
-    let may_come = format == Format::Events && asked.is_none() && !build.state.is_final();
-    if let Some(attempt) = shown.filter(|_| !may_come) {
-        must_be_kept(&timeline, &LogId::of_attempt(attempt)).await?;
-    }
+    let asked = BuildLog::asked(&timeline, &principal, &id, query, &headers).await?;
+    let (matcher, format) = (asked.query.matcher()?, asked.query.format(&headers)?);
     if format == Format::Events {
-        let cursor = last.unwrap_or(Cursor { attempt: asked, next: query.from() });
-        let followed = Followed::Build { id: build.id, only: asked };
-        return Ok(follow::events(timeline, followed, cursor, matcher));
+        return Ok(asked.followed(timeline, Told::Entries(matcher)));
     }
-    let Some(attempt) = shown else {
+    let Some(attempt) = asked.attempt() else {
         // No worker has it yet: an empty log.
         return Ok(content(format, Body::empty()));
     };
-    answer(
-        &timeline,
-        LogId::of_attempt(attempt),
-        format!("{}/builds/{id}/log", super::BASE),
-        &query,
-        format,
-        matcher,
-    )
-    .await
+    let path = format!("{}/builds/{id}/log", super::BASE);
+    answer(&timeline, LogId::of_attempt(attempt), path, &asked.query, format, matcher).await
+}
+
+/// The log of a build, as it is asked for, by somebody who may see it.
+pub(super) struct BuildLog {
+    pub build: Build,
+    pub query: LogQuery,
+    /// The one attempt that is asked for.
+    only: Option<AttemptId>,
+    last: Option<Cursor>,
+}
+
+impl BuildLog {
+    pub(super) async fn asked(
+        timeline: &Timeline,
+        principal: &Principal,
+        id: &str,
+        query: LogQuery,
+        headers: &HeaderMap,
+    ) -> Result<Self, Refusal> {
+        principal.must(Scope::Read)?;
+        let build = builds::visible(timeline, principal, &build_id(id)?).await?.build;
+        let query = query.of_build()?;
+        let only = query.attempt()?;
+        let format = query.format(headers)?;
+        let last = match format {
+            Format::Events => Cursor::last_event(headers)?,
+            Format::Ndjson | Format::Text => None,
+        };
+        // A log is found by its attempt alone: one that is not this build's may be another namespace's.
+        let named = last.and_then(|last| last.attempt);
+        if only.is_some() || named.is_some() {
+            let attempts = timeline.database.attempts(&build.id).await?;
+            let known = |named: &AttemptId| attempts.iter().any(|attempt| attempt.id == *named);
+            if let Some(foreign) = only.into_iter().chain(named).find(|named| !known(named)) {
+                return Err(Refusal::NotFound(format!("attempt {foreign} at build {id}")));
+            }
+        }
+        if let (Some(only), Some(named)) = (only, named)
+            && only != named
+        {
+            let detail = format!("Last-Event-ID: that is an event of attempt {named}, not of {only}");
+            return Err(Refusal::Malformed(detail));
+        }
+        // A build that was put back has its old log until it is built again: who follows it waits for that.
+        let may_come = format == Format::Events && only.is_none() && !build.state.is_final();
+        if let Some(attempt) = only.or(build.attempt).filter(|_| !may_come) {
+            must_be_kept(timeline, &LogId::of_attempt(attempt)).await?;
+        }
+        Ok(Self { build, query, only, last })
+    }
+
+    /// Whose log it is; none while no worker has the build.
+    pub(super) fn attempt(&self) -> Option<AttemptId> {
+        self.only.or(self.build.attempt)
+    }
+
+    pub(super) fn followed(self, timeline: Arc<Timeline>, told: Told) -> Response {
+        let cursor = self.last.unwrap_or(Cursor { attempt: self.only, next: self.query.from() });
+        follow::events(timeline, Followed::Build { id: self.build.id, only: self.only }, cursor, told)
+    }
 }
 
 /// Read or follow the log of a deploy
@@ -115,22 +139,54 @@ pub(super) async fn of_deploy(
     Parameters(query): Parameters<LogQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    principal.must(Scope::Read)?;
-    let query = query.of_deploy()?;
-    let whose = deploys::Whose { namespace: query.namespace.clone() };
-    let deploy = visible_deploy(&timeline, &principal, &id, &whose).await?;
-    let (matcher, format) = (query.matcher()?, query.format(&headers)?);
-    let namespace = deploy.report.namespace;
-    let log = LogId::of_deploy(namespace.as_str(), &id);
-    must_be_kept(&timeline, &log).await?;
+    let asked = DeployLog::asked(&timeline, &principal, id, query).await?;
+    let (matcher, format) = (asked.query.matcher()?, asked.query.format(&headers)?);
     if format == Format::Events {
-        let start = Cursor { attempt: None, next: query.from() };
-        let cursor = Cursor::last_event(&headers)?.unwrap_or(start);
-        return Ok(follow::events(timeline, Followed::Deploy { namespace, id }, cursor, matcher));
+        return asked.followed(timeline, &headers, Told::Entries(matcher));
     }
-    let id = percent_encoding::utf8_percent_encode(&id, percent_encoding::NON_ALPHANUMERIC);
+    let id = percent_encoding::utf8_percent_encode(&asked.id, percent_encoding::NON_ALPHANUMERIC);
     let path = format!("{}/deploys/{id}/log", super::BASE);
-    answer(&timeline, log, path, &query, format, matcher).await
+    answer(&timeline, asked.log(), path, &asked.query, format, matcher).await
+}
+
+/// The log of a deploy, as [`BuildLog`].
+pub(super) struct DeployLog {
+    id: String,
+    namespace: Namespace,
+    pub query: LogQuery,
+}
+
+impl DeployLog {
+    pub(super) async fn asked(
+        timeline: &Timeline,
+        principal: &Principal,
+        id: String,
+        query: LogQuery,
+    ) -> Result<Self, Refusal> {
+        principal.must(Scope::Read)?;
+        let query = query.of_deploy()?;
+        let whose = deploys::Whose { namespace: query.namespace.clone() };
+        let deploy = visible_deploy(timeline, principal, &id, &whose).await?;
+        let asked = Self { id, namespace: deploy.report.namespace, query };
+        must_be_kept(timeline, &asked.log()).await?;
+        Ok(asked)
+    }
+
+    pub(super) fn log(&self) -> LogId {
+        LogId::of_deploy(self.namespace.as_str(), &self.id)
+    }
+
+    pub(super) fn followed(
+        self,
+        timeline: Arc<Timeline>,
+        headers: &HeaderMap,
+        told: Told,
+    ) -> Result<Response, Refusal> {
+        let start = Cursor { attempt: None, next: self.query.from() };
+        let cursor = Cursor::last_event(headers)?.unwrap_or(start);
+        let followed = Followed::Deploy { namespace: self.namespace, id: self.id };
+        Ok(follow::events(timeline, followed, cursor, told))
+    }
 }
 
 async fn must_be_kept(timeline: &Timeline, log: &LogId) -> Result<(), Refusal> {
@@ -155,15 +211,15 @@ async fn answer(
     matcher: Arc<Matcher>,
 ) -> Result<Response, Refusal> {
     let Some(limit) = query.limit()? else {
-        let found = read::all(timeline.database.clone(), log, query.from(), matcher);
+        let found = read::all(timeline.database.clone(), log, query.within(), matcher);
         let bytes = found.map_ok(move |found| Bytes::from(written(found, format)));
         let logged = bytes.inspect_err(|error| tracing::error!(%error, "a stored log cannot be read"));
         return Ok(content(format, Body::from_stream(logged)));
     };
-    let (mut whole, mut from) = (Found::default(), query.from());
+    let (mut whole, mut rest) = (Found::default(), query.within());
     loop {
-        let found = read::find(&timeline.database, &log, from, limit - whole.count, &matcher).await?;
-        from = found.next;
+        let found = read::find(&timeline.database, &log, rest.clone(), limit - whole.count, &matcher).await?;
+        rest.start = found.next;
         whole.lines.extend_from_slice(&found.lines);
         (whole.count, whole.next, whole.more) = (whole.count + found.count, found.next, found.more);
         if !whole.more || whole.count == limit || whole.lines.len() >= PAGE {

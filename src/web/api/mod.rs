@@ -5,11 +5,12 @@ mod appends;
 pub(super) mod apps;
 mod attempts;
 pub(super) mod builds;
-mod cursor;
-mod deploys;
+pub(super) mod cursor;
+pub(super) mod deploys;
 mod extract;
 mod log_query;
 mod logs;
+mod outlines;
 
 use std::sync::Arc;
 
@@ -61,10 +62,14 @@ pub(super) fn router() -> OpenApiRouter<Arc<Timeline>> {
         .routes(routes!(attempts::report))
         .routes(routes!(appends::append))
         .routes(routes!(logs::of_build))
+        .routes(routes!(outlines::of_build))
+        .routes(routes!(outlines::hits_of_build))
         .routes(routes!(apps::list))
         .routes(routes!(apps::get))
         .routes(routes!(apps::service))
         .routes(routes!(deploys::get, deploys::put))
-        .routes(routes!(logs::of_deploy, appends::append_to_deploy));
+        .routes(routes!(logs::of_deploy, appends::append_to_deploy))
+        .routes(routes!(outlines::of_deploy))
+        .routes(routes!(outlines::hits_of_deploy));
     OpenApiRouter::with_openapi(Document::openapi()).nest(BASE, routes)
 }

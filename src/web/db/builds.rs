@@ -4,9 +4,12 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 
+use super::apps;
+use super::deploys;
 use super::line::PATIENCE;
 use super::open::Database;
 use super::row::{damaged, optional, parsed};
+use super::selection::{Selection, only};
 use super::{millis, time_of};
 use crate::event::deploy::{BuildId, DeployEvent, Work};
 use crate::event::result::ResultEvent;
@@ -107,6 +110,7 @@ fn read(row: &SqliteRow) -> sqlx::Result<BuildRow> {
         deploy_id: row.try_get("deploy_id")?,
         requested_by: row.try_get("requested_by")?,
         fake: row.try_get::<i64, _>("fake")? != 0,
+        rebuild: row.try_get::<i64, _>("rebuild")? != 0,
         state,
         kind: told.and_then(|result| result.kind),
         reused: told.is_some_and(|result| result.reused),
@@ -186,6 +190,12 @@ pub(in crate::web) async fn insert(
     if inserted.rows_affected() == 0 {
         return Ok(false);
     }
+    if let Some(deploy) = &event.deploy_id {
+        deploys::joined(connection, &event.namespace, &event.app, deploy).await?;
+    }
+    if let Some(git_ref) = &event.git_ref {
+        apps::built(connection, event, git_ref, now).await?;
+    }
     let app = "INSERT INTO apps (namespace, app) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     sqlx::query(app)
         .bind(event.namespace.as_str())
@@ -224,93 +234,6 @@ pub(in crate::web) async fn describe(
         .map(drop)
 }
 
-/// Which builds a list shows, newest first.
-#[derive(Debug, Clone, Default)]
-pub(in crate::web) struct Selection {
-    /// `None` for all; else only these.
-    pub namespaces: Option<Vec<String>>,
-    pub app: Option<(Namespace, AppName)>,
-    pub namespace: Option<Namespace>,
-    pub service: Option<String>,
-    pub state: Option<BuildState>,
-    /// A full ref, or the name of a branch.
-    pub git_ref: Option<String>,
-    /// The beginning of a commit's id, in lower-case hex.
-    pub commit: Option<String>,
-    pub deploy_id: Option<String>,
-    /// Only those before this one, by time and id.
-    pub before: Option<(i64, String)>,
-}
-
-impl Selection {
-    fn query(&self, most: usize, now: OffsetDateTime) -> QueryBuilder<Sqlite> {
-        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
-        query.push(" WHERE 1 = 1");
-        only(&mut query, "b.namespace", self.namespaces.as_deref());
-        let mut equal = |column: &str, value: Option<String>| {
-            if let Some(value) = value {
-                query.push(" AND b.").push(column).push(" = ").push_bind(value);
-            }
-        };
-        equal("namespace", self.namespace.as_ref().map(ToString::to_string));
-        equal("namespace", self.app.as_ref().map(|(namespace, _)| namespace.to_string()));
-        equal("app", self.app.as_ref().map(|(_, app)| app.to_string()));
-        equal("deploy_id", self.deploy_id.clone());
-        match self.state {
-            None => {}
-            // Not a state that is kept, but one that has ceased to be true.
-            Some(BuildState::Interrupted) => {
-                query.push(" AND b.state IN ('claimed', 'fetching', 'building', 'publishing')");
-                query.push(" AND coalesce(b.lease_until, 0) <= ").push_bind(millis(now));
-                query.push(" AND b.cancel_requested_at IS NULL");
-            }
-            Some(BuildState::Cancelled) => {
-                query.push(" AND (b.state = 'cancelled' OR (b.cancel_requested_at IS NOT NULL");
-                query.push(" AND b.state IN ('claimed', 'fetching', 'building', 'publishing')");
-                query.push(" AND coalesce(b.lease_until, 0) <= ").push_bind(millis(now)).push("))");
-            }
-            Some(state) => {
-                query.push(" AND b.state = ").push_bind(state.as_str());
-                if state.is_running() {
-                    query.push(" AND b.lease_until > ").push_bind(millis(now));
-                }
-            }
-        }
-        if let Some(service) = &self.service {
-            query
-                .push(" AND EXISTS (SELECT 1 FROM build_services s WHERE s.build_id = b.id AND s.service = ");
-            query.push_bind(service.clone()).push(")");
-        }
-        if let Some(git_ref) = &self.git_ref {
-            query.push(" AND b.git_ref IN (").push_bind(git_ref.clone());
-            query.push(", ").push_bind(format!("refs/heads/{git_ref}"));
-            query.push(", ").push_bind(format!("refs/tags/{git_ref}")).push(")");
-        }
-        if let Some(commit) = &self.commit {
-            query.push(" AND b.commit_id >= ").push_bind(commit.clone());
-            // After every hex digit.
-            query.push(" AND b.commit_id < ").push_bind(format!("{commit}g"));
-        }
-        if let Some((at, id)) = &self.before {
-            query.push(" AND (b.created_at, b.id) < (").push_bind(*at);
-            query.push(", ").push_bind(id.clone()).push(")");
-        }
-        query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
-        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
-        query
-    }
-}
-
-/// Leaves only the rows of these namespaces; `None`: of all.
-fn only(query: &mut QueryBuilder<Sqlite>, column: &str, namespaces: Option<&[String]>) {
-    let Some(namespaces) = namespaces else { return };
-    query.push(" AND ").push(column).push(" IN (NULL");
-    for namespace in namespaces {
-        query.push(", ").push_bind(namespace.clone());
-    }
-    query.push(")");
-}
-
 impl Database {
     pub(in crate::web) async fn build(&self, id: &BuildId) -> sqlx::Result<Option<BuildRow>> {
         let mut reader = self.readers.acquire().await?;
@@ -324,33 +247,82 @@ impl Database {
         most: usize,
         now: OffsetDateTime,
     ) -> sqlx::Result<Vec<BuildRow>> {
-        let rows = selection.query(most, now).build().fetch_all(&self.readers).await?;
+        let rows = selection.query(SELECT, most, now).build().fetch_all(&self.readers).await?;
         rows.iter().map(read).collect()
     }
 
-    /// Apps in the order of their names, those of `namespaces` (`None`: all) whose name contains
-    /// `contained`, after `after`.
-    pub(in crate::web) async fn apps(
+    /// The builds of an app that are of this commit, newest first.
+    pub(in crate::web) async fn builds_of_commit(
         &self,
-        namespaces: Option<&[String]>,
-        contained: Option<&str>,
-        after: Option<&(String, String)>,
+        namespace: &Namespace,
+        app: &AppName,
+        commit: &str,
         most: usize,
-    ) -> sqlx::Result<Vec<(Namespace, AppName)>> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT namespace, app FROM apps WHERE 1 = 1");
-        only(&mut query, "namespace", namespaces);
-        if let Some(contained) = contained {
-            let literal = contained.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-            query.push(" AND app LIKE ").push_bind(format!("%{literal}%")).push(" ESCAPE '\\'");
-        }
-        if let Some((namespace, app)) = after {
-            query.push(" AND (namespace, app) > (").push_bind(namespace.clone());
-            query.push(", ").push_bind(app.clone()).push(")");
-        }
-        query.push(" ORDER BY namespace, app LIMIT ");
+    ) -> sqlx::Result<Vec<BuildRow>> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE b.namespace = ").push_bind(namespace.to_string());
+        query.push(" AND b.app = ").push_bind(app.to_string());
+        query.push(" AND b.commit_id = ").push_bind(commit.to_owned());
+        query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
         query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
-        let rows = query.build().fetch_all(&self.readers).await?;
-        rows.iter().map(|row| Ok((parsed(row, "namespace")?, parsed(row, "app")?))).collect()
+        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
+    }
+
+    /// The first commit after `after` that begins with `prefix`, in lower-case hex.
+    pub(in crate::web) async fn next_commit(
+        &self,
+        prefix: &str,
+        after: &str,
+    ) -> sqlx::Result<Option<String>> {
+        let select = "SELECT min(commit_id) FROM builds WHERE commit_id >= $1 AND commit_id < $2
+            AND commit_id > $3";
+        // After every hex digit.
+        let select = sqlx::query_scalar(select).bind(prefix).bind(format!("{prefix}g")).bind(after);
+        select.fetch_one(&self.readers).await
+    }
+
+    /// The builds of a commit in these namespaces (`None`: all), newest first.
+    pub(in crate::web) async fn builds_of_any_app(
+        &self,
+        commit: &str,
+        namespaces: Option<&[String]>,
+        most: usize,
+    ) -> sqlx::Result<Vec<BuildRow>> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE b.commit_id = ").push_bind(commit.to_owned());
+        only(&mut query, "b.namespace", namespaces);
+        query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
+        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
+    }
+
+    /// Builds that ended with an image whose digest begins with `prefix`, of any namespace.
+    pub(in crate::web) async fn builds_of_digest(
+        &self,
+        prefix: &str,
+        most: usize,
+    ) -> sqlx::Result<Vec<BuildRow>> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE b.digest >= ").push_bind(prefix.to_owned());
+        query.push(" AND b.digest < ").push_bind(format!("{prefix}g"));
+        query.push(" ORDER BY b.digest, b.id LIMIT ");
+        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
+    }
+
+    /// The builds of a namespace that are for one of these deploys, newest first.
+    pub(in crate::web) async fn builds_of_deploys(
+        &self,
+        namespace: &Namespace,
+        deploys: &[String],
+        most: usize,
+    ) -> sqlx::Result<Vec<BuildRow>> {
+        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        query.push(" WHERE b.namespace = ").push_bind(namespace.to_string());
+        only(&mut query, "b.deploy_id", Some(deploys));
+        query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
+        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
     }
 
     /// What a build of the app usually takes, in seconds: the median of the last ones that made an image.

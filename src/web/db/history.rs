@@ -223,8 +223,9 @@ pub(in crate::web) async fn remove(
     if marked.rows_affected() == 0 {
         return Ok(false);
     }
-    let delete = "DELETE FROM log_blocks WHERE log_id = $1";
-    sqlx::query(delete).bind(&log).execute(connection).await?;
+    for delete in ["DELETE FROM log_blocks WHERE log_id = $1", "DELETE FROM log_outlines WHERE log_id = $1"] {
+        sqlx::query(delete).bind(&log).execute(&mut *connection).await?;
+    }
     Ok(true)
 }
 

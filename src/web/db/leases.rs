@@ -55,7 +55,7 @@ pub(in crate::web) async fn change(
 ) -> sqlx::Result<()> {
     let update = "UPDATE builds SET state = $2, attempt = $3, lease_until = $4, heard_at = $5, requeued = $6,
             result = $7, reused = $8, started_at = $9, finished_at = $10, ended_because = $11, in_line_at = $12,
-            waiting = NULL
+            waiting = NULL, digest = $13
         WHERE id = $1";
     let json = change.result.map(row::json).transpose()?;
     sqlx::query(update)
@@ -71,6 +71,7 @@ pub(in crate::web) async fn change(
         .bind(change.finished_at.map(millis))
         .bind(change.ended_because)
         .bind(change.in_line_at.map(millis))
+        .bind(change.result.and_then(|result| result.digest).map(|digest| digest.to_string()))
         .execute(connection)
         .await
         .map(drop)

@@ -13,7 +13,8 @@ use super::writer::WriteError;
 use crate::store::digest::Digest;
 use crate::timeline::protocol::AttemptId;
 use crate::web::log::batch::Batch;
-use crate::web::log::block::{Block, Head, Summary, Values, pack};
+use crate::web::log::block::{Block, Head, Packed, Summary, Values, pack};
+use crate::web::log::outline::Outline;
 
 /// The name of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,13 @@ pub struct LogState {
     pub checksum: Option<Digest>,
     /// When its lines were removed, if they were.
     pub removed_at: Option<OffsetDateTime>,
+}
+
+/// A block by its outline; none where it must be made of the lines.
+pub(in crate::web) struct Outlined {
+    pub first_seq: u64,
+    pub entries: u64,
+    pub outline: Option<Outline>,
 }
 
 /// What became of an append.
@@ -99,9 +107,9 @@ pub(in crate::web) async fn append(
     let blocks = packed.await.map_err(|error| WriteError::Database(error.to_string()))?;
     let blocks = blocks.map_err(|error| WriteError::Database(format!("a block of the log: {error}")))?;
     let mut bytes = 0;
-    for block in blocks {
-        bytes += block.head.bytes;
-        put(connection, log, block).await?;
+    for packed in blocks {
+        bytes += packed.block.head.bytes;
+        put(connection, log, packed).await?;
     }
     let update = "UPDATE logs SET next_seq = $2, bytes = bytes + $3 WHERE id = $1";
     sqlx::query(update).bind(&log.0).bind(number(end)).bind(number(bytes)).execute(connection).await?;
@@ -109,19 +117,29 @@ pub(in crate::web) async fn append(
 }
 
 /// The last block, if lines may be added to it.
-async fn last_block(connection: &mut SqliteConnection, log: &LogId) -> sqlx::Result<Option<Block>> {
+async fn last_block(connection: &mut SqliteConnection, log: &LogId) -> sqlx::Result<Option<Packed>> {
     let select = "SELECT * FROM log_blocks WHERE log_id = $1 ORDER BY first_seq DESC LIMIT 1";
-    let Some(row) = sqlx::query(select).bind(&log.0).fetch_optional(connection).await? else {
+    let Some(row) = sqlx::query(select).bind(&log.0).fetch_optional(&mut *connection).await? else {
         return Ok(None);
     };
     let head = head(&row)?;
-    match head.has_room() {
-        true => Ok(Some(Block { head, data: row.try_get("data")? })),
-        false => Ok(None),
+    if !head.has_room() {
+        return Ok(None);
     }
+    let select = "SELECT outline FROM log_outlines WHERE log_id = $1 AND first_seq = $2";
+    let select = sqlx::query_scalar(select).bind(&log.0).bind(number(head.first_seq));
+    let outline: Option<String> = select.fetch_optional(connection).await?;
+    let outline = Outline::from_json(outline.as_deref());
+    Ok(Some(Packed { block: Block { head, data: row.try_get("data")? }, outline }))
 }
 
-async fn put(connection: &mut SqliteConnection, log: &LogId, block: Block) -> sqlx::Result<()> {
+async fn put(connection: &mut SqliteConnection, log: &LogId, packed: Packed) -> sqlx::Result<()> {
+    if let Some(outline) = &packed.outline {
+        let upsert = "INSERT INTO log_outlines (log_id, first_seq, outline) VALUES ($1, $2, $3)
+            ON CONFLICT (log_id, first_seq) DO UPDATE SET outline = excluded.outline";
+        let insert = sqlx::query(upsert).bind(&log.0).bind(number(packed.block.head.first_seq));
+        insert.bind(outline.to_json()).execute(&mut *connection).await?;
+    }
     let upsert = "INSERT INTO log_blocks
             (log_id, first_seq, entries, bytes, first_at, last_at, steps, servers, services, pods, data)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
@@ -129,7 +147,7 @@ async fn put(connection: &mut SqliteConnection, log: &LogId, block: Block) -> sq
             first_at = excluded.first_at, last_at = excluded.last_at, steps = excluded.steps,
             servers = excluded.servers, services = excluded.services, pods = excluded.pods,
             data = excluded.data";
-    let Block { head: Head { first_seq, entries, bytes, summary }, data } = block;
+    let Block { head: Head { first_seq, entries, bytes, summary }, data } = packed.block;
     sqlx::query(upsert)
         .bind(&log.0)
         .bind(number(first_seq))
@@ -199,6 +217,30 @@ impl Database {
         let rows = select.fetch_all(&self.readers).await?;
         let heads = rows.iter().map(head).collect::<sqlx::Result<Vec<_>>>()?;
         Ok(heads.into_iter().filter(|head| head.end_seq() > from).collect())
+    }
+
+    /// The outlines of up to `most` blocks, in order, from the one that has the entry `from` on.
+    pub(in crate::web) async fn log_outlines(
+        &self,
+        log: &LogId,
+        from: u64,
+        most: u32,
+    ) -> sqlx::Result<Vec<Outlined>> {
+        let select = "SELECT b.first_seq, b.entries, o.outline FROM log_blocks b
+            LEFT JOIN log_outlines o ON o.log_id = b.log_id AND o.first_seq = b.first_seq
+            WHERE b.log_id = $1 AND b.first_seq >= coalesce(
+                (SELECT max(first_seq) FROM log_blocks WHERE log_id = $1 AND first_seq <= $2), 0)
+            ORDER BY b.first_seq LIMIT $3";
+        let select = sqlx::query(select).bind(&log.0).bind(number(from)).bind(i64::from(most));
+        let outlined = |row: &SqliteRow| -> sqlx::Result<Outlined> {
+            let json: Option<String> = row.try_get("outline")?;
+            Ok(Outlined {
+                first_seq: count(row, "first_seq")?,
+                entries: count(row, "entries")?,
+                outline: Outline::from_json(json.as_deref()),
+            })
+        };
+        select.fetch_all(&self.readers).await?.iter().map(outlined).collect()
     }
 
     /// A block as it is now: it may have grown since its head was read.

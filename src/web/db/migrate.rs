@@ -12,6 +12,8 @@ const STEPS: &[(i64, &str, &str)] = &[
     (1, "builds and logs", include_str!("migrations/0001_builds_and_logs.sql")),
     (2, "turns", include_str!("migrations/0002_turns.sql")),
     (3, "history", include_str!("migrations/0003_history.sql")),
+    (4, "outlines", include_str!("migrations/0004_outlines.sql")),
+    (5, "timeline", include_str!("migrations/0005_timeline.sql")),
 ];
 
 /// Applies what is missing. Before it changes a database that is in use, it makes a copy of the file beside it.
@@ -85,13 +87,17 @@ mod tests {
         apply(&mut connection, &file, &STEPS[..1]).await.unwrap();
         let old =
             "INSERT INTO builds (id, namespace, app, event, services, repository, commit_id, fake, state,
-            created_at) VALUES ('b-1', 'acme', 'web', '{}', '[]', 'r', 'c', 0, 'queued', 7)";
+            created_at, git_ref, result) VALUES ('b-1', 'acme', 'web', '{}', '[]', 'r', 'c', 0, 'queued', 7,
+            'refs/heads/main', '{\"digest\":\"sha256:0\"}')";
         sqlx::query(old).execute(&mut connection).await.unwrap();
         migrate(&mut connection, &file).await.unwrap();
         let read = "SELECT coalesce(arrived_at, created_at), rebuild, in_line_at, waiting, ended_because FROM builds";
         let row: (i64, i64, Option<i64>, Option<String>, Option<String>) =
             sqlx::query_as(read).fetch_one(&mut connection).await.unwrap();
         assert_eq!(row, (7, 0, None, None, None));
+        let found = "SELECT r.app, r.built_at FROM refs r JOIN builds b ON b.digest = 'sha256:0' AND b.git_ref = r.git_ref";
+        let row: (String, i64) = sqlx::query_as(found).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(row, ("web".to_owned(), 7));
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! The SQL is kept to what SQLite and PostgreSQL share; what is SQLite's own (how a file is opened, how a
 //! write begins) stands in [`open`] and [`writer`]. Every query is in this folder.
 
+mod apps;
 pub mod attempts;
 pub mod builds;
 pub mod deploys;
@@ -15,6 +16,7 @@ mod migrate;
 mod open;
 pub mod people;
 mod row;
+pub mod selection;
 mod writer;
 
 pub use open::{Database, OpenError};

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use super::block::{Summary, Values};
 use super::line::Line;
+use super::outline::{End, Outline, Seen};
+use crate::timeline::entry::Stream;
 use crate::timeline::protocol::{MAX_APPEND, MAX_LINE};
 use crate::web::db::millis;
 
@@ -47,6 +49,8 @@ pub(in crate::web) struct Batch {
     servers: Names,
     services: Names,
     pods: Names,
+    /// The steps' ends, each with the index of its line, in order.
+    ends: Vec<(usize, End)>,
 }
 
 /// What a block's summary needs to know of a line.
@@ -55,6 +59,7 @@ struct Meta {
     /// Where the line ends in the batch's bytes.
     end: usize,
     at: i64,
+    stream: Stream,
     step: usize,
     server: usize,
     service: usize,
@@ -82,6 +87,10 @@ impl Names {
             self.values.push(name);
         }
         self.last
+    }
+
+    fn name(&self, number: usize) -> Option<&str> {
+        self.values[number].as_deref()
     }
 
     fn of(&self, numbers: impl Iterator<Item = usize>) -> Values {
@@ -125,9 +134,12 @@ impl Batch {
         }
         serde_json::to_writer(&mut self.bytes, &line).map_err(|error| error.to_string())?;
         self.bytes.push(b'\n');
+        let end = End::read(line.stream, line.step.as_deref(), &line.text);
+        self.ends.extend(end.map(|end| (self.lines.len(), end)));
         self.lines.push(Meta {
             end: self.bytes.len(),
             at: millis(line.at),
+            stream: line.stream,
             step: self.steps.number(line.step.as_deref()),
             server: self.servers.number(Some(&line.server)),
             service: self.services.number(line.service.as_deref()),
@@ -168,6 +180,26 @@ impl Batch {
             servers: self.servers.of(lines.iter().map(|line| line.server)),
             services: self.services.of(lines.iter().map(|line| line.service)),
             pods: self.pods.of(lines.iter().map(|line| line.pod)),
+        }
+    }
+
+    /// Counts lines in the outline of their block.
+    pub(super) fn outline(&self, lines: Range<usize>, outline: &mut Outline) {
+        let mut ends = &self.ends[self.ends.partition_point(|(index, _)| *index < lines.start)..];
+        for index in lines {
+            let line = &self.lines[index];
+            let end = ends.first().filter(|(at, _)| *at == index).map(|(_, end)| end);
+            ends = &ends[usize::from(end.is_some())..];
+            outline.add(&Seen {
+                seq: self.first_seq + index as u64,
+                at: line.at,
+                step: self.steps.name(line.step),
+                server: self.servers.name(line.server).unwrap_or_default(),
+                service: self.services.name(line.service),
+                pod: self.pods.name(line.pod),
+                stream: line.stream,
+                end,
+            });
         }
     }
 

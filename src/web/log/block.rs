@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::batch::Batch;
+use super::outline::Outline;
 
 /// The size a block grows to, in bytes without compression: small enough that any range is read quickly,
 /// large enough to compress well.
@@ -109,44 +110,68 @@ pub(in crate::web) struct Block {
     pub data: Vec<u8>,
 }
 
+/// A block with what stands beside it in the database.
+#[derive(Debug)]
+pub(in crate::web) struct Packed {
+    pub block: Block,
+    /// None of a block that an older version has stored.
+    pub outline: Option<Outline>,
+}
+
 /// Packs the lines of `batch` from `from` (a seq) on. `tail` is the log's last block, which grows as long
 /// as it has room; the first block of the answer then takes its place. Blocking: it compresses.
-pub(in crate::web) fn pack(batch: &Batch, from: u64, tail: Option<Block>) -> io::Result<Vec<Block>> {
-    let mut blocks = Vec::new();
+pub(in crate::web) fn pack(batch: &Batch, from: u64, tail: Option<Packed>) -> io::Result<Vec<Packed>> {
+    let mut packed = Vec::new();
     // Never beyond the end: the caller drops what overlaps, and no more.
     let mut line = usize::try_from(from - batch.first_seq).map_err(io::Error::other)?;
-    let mut open = tail.map(|tail| unpack(&tail.head, &tail.data).map(|raw| (tail.head, raw))).transpose()?;
+    let mut open = tail.map(Growing::again).transpose()?;
     while line < batch.len() || open.is_some() {
-        let room = BLOCK - open.as_ref().map_or(0, |(_, raw)| raw.len()).min(BLOCK);
+        let room = BLOCK - open.as_ref().map_or(0, |open| open.raw.len()).min(BLOCK);
         // A line that is longer than a block has one for itself.
         let least = usize::from(open.is_none());
         let end = line + batch.fitting(line, room).max(least);
-        let (mut head, mut raw) = match open.take() {
+        let mut growing = match open.take() {
             Some(open) if line == end => {
-                blocks.push(seal(open.0, &open.1)?);
+                packed.push(open.seal()?);
                 continue;
             }
-            Some((head, raw)) => {
-                let summary = head.summary.join(batch.summary(line..end));
-                (Head { summary, ..head }, raw)
+            Some(mut open) => {
+                open.head.summary = open.head.summary.join(batch.summary(line..end));
+                open
             }
             None => {
                 let first_seq = batch.first_seq + line as u64;
-                let summary = batch.summary(line..end);
-                (Head { first_seq, entries: 0, bytes: 0, summary }, Vec::new())
+                let head = Head { first_seq, entries: 0, bytes: 0, summary: batch.summary(line..end) };
+                Growing { head, outline: Outline::default(), raw: Vec::new() }
             }
         };
-        raw.extend_from_slice(batch.bytes(line..end));
-        head.entries += (end - line) as u64;
-        blocks.push(seal(head, &raw)?);
+        batch.outline(line..end, &mut growing.outline);
+        growing.raw.extend_from_slice(batch.bytes(line..end));
+        growing.head.entries += (end - line) as u64;
+        packed.push(growing.seal()?);
         line = end;
     }
-    Ok(blocks)
+    Ok(packed)
 }
 
-fn seal(head: Head, raw: &[u8]) -> io::Result<Block> {
-    let data = zstd::bulk::compress(raw, LEVEL)?;
-    Ok(Block { head: Head { bytes: raw.len() as u64, ..head }, data })
+/// A block that lines are added to.
+struct Growing {
+    head: Head,
+    outline: Outline,
+    raw: Vec<u8>,
+}
+
+impl Growing {
+    fn again(Packed { block, outline }: Packed) -> io::Result<Self> {
+        let raw = unpack(&block.head, &block.data)?;
+        Ok(Self { outline: outline.unwrap_or_else(|| Outline::of(&raw)), head: block.head, raw })
+    }
+
+    fn seal(self) -> io::Result<Packed> {
+        let data = zstd::bulk::compress(&self.raw, LEVEL)?;
+        let head = Head { bytes: self.raw.len() as u64, ..self.head };
+        Ok(Packed { block: Block { head, data }, outline: Some(self.outline) })
+    }
 }
 
 /// The lines of a block, each with its line feed. Blocking.
@@ -174,16 +199,16 @@ mod tests {
 
     #[test]
     fn small_appends_grow_a_block_and_large_ones_are_cut() {
-        let mut blocks: Vec<Block> = Vec::new();
+        let mut blocks: Vec<Packed> = Vec::new();
         let mut next = 0;
         for count in [1, 1, 2000, 3, 5000] {
-            let tail = blocks.pop_if(|block| block.head.has_room());
+            let tail = blocks.pop_if(|packed| packed.block.head.has_room());
             blocks.extend(pack(&batch(next, count), next, tail).unwrap());
             next += count;
         }
         assert!(blocks.len() > 2);
         let (mut seq, mut whole) = (0, Vec::new());
-        for block in &blocks {
+        for Packed { block, .. } in &blocks {
             assert_eq!(block.head.first_seq, seq);
             assert!(block.head.bytes <= BLOCK as u64);
             whole.extend(unpack(&block.head, &block.data).unwrap());
@@ -193,14 +218,15 @@ mod tests {
         let expected: String =
             (0..next).map(|seq| line(seq, Some(&format!("s{}", seq % 3)), "text") + "\n").collect();
         assert!(whole == expected.as_bytes(), "the lines are not those that were appended");
-        let services = &blocks[0].head.summary.services;
+        let services = &blocks[0].block.head.summary.services;
         assert!(services.may_hold("s1", false) && !services.may_hold("s3", true));
     }
 
     #[test]
     fn overlap_is_dropped_and_many_values_say_nothing() {
         let blocks = pack(&batch(10, 5), 13, None).unwrap();
-        assert_eq!((blocks[0].head.first_seq, blocks[0].head.entries), (13, 2));
+        let head = &blocks[0].block.head;
+        assert_eq!((head.first_seq, head.entries), (13, 2));
         let many = Values::of((0..100).map(|n| Some(n.to_string())));
         assert!(many.may_hold("anything", false) && many.to_json().is_none());
         let few = Values::of([None, Some("a".to_owned())].into_iter());

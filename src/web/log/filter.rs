@@ -29,6 +29,15 @@ pub(in crate::web) struct Filter {
     pub q: Option<String>,
 }
 
+/// A stream by its name.
+///
+/// # Errors
+/// A sentence on one that is none.
+pub(in crate::web) fn stream(name: &str) -> Result<Stream, String> {
+    let unknown = || format!("stream: {name:.80?} is not stdout, stderr or status");
+    serde_json::from_value(name.into()).map_err(|_| unknown())
+}
+
 impl Filter {
     /// Whether a block can have a matching line.
     pub(super) fn may_match(&self, summary: &Summary) -> bool {
@@ -112,6 +121,11 @@ impl Matcher {
     /// Takes every line.
     pub(in crate::web) fn everything() -> Self {
         Self { filter: Filter::default(), fields: Vec::new(), words: None }
+    }
+
+    /// What it was made of.
+    pub(in crate::web) fn filter(&self) -> &Filter {
+        &self.filter
     }
 
     /// Whether a block can have a matching line.

@@ -10,10 +10,12 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::block::{Head, unpack};
 use super::filter::Matcher;
+use super::line::Line;
+use super::outline::{Outline, Part};
 use crate::store::digest::Digesting;
 use crate::timeline::protocol::LogSum;
 use crate::web::db::Database;
-use crate::web::db::logs::LogId;
+use crate::web::db::logs::{LogId, Outlined};
 
 /// Block heads fetched at once.
 const HEADS: u32 = 256;
@@ -43,22 +45,23 @@ pub(in crate::web) struct Found {
     pub more: bool,
 }
 
-/// The first lines from the entry `from` on that match: at most `most`, and about [`STEP`] bytes.
+/// The first lines with a seq of `within` that match: at most `most`, and about [`STEP`] bytes.
 pub(in crate::web) async fn find(
     database: &Database,
     log: &LogId,
-    from: u64,
+    within: Range<u64>,
     most: usize,
     matcher: &Arc<Matcher>,
 ) -> Result<Found, ReadError> {
-    let mut found = Found { next: from, ..Found::default() };
-    loop {
+    let mut found = Found { next: within.start, ..Found::default() };
+    while found.next < within.end {
         let heads = database.log_heads(log, found.next, HEADS).await?;
         let Some(last) = heads.last().map(Head::end_seq) else { return Ok(found) };
-        let wanted = heads.into_iter().filter(|head| matcher.may_match(&head.summary));
+        let wanted = heads.into_iter().filter(|head| head.first_seq < within.end);
+        let wanted = wanted.filter(|head| matcher.may_match(&head.summary));
         // A block may have grown since its head was read: what was found in it is not found again.
-        let start = found.next;
-        let search = |head: Head| search(database, log, head.first_seq, start, matcher.clone());
+        let rest = found.next..within.end;
+        let search = |head: Head| search(database, log, head.first_seq, rest.clone(), matcher.clone());
         let mut searched = pin!(stream::iter(wanted).map(search).buffered(AT_ONCE));
         while let Some(matches) = searched.next().await {
             let Matches { raw, lines, end } = matches?;
@@ -76,20 +79,21 @@ pub(in crate::web) async fn find(
         // What the summaries rule out has been looked at, too.
         found.next = found.next.max(last);
     }
+    Ok(found)
 }
 
-/// All lines from the entry `from` on that match, as far as they are stored, in pieces of about [`STEP`] bytes.
+/// All lines with a seq of `within` that match, as far as they are stored, in pieces of about [`STEP`] bytes.
 pub(in crate::web) fn all(
     database: Database,
     log: LogId,
-    from: u64,
+    within: Range<u64>,
     matcher: Arc<Matcher>,
 ) -> impl Stream<Item = Result<Found, ReadError>> + Send {
-    stream::try_unfold(Some(from), move |from| {
+    stream::try_unfold(Some(within.start), move |from| {
         let (database, log, matcher) = (database.clone(), log.clone(), matcher.clone());
         async move {
             let Some(from) = from else { return Ok(None) };
-            let found = find(&database, &log, from, usize::MAX, &matcher).await?;
+            let found = find(&database, &log, from..within.end, usize::MAX, &matcher).await?;
             let next = found.more.then_some(found.next);
             Ok(Some((found, next)))
         }
@@ -99,13 +103,119 @@ pub(in crate::web) fn all(
 /// What is stored of a log: the count of its entries, and the SHA-256 of their lines.
 pub(in crate::web) async fn sum(database: &Database, log: &LogId) -> Result<LogSum, ReadError> {
     let (mut digesting, mut count) = (Digesting::new(io::sink()), 0);
-    let mut pieces = pin!(all(database.clone(), log.clone(), 0, Arc::new(Matcher::everything())));
+    let mut pieces = pin!(all(database.clone(), log.clone(), 0..u64::MAX, Arc::new(Matcher::everything())));
     while let Some(found) = pieces.try_next().await? {
         count += found.count as u64;
         // Half a megabyte: a fraction of a millisecond.
         digesting.write_all(&found.lines).map_err(ReadError::Block)?;
     }
     Ok(LogSum { count, checksum: digesting.finish().0 })
+}
+
+/// Lines that match, by their seqs.
+#[derive(Debug, Default)]
+pub(in crate::web) struct Hits {
+    pub count: u64,
+    /// The first of them.
+    pub seqs: Vec<u64>,
+    /// Where to go on: all before it has been looked at.
+    pub next: u64,
+}
+
+/// All lines from the entry `from` on that match, of which the first `most` are told.
+pub(in crate::web) async fn hits(
+    database: &Database,
+    log: &LogId,
+    from: u64,
+    most: usize,
+    matcher: &Arc<Matcher>,
+) -> Result<Hits, ReadError> {
+    let mut hits = Hits { next: from, ..Hits::default() };
+    loop {
+        let heads = database.log_heads(log, hits.next, HEADS).await?;
+        let Some(last) = heads.last().map(Head::end_seq) else { return Ok(hits) };
+        let wanted = heads.into_iter().filter(|head| matcher.may_match(&head.summary));
+        let rest = hits.next..u64::MAX;
+        let search = |head: Head| search(database, log, head.first_seq, rest.clone(), matcher.clone());
+        let mut searched = pin!(stream::iter(wanted).map(search).buffered(AT_ONCE));
+        while let Some(matches) = searched.next().await {
+            let Matches { lines, end, .. } = matches?;
+            hits.count += lines.len() as u64;
+            let room = most - hits.seqs.len();
+            hits.seqs.extend(lines.into_iter().take(room).map(|(seq, _)| seq));
+            hits.next = hits.next.max(end);
+        }
+        hits.next = hits.next.max(last);
+    }
+}
+
+/// A block by its outline, with how many lines of each part match.
+pub(in crate::web) struct Counted {
+    pub first_seq: u64,
+    pub entries: u64,
+    pub parts: Vec<(Part, u64)>,
+}
+
+/// The outlines of all blocks from the one on that has the entry `from`. Lines are read only where an outline
+/// cannot tell. Of `matcher` words are not asked for.
+pub(in crate::web) async fn outlines(
+    database: &Database,
+    log: &LogId,
+    from: u64,
+    matcher: &Arc<Matcher>,
+) -> Result<Vec<Counted>, ReadError> {
+    let (mut counted, mut from) = (Vec::new(), from);
+    loop {
+        let outlined = database.log_outlines(log, from, HEADS).await?;
+        let Some(end) = outlined.last().map(|last| last.first_seq + last.entries) else { return Ok(counted) };
+        // The last block that begins at or before `from` may end before it.
+        for block in outlined.into_iter().filter(|block| block.first_seq + block.entries > from) {
+            let counts = block.outline.as_ref().and_then(|outline| {
+                outline.parts.iter().map(|part| part.matching(matcher.filter())).collect::<Option<Vec<u64>>>()
+            });
+            match (block.outline, counts) {
+                (Some(outline), Some(counts)) => counted.push(Counted {
+                    first_seq: block.first_seq,
+                    entries: block.entries,
+                    parts: outline.parts.into_iter().zip(counts).collect(),
+                }),
+                (outline, _) => {
+                    let block = Outlined { outline, ..block };
+                    counted.extend(count(database, log, block, matcher.clone()).await?);
+                }
+            }
+        }
+        if end <= from {
+            return Ok(counted);
+        }
+        from = end;
+    }
+}
+
+/// Counts the lines of a block themselves.
+async fn count(
+    database: &Database,
+    log: &LogId,
+    outlined: Outlined,
+    matcher: Arc<Matcher>,
+) -> Result<Option<Counted>, ReadError> {
+    let first_seq = outlined.first_seq;
+    let Some(block) = database.log_block(log, first_seq).await? else { return Ok(None) };
+    let work = move || {
+        let raw = unpack(&block.head, &block.data)?;
+        // The block may have grown since its outline was read.
+        let known = outlined.outline.filter(|_| block.head.entries == outlined.entries);
+        let outline = known.unwrap_or_else(|| Outline::of(&raw));
+        let mut counts = vec![0; outline.parts.len()];
+        for (number, line) in matcher.find(&raw) {
+            let Ok(line) = serde_json::from_slice::<Line<'_>>(&raw[line]) else { continue };
+            counts[outline.part_of(first_seq + number as u64, line.step.as_deref())] += 1;
+        }
+        let parts = outline.parts.into_iter().zip(counts).collect();
+        Ok(Some(Counted { first_seq, entries: block.head.entries, parts }))
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other).and_then(|counted| counted).map_err(ReadError::Block)
 }
 
 /// The matching lines of one block.
@@ -121,7 +231,7 @@ async fn search(
     database: &Database,
     log: &LogId,
     first_seq: u64,
-    from: u64,
+    within: Range<u64>,
     matcher: Arc<Matcher>,
 ) -> Result<Matches, ReadError> {
     // A block that is gone was pruned meanwhile, with its log.
@@ -131,7 +241,7 @@ async fn search(
     let work = move || {
         let raw = unpack(&block.head, &block.data)?;
         let lines = matcher.find(&raw).into_iter().map(|(number, line)| (first_seq + number as u64, line));
-        let lines = lines.filter(|(seq, _)| *seq >= from).collect();
+        let lines = lines.filter(|(seq, _)| within.contains(seq)).collect();
         Ok(Matches { raw, lines, end: block.head.end_seq() })
     };
     let searched = tokio::task::spawn_blocking(work).await;

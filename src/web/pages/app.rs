@@ -1,4 +1,5 @@
-//! `/<namespace>/<app>`: the image to deploy, and the builds, newest first.
+//! `/<namespace>/<app>` and `/<namespace>/<app>/<service>`: the image to deploy, how it is pulled, and the
+//! Build & Deploy timeline.
 
 use askama::Template;
 use http::StatusCode;
@@ -6,22 +7,31 @@ use serde::{Deserialize, Deserializer};
 use time::OffsetDateTime;
 
 use super::document::{Document, Frame, Viewer};
+use super::facts;
 use super::icons::Icon;
 use super::image::ImageUrl;
-use super::query::{address, given};
-use super::row::Row;
+use super::pull::Pull;
+use super::query::{address, deploy_page, given, path};
 use super::state::word;
+use super::timeline::{Day, days};
 use super::words::{self, Moment};
 use crate::telemetry::printable::printable;
 use crate::timeline::entry::timestamp;
-use crate::timeline::protocol::{App, Build, BuildState, Page};
+use crate::timeline::protocol::{App, BuildState};
+use crate::web::timeline::{Current, TimelinePage};
 
 /// The query of the page. An empty or unknown state is none.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct BuildFilters {
     #[serde(default, deserialize_with = "known")]
     pub state: Option<BuildState>,
-    /// From [`Page::next`] of the page before.
+    /// On the page of an app.
+    #[serde(default, deserialize_with = "given")]
+    pub service: Option<String>,
+    /// A full ref, or the name of a branch or tag.
+    #[serde(default, rename = "ref", deserialize_with = "given")]
+    pub git_ref: Option<String>,
+    /// From [`TimelinePage::next`] of the page before.
     #[serde(default, deserialize_with = "given")]
     pub cursor: Option<String>,
 }
@@ -30,20 +40,32 @@ fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BuildState
     Ok(given(deserializer)?.and_then(|text| text.parse().ok()))
 }
 
+/// What the page shows.
+pub struct AppView<'a> {
+    pub app: &'a App,
+    /// Of this service alone.
+    pub service: Option<&'a str>,
+    pub current: &'a [Current],
+    pub history: &'a TimelinePage,
+    /// The registry's, and where this service is reached.
+    pub registry: &'a str,
+    pub base: &'a str,
+}
+
 #[derive(Template)]
 #[template(path = "app.html")]
 struct AppPage {
     frame: Frame,
     namespace: String,
     app: String,
+    service: Option<String>,
     repository: String,
-    services: String,
     usual: Option<String>,
-    current: Option<Current>,
-    builds: Vec<Row>,
-    /// The word of the state that is filtered by.
-    state: Option<&'static str>,
-    states: Vec<(String, &'static str)>,
+    current: Vec<Slot>,
+    pull: Option<Pull>,
+    days: Vec<Day>,
+    filters: Vec<Filter>,
+    filtered: bool,
     here: String,
     first: bool,
     next: Option<String>,
@@ -56,61 +78,142 @@ struct Icons {
     copy: Icon,
     caret: Icon,
     close: Icon,
+    layers: Icon,
 }
 
-/// The image that is there now, and the build it is of.
-struct Current {
-    image: ImageUrl,
+/// One thing to filter by.
+struct Filter {
+    name: &'static str,
+    /// What is filtered by, and where it is not.
+    set: Option<(String, String)>,
+    choices: Vec<(String, String)>,
+}
+
+/// The image that services would be deployed with.
+struct Slot {
+    services: Vec<(String, String)>,
+    image: Option<ImageUrl>,
     digest: Option<(String, String)>,
     size: Option<String>,
     build: String,
     published: Option<Moment>,
+    deployed: Option<ServedBy>,
 }
 
-pub fn app(
-    viewer: &Viewer,
-    app: &App,
-    builds: &Page<Build>,
-    filters: &BuildFilters,
-    now: OffsetDateTime,
-) -> Document {
-    let here = format!("/{}/{}", app.namespace, app.app);
-    let state = filters.state;
-    let to = |state: Option<BuildState>, cursor: Option<&str>| {
-        address(&here, &[("state", state.map(BuildState::as_str)), ("cursor", cursor)])
+/// The deploy that serves, and whether it serves this image.
+struct ServedBy {
+    id: String,
+    href: String,
+    at: Option<Moment>,
+    same: bool,
+}
+
+pub fn app(viewer: &Viewer, view: &AppView<'_>, filters: &BuildFilters, now: OffsetDateTime) -> Document {
+    let app = view.app;
+    let of_app = format!("/{}/{}", app.namespace, app.app);
+    let here = view.service.map_or_else(|| of_app.clone(), |service| path(&format!("{of_app}/{service}")));
+    let to = |filters: &BuildFilters| {
+        address(
+            &here,
+            &[
+                ("service", filters.service.as_deref()),
+                ("state", filters.state.map(BuildState::as_str)),
+                ("ref", filters.git_ref.as_deref()),
+                ("cursor", filters.cursor.as_deref()),
+            ],
+        )
     };
+    let chosen = BuildFilters { cursor: None, ..filters.clone() };
+    let by_service = Filter {
+        name: "Service",
+        set: filters
+            .service
+            .as_deref()
+            .map(|service| (printable(service), to(&BuildFilters { service: None, ..chosen.clone() }))),
+        choices: choices(&view.history.services, |service| {
+            (to(&BuildFilters { service: Some(service.clone()), ..chosen.clone() }), printable(service))
+        }),
+    };
+    let by_state = Filter {
+        name: "State",
+        set: filters
+            .state
+            .map(|state| (word(state).to_owned(), to(&BuildFilters { state: None, ..chosen.clone() }))),
+        choices: choices(BuildState::ALL, |&state| {
+            (to(&BuildFilters { state: Some(state), ..chosen.clone() }), word(state).to_owned())
+        }),
+    };
+    let by_ref = Filter {
+        name: "Ref",
+        set: filters
+            .git_ref
+            .as_deref()
+            .map(|name| (facts::short(name), to(&BuildFilters { git_ref: None, ..chosen.clone() }))),
+        choices: choices(&view.history.refs, |name| {
+            (to(&BuildFilters { git_ref: Some(name.clone()), ..chosen.clone() }), facts::short(name))
+        }),
+    };
+    let filtered = [&by_service, &by_state, &by_ref].iter().any(|filter| filter.set.is_some());
+    let current =
+        view.current.iter().find_map(|current| current.build.as_ref().map(|build| (current, build)));
     let template = AppPage {
         frame: Frame::new(Some(viewer)),
         namespace: app.namespace.to_string(),
         app: app.app.to_string(),
+        service: view.service.map(printable),
         repository: app.last.repository.to_string(),
-        services: printable(&app.services.join(", ")),
         usual: app.usual_s.map(words::seconds),
-        current: app.current.as_ref().and_then(|build| Current::new(build, now)),
-        builds: builds.items.iter().map(|build| Row::new(build, now)).collect(),
-        state: state.map(word),
-        states: BuildState::ALL.iter().map(|&state| (to(Some(state), None), word(state))).collect(),
+        current: view.current.iter().map(|current| Slot::new(current, &of_app, now)).collect(),
+        pull: current.and_then(|(current, build)| {
+            Pull::new(build, current.services.first()?, view.registry, view.base)
+        }),
+        days: days(&view.history.entries, now),
+        filters: match view.service {
+            Some(_) => vec![by_state, by_ref],
+            None => vec![by_service, by_state, by_ref],
+        },
+        filtered,
         first: filters.cursor.is_none(),
-        next: builds.next.as_deref().map(|cursor| to(state, Some(cursor))),
-        here: here.clone(),
+        next: view
+            .history
+            .next
+            .as_ref()
+            .map(|cursor| to(&BuildFilters { cursor: Some(cursor.clone()), ..filters.clone() })),
+        here,
         now: timestamp::to_string(now),
-        icons: Icons { copy: Icon::Copy, caret: Icon::Caret, close: Icon::Close },
+        icons: Icons { copy: Icon::Copy, caret: Icon::Caret, close: Icon::Close, layers: Icon::Layers },
     };
     Document::render(StatusCode::OK, &template)
 }
 
-impl Current {
-    fn new(build: &Build, now: OffsetDateTime) -> Option<Self> {
-        let digest = build.digest.as_ref().map(ToString::to_string);
-        // Enough to compare by eye: `sha256:3a7bd3e2…f5c1`.
-        let brief = |digest: &str| format!("{}…{}", &digest[..15], &digest[digest.len() - 4..]);
-        Some(Self {
-            image: ImageUrl::new(build.image.as_deref()?),
-            digest: digest.map(|digest| (brief(&digest), digest)),
-            size: build.size.map(words::size),
-            build: build.id.to_string(),
-            published: build.finished_at.map(|at| Moment::new(at, now)),
-        })
+fn choices<T>(of: &[T], choice: impl Fn(&T) -> (String, String)) -> Vec<(String, String)> {
+    of.iter().map(choice).collect()
+}
+
+impl Slot {
+    fn new(current: &Current, of_app: &str, now: OffsetDateTime) -> Self {
+        let build = current.build.as_ref();
+        Self {
+            services: current
+                .services
+                .iter()
+                .map(|service| (path(&format!("{of_app}/{service}")), printable(service)))
+                .collect(),
+            image: build.and_then(|build| build.image.as_deref()).map(ImageUrl::new),
+            digest: build.and_then(|build| build.digest.as_ref()).map(facts::digest),
+            size: build.and_then(|build| build.size).map(words::size),
+            build: build.map(|build| build.id.to_string()).unwrap_or_default(),
+            published: build.and_then(|build| build.finished_at).map(|at| Moment::new(at, now)),
+            deployed: current.serving.as_ref().and_then(|(deploy, same)| {
+                let report = deploy.report.as_ref()?;
+                Some(ServedBy {
+                    id: printable(&deploy.id),
+                    href: deploy_page(report.namespace.as_str(), &deploy.id),
+                    at: report.finished_at.map(|at| Moment::new(at, now)),
+                    same: *same,
+                })
+            }),
+        }
     }
 }
 

@@ -67,12 +67,6 @@ struct BuildPage {
 
 struct Icons {
     copy: Icon,
-    chevron: Icon,
-    caret: Icon,
-    live: Icon,
-    done: Icon,
-    cached: Icon,
-    failed: Icon,
 }
 
 /// What went wrong, above the log.
@@ -101,14 +95,21 @@ struct AttemptView {
     shown: bool,
 }
 
-pub fn build(viewer: &Viewer, detail: &BuildDetail, part: LogPart<'_>, now: OffsetDateTime) -> Document {
+/// `attempt` is the one whose log is shown; none while no worker has the build.
+pub fn build(
+    viewer: &Viewer,
+    detail: &BuildDetail,
+    attempt: Option<&Attempt>,
+    part: LogPart<'_>,
+    now: OffsetDateTime,
+) -> Document {
     let build = &detail.build;
     let stands = build.state;
-    let log = LogView::new(build, part, now);
-    let shown = part.attempt.map(|attempt| attempt.id);
+    let log = LogView::of_build(build, attempt, part, now);
+    let shown = attempt.map(|attempt| attempt.id);
     let rebuildable = matches!(stands, BuildState::Published | BuildState::Failed | BuildState::Cancelled);
     let template = BuildPage {
-        frame: Frame::new(Some(viewer)),
+        frame: Frame::new(Some(viewer)).of_log(),
         id: build.id.to_string(),
         namespace: build.namespace.to_string(),
         app: build.app.to_string(),
@@ -153,15 +154,7 @@ pub fn build(viewer: &Viewer, detail: &BuildDetail, part: LogPart<'_>, now: Offs
         superseded_by: build.number.filter(|_| shown.is_some() && shown != build.attempt),
         log,
         now: timestamp::to_string(now),
-        icons: Icons {
-            copy: Icon::Copy,
-            chevron: Icon::Chevron,
-            caret: Icon::Caret,
-            live: Icon::Live,
-            done: Icon::Done,
-            cached: Icon::Cached,
-            failed: Icon::Failed,
-        },
+        icons: Icons { copy: Icon::Copy },
     };
     Document::render(StatusCode::OK, &template)
 }

@@ -54,14 +54,29 @@ impl IntoResponse for Document {
     }
 }
 
+/// Which of the places in the header a page belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Apps,
+    Settings,
+}
+
 /// What is around every page.
 pub(super) struct Frame {
     /// The viewer's name; none where nobody is signed in.
     pub(super) viewer: Option<String>,
     pub(super) style: &'static str,
+    /// What the page needs beside it.
+    pub(super) sheet: &'static str,
     pub(super) script: &'static str,
+    /// What a page with a log loads besides.
+    pub(super) log_script: Option<&'static str>,
     pub(super) icon: &'static str,
     pub(super) logo: Icon,
+    place: Option<Place>,
+    /// What is in the search box.
+    pub(super) sought: String,
+    pub(super) search: Icon,
 }
 
 impl Frame {
@@ -69,9 +84,43 @@ impl Frame {
         Self {
             viewer: viewer.map(|viewer| printable(&viewer.name)),
             style: &assets::STYLE.path,
+            sheet: &assets::PLACES_STYLE.path,
             script: &assets::SCRIPT.path,
+            log_script: None,
             icon: &assets::ICON.path,
             logo: Icon::Logo,
+            place: viewer.map(|_| Place::Apps),
+            sought: String::new(),
+            search: Icon::Search,
         }
+    }
+
+    /// The same of a page that belongs to another place than the apps.
+    pub(super) fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
+    }
+
+    /// The same of the page that says what was found.
+    pub(super) fn seeking(self, query: &str) -> Self {
+        Self { sought: printable(query), place: None, ..self }
+    }
+
+    /// The same of a page that shows a log.
+    pub(super) fn of_log(self) -> Self {
+        Self { sheet: &assets::LOG_STYLE.path, log_script: Some(&assets::LOG_SCRIPT.path), ..self }
+    }
+
+    /// The viewer's first letter.
+    pub(super) fn initial(&self) -> String {
+        let first = self.viewer.iter().flat_map(|name| name.chars()).next();
+        first.map(|letter| letter.to_uppercase().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn is_in_apps(&self) -> bool {
+        self.place == Some(Place::Apps)
+    }
+
+    pub(super) fn is_in_settings(&self) -> bool {
+        self.place == Some(Place::Settings)
     }
 }

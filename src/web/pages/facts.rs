@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use super::state::Tone;
 use super::words;
 use crate::event::result::Kind;
+use crate::store::digest::Digest;
 use crate::telemetry::printable::printable;
 use crate::timeline::entry::timestamp;
 use crate::timeline::protocol::{Build, BuildState};
@@ -20,9 +21,19 @@ pub(super) fn title(build: &Build) -> String {
 
 /// `main` for `refs/heads/main`.
 pub(super) fn short_ref(build: &Build) -> Option<String> {
-    let name = build.git_ref.as_deref()?;
+    build.git_ref.as_deref().map(short)
+}
+
+/// As [`short_ref`], of the ref itself.
+pub(super) fn short(name: &str) -> String {
     let short = ["refs/heads/", "refs/tags/", "refs/"].iter().find_map(|prefix| name.strip_prefix(prefix));
-    Some(printable(short.unwrap_or(name)))
+    printable(short.unwrap_or(name))
+}
+
+/// A digest, short enough to compare by eye (`sha256:3a7bd3e2…f5c1`), and whole.
+pub(super) fn digest(digest: &Digest) -> (String, String) {
+    let whole = digest.to_string();
+    (format!("{}…{}", &whole[..15], &whole[whole.len() - 4..]), whole)
 }
 
 /// How long a build took or has been running.

@@ -8,7 +8,9 @@ use super::samples;
 use super::*;
 use crate::telemetry::printable::is_hidden;
 use crate::timeline::entry::{LogEntry, Stream};
-use crate::timeline::protocol::{App, Attempt, Build, BuildState, CommitInfo, Page};
+use crate::timeline::protocol::{App, Attempt, Build, BuildState, CommitInfo, DeployState, Page};
+use crate::web::images::Layer;
+use crate::web::timeline::{Current, Entry, TimelinePage};
 
 /// Ends what it might stand in, begins what it might begin, and is easily found.
 const HOSTILE: &str = "\"'>--></title></template></script><script src=//evil>alert('xss')</script><img src=x onerror='xss' \
@@ -73,17 +75,98 @@ fn pages() -> Vec<(String, Document)> {
         };
         let attempt = Attempt { worker: hostile(), entries: 9, complete: false, ..samples::attempt() };
         let earlier = Attempt { id: crate::timeline::protocol::AttemptId::generate(), ..attempt.clone() };
-        let builds = Page { items: vec![build.clone()], next: next() };
-        let of_state = BuildFilters { state: Some(state), cursor: Some(hostile()) };
-        pages.push((format!("app, {state}"), app(&viewer, &list, &builds, &of_state, samples::NOW)));
+        pages.push((format!("app, {state}"), hostile_app(&viewer, &list, &build)));
         pages.push((
             format!("apps, {state}"),
             apps(&viewer, &Page { items: vec![list], next: next() }, &filters, samples::NOW),
         ));
+        pages.push((format!("search, {state}"), hostile_search(&viewer, build.clone())));
+        pages.push((format!("image, {state}"), hostile_image(&viewer, state)));
         let attempts = vec![earlier, attempt];
         pages.push((format!("build, {state}"), samples::page_of(build, &hostile_entries(), attempts)));
     }
+    let mut deploy = samples::deploying();
+    (deploy.id, deploy.report.reason) = (hostile(), Some(hostile()));
+    (deploy.report.services, deploy.builds) = (vec![hostile()], vec![hostile_build(BuildState::Published)]);
+    let mut lines = hostile_entries();
+    lines.iter_mut().for_each(|line| (line.pod, line.service) = (Some(hostile()), Some(hostile())));
+    pages.push(("deploy".to_owned(), samples::deploy_page(&deploy, &lines)));
+    let of_log = LogFilters {
+        server: Some(hostile()),
+        service: Some(hostile()),
+        pod: Some(hostile()),
+        step: Some(hostile()),
+        stream: Some(hostile()),
+        q: Some(hostile()),
+    };
+    let sums = samples::sums_of(&lines);
+    let part = LogPart { entries: &lines, more: true, filters: &of_log, sums: &sums, removed: None };
+    pages.push(("deploy, filtered".to_owned(), super::deploy(&viewer, &deploy, part, samples::NOW)));
     pages
+}
+
+fn hostile_search(viewer: &Viewer, build: Build) -> Document {
+    let mut found = samples::found();
+    (found.builds, found.images) = (vec![build], vec![hostile_build(BuildState::Published)]);
+    found.refs[0].2 = hostile();
+    found.deploys[0].0 = hostile();
+    search(viewer, HOSTILE, &found, samples::NOW)
+}
+
+fn hostile_app(viewer: &Viewer, app: &App, build: &Build) -> Document {
+    let deploy = |state: DeployState| {
+        let mut deploy = samples::deployed(HOSTILE, Some(state));
+        if let Some(report) = &mut deploy.report {
+            (report.services, report.image, report.reason) =
+                (vec![hostile()], Some(hostile()), Some(hostile()));
+        }
+        deploy
+    };
+    let entry =
+        |builds: &[Build], deploy| Entry { builds: builds.to_vec(), deploy: Some(deploy), at: samples::NOW };
+    let mut entries = vec![entry(&[build.clone(), build.clone()], samples::deployed(HOSTILE, None))];
+    entries.extend(DeployState::ALL.iter().map(|&state| entry(&[], deploy(state))));
+    let history =
+        TimelinePage { entries, next: Some(hostile()), services: vec![hostile()], refs: vec![hostile()] };
+    let serving = Some((deploy(DeployState::Done), false));
+    let current = Current { services: vec![hostile(), hostile()], build: app.current.clone(), serving };
+    let view = AppView {
+        app,
+        service: Some(HOSTILE),
+        current: &[current],
+        history: &history,
+        registry: HOSTILE,
+        base: HOSTILE,
+    };
+    let (service, git_ref) = (Some(hostile()), Some(hostile()));
+    let filters = BuildFilters { state: Some(build.state), service, git_ref, cursor: Some(hostile()) };
+    super::app(viewer, &view, &filters, samples::NOW)
+}
+
+/// An image whose every word is the builder's or the orchestrator's.
+fn hostile_image(viewer: &Viewer, state: BuildState) -> Document {
+    let mut image = samples::image();
+    (image.url, image.builds) = (hostile(), vec![hostile_build(state)]);
+    for deploy in &mut image.deploys {
+        deploy.id = hostile();
+    }
+    let layer = |layer: &Layer| Layer { digest: hostile(), step: Some(hostile()), size: layer.size };
+    let labels =
+        serde_json::json!({"org.opencontainers.image.source": HOSTILE, "net.buildgrid.services": HOSTILE});
+    let config = serde_json::json!({"os": HOSTILE, "architecture": HOSTILE, "variant": HOSTILE, "config": {
+        "User": HOSTILE, "Env": [HOSTILE], "Entrypoint": [HOSTILE], "Cmd": [HOSTILE], "WorkingDir": HOSTILE,
+        "ExposedPorts": {HOSTILE: {}}, "Volumes": {HOSTILE: {}}, "StopSignal": HOSTILE, "Labels": labels,
+    }});
+    if let Ok(content) = &mut image.content {
+        content.layers = content.layers.iter().map(layer).collect();
+        content.config = serde_json::from_value(config).unwrap();
+        content.definition = Some(hostile());
+    }
+    if let Some(previous) = &mut image.previous {
+        previous.build = hostile_build(state);
+        previous.layers.clear();
+    }
+    super::image(viewer, &image, samples::NOW)
 }
 
 /// A tag as the templates write it: a name, and attributes that have no value or a quoted one.
@@ -107,8 +190,8 @@ fn tags<'a>(name: &str, html: &'a str) -> Vec<&'a str> {
 
 #[test]
 fn nothing_hostile_becomes_markup() {
-    let ours: BTreeSet<&str> = "a b body button circle code dd details div dl dt footer form g h1 h2 head header html \
-         input label li link main meta nav ol p path pre rect script section span summary svg table tbody td template \
+    let ours: BTreeSet<&str> = "a b body button circle code dd details dialog div dl dt footer form g h1 h2 head header html kbd \
+         fieldset h3 input label legend li link main meta nav ol p path pre rect script section span summary svg table tbody td template \
          th thead time title tr ul wbr"
         .split_whitespace()
         .collect();
@@ -133,7 +216,7 @@ fn nothing_hostile_becomes_markup() {
                 }
             }
         }
-        assert!(scripts <= 1, "{page}");
+        assert!(scripts <= 2, "{page}: that of all pages, and that of a log");
     }
 }
 
@@ -174,12 +257,13 @@ fn buttons_are_for_those_who_may_press_them() {
         attempts: vec![samples::attempt()],
         usual_s: None,
     };
-    let part = LogPart { attempt: None, entries: &[] };
+    let (filters, sums) = (LogFilters::default(), LogSums::default());
+    let part = LogPart { entries: &[], more: false, filters: &filters, sums: &sums, removed: None };
     let cancel = r#"action="/builds/b-building/cancel""#;
-    let may = build(&samples::viewer(), &detail, part, samples::NOW);
+    let may = build(&samples::viewer(), &detail, None, part, samples::NOW);
     assert!(may.html().contains(cancel) && !may.html().contains("/rebuild\""));
     let reader = Viewer { can_build: false, ..samples::viewer() };
-    assert!(!build(&reader, &detail, part, samples::NOW).html().contains(cancel));
+    assert!(!build(&reader, &detail, None, part, samples::NOW).html().contains(cancel));
 }
 
 #[test]

@@ -25,8 +25,13 @@ pub(super) enum Icon {
     Copy,
     Chevron,
     Caret,
+    Up,
     Close,
     Search,
+    Key,
+    Layers,
+    Wrap,
+    Download,
     Logo,
 }
 
@@ -62,8 +67,19 @@ impl Icon {
             }
             Self::Chevron => r#"<path d="m6 3.8 4.2 4.2L6 12.2"/>"#,
             Self::Caret => r#"<path d="m3.8 6 4.2 4.2L12.2 6"/>"#,
+            Self::Up => r#"<path d="M3.8 10 8 5.8 12.2 10"/>"#,
+            Self::Wrap => {
+                r#"<path d="M2 3.5h12M2 8h9.6a2.2 2.2 0 0 1 0 4.5H8.5m1.8-1.9-1.8 1.9 1.8 1.9M2 12.5h3"/>"#
+            }
+            Self::Download => r#"<path d="M8 2v8m-3.4-3L8 10.4 11.4 7M2.5 13.5h11"/>"#,
             Self::Close => r#"<path d="m4 4 8 8m0-8-8 8"/>"#,
             Self::Search => r#"<circle cx="7" cy="7" r="4.6"/><path d="m10.6 10.6 3.4 3.4"/>"#,
+            Self::Key => {
+                r#"<circle cx="4.6" cy="11.4" r="2.9"/><path d="m6.8 9.2 6.7-6.7M10.6 5.4l2.2 2.2"/>"#
+            }
+            Self::Layers => {
+                r#"<path d="M8 1.8 14.2 5 8 8.2 1.8 5zM1.8 8 8 11.2 14.2 8M1.8 11 8 14.2 14.2 11"/>"#
+            }
             Self::Logo => {
                 r#"<g fill="currentColor" stroke="none"><rect width="7" height="7" rx="1.8"/><rect y="9" width="7" height="7" rx="1.8"/><rect x="9" y="9" width="7" height="7" rx="1.8"/></g><rect class="live" x="9.8" y=".8" width="5.4" height="5.4" rx="1.2"/>"#
             }

@@ -1,6 +1,7 @@
 //! The parts of an image's URL, which weigh differently: the host least, the name and the commit's first
 //! seven digits most.
 
+use super::query::path;
 use crate::telemetry::printable::printable;
 
 /// An image's URL, in parts that together are all of it.
@@ -31,10 +32,24 @@ impl ImageUrl {
         format!("{host}{name}:{short}{rest}")
     }
 
+    /// The address of the image's own page.
+    pub(super) fn page(&self) -> String {
+        let Self { name, short, rest, .. } = self;
+        path(&format!("/images/{name}:{short}{rest}"))
+    }
+
+    pub(super) fn docker_pull(&self) -> String {
+        format!("docker pull {}", self.whole())
+    }
+
+    /// `shop.storefront`, where the namespace is known.
+    pub(super) fn repository(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or_default()
+    }
+
     /// `shop.storefront:9fceb02`, where the namespace is known.
     pub(super) fn brief(&self) -> String {
-        let app = self.name.rsplit('/').next().unwrap_or_default();
-        format!("{app}:{}", self.short)
+        format!("{}:{}", self.repository(), self.short)
     }
 }
 
@@ -51,6 +66,7 @@ mod tests {
         assert_eq!(url.name, "acme/shop.storefront");
         assert_eq!(url.short, "9fceb02");
         assert_eq!(url.brief(), "shop.storefront:9fceb02");
+        assert_eq!(url.page(), "/images/acme/shop.storefront:9fceb02d0ae598e95dc970b74767f19372d61af8-debug");
         assert_eq!(url.whole(), text);
     }
 

@@ -10,8 +10,12 @@
 //! |---|---|
 //! | `/sign-in` | [`sign_in`]; [`not_signed_in`] at any other address |
 //! | `/` | [`apps`] |
-//! | `/<namespace>/<app>` | [`app`] |
+//! | `/<namespace>/<app>`, and of one `/<service>` | [`app`] |
 //! | `/builds/<id>` | [`build`], with the part of the log from [`first_entry`] on |
+//! | `/images/<namespace>/<app>.<repository>:<tag>` | [`image()`] |
+//! | `/search?q=` | [`search`] |
+//! | `/settings/buildgrid` | [`settings`] |
+//! | `/deploys/<id>` | [`deploy`], as a build's |
 //! | what went wrong | [`fault`] |
 //! | `/assets/<name>` | [`assets::router`] |
 
@@ -20,17 +24,25 @@ mod app;
 mod apps;
 pub mod assets;
 mod build;
+mod deploy;
 mod document;
 mod facts;
 mod fault;
+mod filters;
 mod icons;
 mod image;
+mod image_page;
 mod log;
+mod pull;
 mod query;
 mod row;
+mod search;
+mod settings;
 mod sign_in;
 mod state;
 mod steps;
+mod sums;
+mod timeline;
 mod words;
 
 #[cfg(test)]
@@ -38,10 +50,16 @@ mod hostile_tests;
 #[cfg(test)]
 mod samples;
 
-pub use app::{BuildFilters, app};
+pub use app::{AppView, BuildFilters, app};
 pub use apps::{AppFilters, apps};
 pub use build::build;
+pub use deploy::deploy;
 pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
 pub use fault::fault;
+pub use filters::LogFilters;
+pub use image_page::image;
 pub use log::{BuildQuery, LINES, LogPart, first_entry};
+pub use search::search;
+pub use settings::{Fresh, Settings, settings};
 pub use sign_in::{local_address, not_signed_in, sign_in, sign_in_later};
+pub use sums::LogSums;

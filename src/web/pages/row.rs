@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use super::facts::{self, Failure, Took};
 use super::image::ImageUrl;
 use super::state::Look;
-use super::words::{self, Moment};
+use super::words::Moment;
 use crate::telemetry::printable::printable;
 use crate::timeline::protocol::{Build, BuildState};
 
@@ -21,9 +21,10 @@ pub(super) struct Row {
     pub(super) created: Moment,
     pub(super) took: Option<Took>,
     pub(super) image: Option<ImageUrl>,
-    pub(super) size: Option<String>,
     pub(super) failure: Option<Failure>,
     pub(super) fake: bool,
+    /// It replaces an image that was there.
+    pub(super) rebuild: bool,
     pub(super) running: bool,
     /// A word beside the title says the state where the icon's shape is not enough.
     pub(super) worded: bool,
@@ -42,9 +43,9 @@ impl Row {
             created: Moment::new(build.created_at, now),
             took: facts::took(build, now),
             image: build.image.as_deref().map(ImageUrl::new),
-            size: build.size.map(words::size),
             failure: facts::failure(build),
             fake: build.fake,
+            rebuild: build.rebuild,
             running: build.state.is_running(),
             worded: build.state != BuildState::Published || build.reused,
         }

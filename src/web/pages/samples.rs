@@ -9,11 +9,20 @@ use time::{Duration, OffsetDateTime};
 
 use super::*;
 use crate::event::result::Kind;
+use crate::publish::name::ImageName;
 use crate::store::digest::Digest;
-use crate::timeline::entry::{LogEntry, Stream};
+use crate::store::{Credential, NewCredential, StoreError};
+use crate::timeline::entry::{LogEntry, Stream, timestamp};
 use crate::timeline::protocol::{
-    App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, Page,
+    App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, Deploy, DeployReport,
+    DeployState, Page,
 };
+use crate::web::credentials::Kept;
+use crate::web::images::{Content, Image, Layer, Missing, Previous};
+use crate::web::log::outline::Outline;
+use crate::web::log::read::Counted;
+use crate::web::search::Found;
+use crate::web::timeline::{Current, Deployed, Entry, TimelinePage};
 
 pub(super) const NOW: OffsetDateTime = datetime!(2026-11-23 10:31:00 UTC);
 
@@ -40,6 +49,7 @@ pub(super) fn published() -> Build {
         deploy_id: Some("shop-418".to_owned()),
         requested_by: Some("deploy-bot".to_owned()),
         fake: false,
+        rebuild: false,
         state: BuildState::Published,
         kind: None,
         reused: false,
@@ -274,11 +284,242 @@ fn list<T>(items: Vec<T>) -> Page<T> {
     Page { items, next: Some("MTc5".to_owned()) }
 }
 
+/// A deploy of `acme/shop`, as it was reported.
+pub(super) fn deployed(id: &str, state: Option<DeployState>) -> Deployed {
+    let report = state.map(|state| DeployReport {
+        namespace: "acme".parse().unwrap(),
+        app: "shop".parse().unwrap(),
+        state,
+        services: vec!["web".to_owned(), "worker".to_owned()],
+        started_at: Some(NOW - Duration::seconds(830)),
+        finished_at: (state != DeployState::Running).then(|| NOW - Duration::seconds(788)),
+        image: None,
+        reason: (state == DeployState::Failed).then(|| "web-6f5d8c7b9-p4t8z not ready in 10 m".to_owned()),
+    });
+    Deployed { id: id.to_owned(), report, serving: false }
+}
+
+/// The timeline of the drawings, and behind it one build of each look.
+fn history() -> TimelinePage {
+    let ago = |minutes: i64, builds: Vec<Build>, deploy: Option<Deployed>| {
+        let at = NOW - Duration::minutes(minutes);
+        let builds = builds.into_iter().map(|build| Build { created_at: at, ..build }).collect();
+        Entry { builds, deploy, at }
+    };
+    let mailer = Build {
+        id: "b-mailer".parse().unwrap(),
+        reused: true,
+        repository: "mailer".parse().unwrap(),
+        image: Some(format!("registry.example.com/acme/shop.mailer:{COMMIT}")),
+        rebuild: true,
+        ..published()
+    };
+    let serving = Deployed { serving: true, ..deployed("shop-418", Some(DeployState::Done)) };
+    let mut again = deployed("shop-415", Some(DeployState::Failed));
+    if let Some(report) = &mut again.report {
+        report.image = published().image;
+    }
+    let mut entries = vec![
+        ago(1, vec![building()], Some(deployed("shop-419", None))),
+        ago(15, vec![published()], Some(serving)),
+        ago(29, vec![failed()], Some(deployed("shop-417", None))),
+        ago(31, vec![published()], Some(deployed("shop-420", None))),
+        ago(
+            1031,
+            vec![published(), mailer.clone(), mailer],
+            Some(deployed("shop-416", Some(DeployState::Running))),
+        ),
+        ago(1060, vec![], Some(again)),
+        ago(1070, vec![], Some(deployed("shop-414", Some(DeployState::Cancelled)))),
+    ];
+    entries.extend(all_looks().into_iter().map(|build| ago(2900, vec![build], None)));
+    TimelinePage {
+        entries,
+        next: Some("MTc5".to_owned()),
+        services: vec!["web".to_owned(), "worker".to_owned()],
+        refs: vec!["refs/heads/main".to_owned(), "refs/heads/feature/warm-cache".to_owned()],
+    }
+}
+
+pub(super) fn page_of_app(of: &App, history: &TimelinePage, filters: &BuildFilters) -> Document {
+    let serving = Deployed { serving: true, ..deployed("shop-418", Some(DeployState::Done)) };
+    let current =
+        Current { services: of.services.clone(), build: of.current.clone(), serving: Some((serving, true)) };
+    let view = AppView {
+        app: of,
+        service: None,
+        current: &[current],
+        history,
+        registry: "registry.example.com",
+        base: "https://builds.example.com",
+    };
+    app(&viewer(), &view, filters, NOW)
+}
+
+/// Something of each kind.
+pub(super) fn found() -> Found {
+    let (namespace, app) = (published().namespace, published().app);
+    let report = deployed("shop-418", Some(DeployState::Done)).report.unwrap();
+    Found {
+        apps: vec![(namespace.clone(), app.clone())],
+        builds: vec![building(), published(), failed()],
+        images: vec![published()],
+        refs: vec![(namespace, app, "refs/heads/feature/warm-cache".to_owned())],
+        deploys: vec![("shop-418".to_owned(), report)],
+    }
+}
+
+/// The image of the drawings.
+pub(super) fn image() -> Image {
+    let layer = |name: &str, size: u64, step: &str| Layer {
+        digest: Digest::of(name.as_bytes()).to_string(),
+        size,
+        step: Some(step.to_owned()),
+    };
+    let bundle = "COPY /usr/local/bundle /usr/local/bundle # buildkit".replace("COPY", "COPY --from=build");
+    let assets = "COPY --from=build /app/public/assets public/assets # buildkit";
+    let layers = vec![
+        layer("base", 45_300_000, "/bin/sh -c #(nop) ADD file:5f2c81 in / "),
+        layer("workdir", 93, "WORKDIR /app"),
+        layer(
+            "apt",
+            11_200_000,
+            "RUN /bin/sh -c apt-get update && apt-get install -y --no-install-recommends libpq5 libvips42 # buildkit",
+        ),
+        layer("bundle", 32_900_000, &bundle),
+        layer("assets", 6_100_000, assets),
+        layer("app", 3_195_000, "COPY . . # buildkit"),
+        layer(
+            "user",
+            2_100,
+            "RUN |1 RAILS_ENV=production /bin/sh -c useradd --system --home /app app && chown -R app tmp log # buildkit",
+        ),
+    ];
+    let mut before = layers.clone();
+    before[3] = layer("bundle before", 32_500_000, &bundle);
+    before[4] = layer("assets before", 4_900_000, assets);
+    before[5] = layer("app before", 3_183_000, "COPY . . # buildkit");
+    let config = serde_json::json!({"os": "linux", "architecture": "amd64", "config": {
+        "Entrypoint": ["bin/docker-entrypoint"], "Cmd": ["bin/rails", "server"], "User": "app", "WorkingDir": "/app",
+        "ExposedPorts": {"3000/tcp": {}}, "Env": ["RAILS_ENV=production", "LANG=C.UTF-8", "RUBY_VERSION=3.3.6"],
+        "Labels": {"org.opencontainers.image.source": "https://git.example.com/acme/storefront.git", "net.buildgrid.services": "web,worker"},
+    }});
+    let earlier = Build {
+        commit: "51c0e9a0d0ae598e95dc970b74767f19372d61af".parse().unwrap(),
+        image: Some(
+            "registry.example.com/acme/shop.storefront:51c0e9a0d0ae598e95dc970b74767f19372d61af".to_owned(),
+        ),
+        finished_at: Some(NOW - Duration::days(1)),
+        ..published()
+    };
+    Image {
+        name: ImageName { repository: "acme/shop.storefront".parse().unwrap(), tag: COMMIT.parse().unwrap() },
+        url: format!("registry.example.com/acme/shop.storefront:{COMMIT}"),
+        builds: vec![published()],
+        deploys: vec![Deployed { serving: true, ..deployed("shop-418", Some(DeployState::Done)) }],
+        content: Ok(Content {
+            digest: Digest::of(b"sample"),
+            size: layers.iter().map(|layer| layer.size).sum(),
+            layers,
+            config: serde_json::from_value(config).unwrap(),
+            definition: Some(Digest::of(b"definition").to_string()),
+        }),
+        previous: Some(Previous {
+            build: earlier,
+            size: before.iter().map(|layer| layer.size).sum(),
+            layers: before,
+        }),
+    }
+}
+
+/// The sums of a log that is no longer than these entries.
+pub(super) fn sums_of(entries: &[LogEntry]) -> LogSums {
+    let lines: Vec<String> = entries.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
+    let parts = Outline::of(lines.join("\n").as_bytes()).parts;
+    let parts = parts.into_iter().map(|part| (part.lines, part)).map(|(lines, part)| (part, lines)).collect();
+    LogSums::of(&[Counted { first_seq: 0, entries: entries.len() as u64, parts }])
+}
+
 /// A detail of `build` with its log, rendered.
 pub(super) fn page_of(build: Build, entries: &[LogEntry], attempts: Vec<Attempt>) -> Document {
     let counting = attempts.last().cloned();
     let detail = BuildDetail { build, attempts, usual_s: Some(110.0) };
-    super::build(&viewer(), &detail, LogPart { attempt: counting.as_ref(), entries }, NOW)
+    let (filters, sums) = (LogFilters::default(), sums_of(entries));
+    let part = LogPart { entries, more: false, filters: &filters, sums: &sums, removed: None };
+    super::build(&viewer(), &detail, counting.as_ref(), part, NOW)
+}
+
+/// A deploy, as it is reported while its pods start.
+pub(super) fn deploying() -> Deploy {
+    Deploy {
+        id: "shop-418".to_owned(),
+        report: DeployReport {
+            namespace: "acme".parse().unwrap(),
+            app: "shop".parse().unwrap(),
+            state: DeployState::Running,
+            services: vec!["web".to_owned(), "worker".to_owned()],
+            started_at: Some(NOW - Duration::seconds(42)),
+            finished_at: None,
+            image: None,
+            reason: None,
+        },
+        entries: 12,
+        reported_at: NOW - Duration::seconds(3),
+        builds: vec![published()],
+    }
+}
+
+/// Lines of its pods.
+pub(super) fn pod_lines() -> Vec<LogEntry> {
+    let mut lines = entries(0..12);
+    for (line, pod) in lines
+        .iter_mut()
+        .zip(["web-7c9d5f6b8-x2k4p", "web-7c9d5f6b8-m9v7c", "worker-5b8f9c4d7-hh6wz"].iter().cycle())
+    {
+        let service = pod.split('-').next().unwrap();
+        (line.pod, line.service) = (Some((*pod).to_owned()), Some(service.to_owned()));
+        line.step = Some(format!("Start {service}"));
+        line.server = "node-a".to_owned();
+    }
+    lines
+}
+
+/// The page of a deploy with a log.
+pub(super) fn deploy_page(deploy: &Deploy, entries: &[LogEntry]) -> Document {
+    let (filters, sums) =
+        (LogFilters { service: Some("web".to_owned()), ..LogFilters::default() }, sums_of(entries));
+    let part = LogPart { entries, more: false, filters: &filters, sums: &sums, removed: None };
+    super::deploy(&viewer(), deploy, part, NOW)
+}
+
+/// A credential as the store keeps it.
+fn credential(user: &str, namespaces: &[&str], days: [i64; 2]) -> Credential {
+    let at = |days: i64| timestamp::to_string(NOW - Duration::days(days));
+    let digest = Digest::of(b"").to_string();
+    serde_json::from_value(serde_json::json!({
+        "user": user, "password_digest": digest, "namespaces": namespaces,
+        "created_at": at(days[0]), "rotated_at": at(days[1]),
+    }))
+    .unwrap()
+}
+
+pub(super) fn kept(writable: bool) -> Kept {
+    let credentials = vec![
+        credential("acme-k3v9", &["acme"], [81, 0]),
+        credential("audit-p5w0", &["acme", "globex", "smoke"], [318, 318]),
+        credential("globex-prod-7m2d", &["globex"], [189, 189]),
+        credential("smoke-c1x8", &["smoke"], [294, 22]),
+    ];
+    Kept::Here { credentials, writable }
+}
+
+pub(super) fn new_credential() -> NewCredential {
+    let password = "t4kq9w2mxf7db3hz6rvnp8cy5jgs2eau".to_owned().into();
+    NewCredential { credential: credential("acme-k3v9", &["acme"], [81, 0]), password }
+}
+
+pub(super) fn settings_of(managed: Option<&Kept>) -> Settings<'_> {
+    Settings { host: "registry.example.com", managed, fresh: None, namespaces: &[], any_namespace: true }
 }
 
 /// Every page, with the name of its file.
@@ -290,7 +531,8 @@ fn pages() -> Vec<(String, Document)> {
     ];
     let apps = names.iter().zip(all_looks()).map(|(name, last)| app_of(name, last)).collect();
     let first = App { current: None, usual_s: None, ..app_of("shop", building()) };
-    let filters = BuildFilters { state: Some(BuildState::Failed), cursor: None };
+    let filters = BuildFilters { state: Some(BuildState::Failed), ..BuildFilters::default() };
+    let empty = TimelinePage { entries: vec![], next: None, services: vec![], refs: vec![] };
     let mut story = story();
     let ended = Attempt { entries: story.len() as u64, ..attempt() };
     let running = Attempt { complete: false, ended_at: None, entries: 8, ..attempt() };
@@ -308,11 +550,17 @@ fn pages() -> Vec<(String, Document)> {
             "apps-empty".to_owned(),
             super::apps(&viewer, &Page { items: vec![], next: None }, &AppFilters::default(), NOW),
         ),
+        ("app".to_owned(), page_of_app(&app_of("shop", building()), &history(), &BuildFilters::default())),
+        ("app-first".to_owned(), page_of_app(&first, &empty, &filters)),
+        ("search".to_owned(), search(&viewer, "9fceb02", &found(), NOW)),
+        ("search-nothing".to_owned(), search(&viewer, "nonsense", &Found::default(), NOW)),
+        ("search-empty".to_owned(), search(&viewer, "", &Found::default(), NOW)),
+        ("image".to_owned(), super::image(&viewer, &image(), NOW)),
+        ("image-first".to_owned(), super::image(&viewer, &Image { previous: None, ..image() }, NOW)),
         (
-            "app".to_owned(),
-            app(&viewer, &app_of("shop", building()), &list(all_looks()), &BuildFilters::default(), NOW),
+            "image-elsewhere".to_owned(),
+            super::image(&viewer, &Image { content: Err(Missing::NoStore), previous: None, ..image() }, NOW),
         ),
-        ("app-first".to_owned(), app(&viewer, &first, &Page { items: vec![], next: None }, &filters, NOW)),
         (
             "fault".to_owned(),
             fault(http::StatusCode::NOT_FOUND, "There is no such build", "Its id may be misspelt."),
@@ -320,9 +568,22 @@ fn pages() -> Vec<(String, Document)> {
         ("failed".to_owned(), page_of(failed(), &story, vec![ended])),
         (
             "published".to_owned(),
-            page_of(published(), &entries(0..5000), vec![Attempt { entries: 7000, ..attempt() }]),
+            page_of(published(), &entries(0..500), vec![Attempt { entries: 7000, ..attempt() }]),
         ),
     ];
+    let (kept, new, names) = (kept(true), new_credential(), ["acme", "globex", "smoke"].map(str::to_owned));
+    let fresh = Fresh { new: &new, rotated: true };
+    for (name, managed, fresh) in [
+        ("settings", Some(&kept), None),
+        ("settings-rotated", Some(&kept), Some(fresh)),
+        ("settings-empty", Some(&Kept::Here { credentials: vec![], writable: true }), None),
+        ("settings-elsewhere", Some(&Kept::Elsewhere(StoreError::NoStore("/".into()))), None),
+        ("settings-viewer", None, None),
+    ] {
+        let shown = Settings { fresh, namespaces: &names, ..settings_of(managed) };
+        pages.push((name.to_owned(), settings(&viewer, &shown, NOW)));
+    }
+    pages.push(("deploy".to_owned(), deploy_page(&deploying(), &pod_lines())));
     story.truncate(8);
     pages.push(("building".to_owned(), page_of(building(), &story, vec![running])));
     let retried = Build { number: Some(2), ..building() };
@@ -338,7 +599,14 @@ fn pages() -> Vec<(String, Document)> {
 fn pages_can_be_looked_at() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pages");
     std::fs::create_dir_all(folder.join("assets")).unwrap();
-    for asset in [&assets::STYLE, &assets::SCRIPT, &assets::ICON] {
+    for asset in [
+        &assets::STYLE,
+        &assets::LOG_STYLE,
+        &assets::PLACES_STYLE,
+        &assets::SCRIPT,
+        &assets::LOG_SCRIPT,
+        &assets::ICON,
+    ] {
         std::fs::write(folder.join(&asset.path[1..]), asset.body()).unwrap();
     }
     for (name, page) in pages() {

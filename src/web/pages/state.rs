@@ -6,7 +6,7 @@ use super::icons::Icon;
 use super::words;
 use crate::event::result::Kind;
 use crate::telemetry::printable::printable;
-use crate::timeline::protocol::{Attempt, AttemptState, Build, BuildState};
+use crate::timeline::protocol::{Attempt, AttemptState, Build, BuildState, DeployState};
 
 /// What colour says beside shape and word; the name of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,17 @@ impl Look {
         };
         Self { icon, word: word.to_owned(), tone }
     }
+}
+
+pub(super) fn of_deploy(state: DeployState) -> Look {
+    let (icon, word, tone) = match state {
+        DeployState::Waiting => (Icon::Queued, "Waiting", Tone::Quiet),
+        DeployState::Running => (Icon::Live, "Running", Tone::Live),
+        DeployState::Done => (Icon::Published, "Done", Tone::Ok),
+        DeployState::Failed => (Icon::Failed, "Failed", Tone::Bad),
+        DeployState::Cancelled => (Icon::Cancelled, "Cancelled", Tone::Quiet),
+    };
+    Look { icon, word: word.to_owned(), tone }
 }
 
 /// The word of a state by itself, as a filter offers it.

@@ -12,15 +12,18 @@ use super::icons::Icon;
 use super::words;
 use crate::telemetry::printable::printable;
 use crate::timeline::entry::{LogEntry, Stream};
+use crate::web::log::outline::End;
 
 /// A line, as it is shown.
 pub(super) struct Line {
     /// Counts from 1: the seq and one.
     pub(super) number: u64,
-    /// The time since the attempt began.
+    /// The time since the step began; of a line of no step, since the attempt did.
     pub(super) offset: String,
     /// `own` for BuildGrid's words, `fail` for the line that says that the step failed.
     pub(super) class: &'static str,
+    /// `web·x2k4p`
+    pub(super) origin: String,
     pub(super) pieces: Vec<Piece>,
 }
 
@@ -43,15 +46,6 @@ pub(super) struct StepName {
     /// `[build 3/6] `, or nothing.
     pub(super) mark: String,
     pub(super) command: String,
-}
-
-/// What became of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
-    Done(String),
-    Cached,
-    Failed(String),
-    Cancelled,
 }
 
 /// What the page knows beside the entries.
@@ -118,31 +112,26 @@ impl StepName {
     }
 }
 
-impl End {
-    /// What a status line of a step says of its end. These are the words of the engine's progress
-    /// (`build/docker/progress.rs`); where they change, headings lose their icons and nothing else.
-    fn read(entry: &LogEntry) -> Option<Self> {
-        if entry.stream != Stream::Status || entry.step.is_none() {
-            return None;
-        }
-        let text = entry.text.as_str();
-        match (text.strip_prefix("done in "), text.strip_prefix("failed after ")) {
-            (Some(took), _) => Some(Self::Done(printable(took))),
-            (_, Some(rest)) => Some(Self::Failed(printable(rest.split(':').next().unwrap_or_default()))),
-            _ if text == "cached" => Some(Self::Cached),
-            _ if text == "cancelled" => Some(Self::Cancelled),
-            _ => None,
-        }
-    }
+/// What a line says of its step's end, to be shown.
+fn end_of(entry: &LogEntry) -> Option<End> {
+    Some(match End::read(entry.stream, entry.step.as_deref(), &entry.text)? {
+        End::Done(took) => End::Done(printable(&took)),
+        End::Failed(took) => End::Failed(printable(&took)),
+        end => end,
+    })
 }
 
 /// Groups `entries`, and opens what is looked for first: the failing step, of a live log the last, and
 /// one that has no others beside it.
-pub(super) fn runs(entries: &[LogEntry], around: Around<'_>) -> Vec<Run> {
+pub(super) fn runs(
+    entries: &[LogEntry],
+    around: Around<'_>,
+    begun: impl Fn(&str) -> Option<OffsetDateTime>,
+) -> Vec<Run> {
     let ends: HashMap<&str, End> =
-        entries.iter().filter_map(|entry| Some((entry.step.as_deref()?, End::read(entry)?))).collect();
+        entries.iter().filter_map(|entry| Some((entry.step.as_deref()?, end_of(entry)?))).collect();
     let mut runs: Vec<Run> =
-        entries.chunk_by(|a, b| a.step == b.step).map(|chunk| run(chunk, &ends, around)).collect();
+        entries.chunk_by(|a, b| a.step == b.step).map(|chunk| run(chunk, &ends, around, &begun)).collect();
     if around.live
         && let Some(last) = runs.last_mut()
     {
@@ -162,20 +151,26 @@ pub(super) fn runs(entries: &[LogEntry], around: Around<'_>) -> Vec<Run> {
     runs
 }
 
-fn run(chunk: &[LogEntry], ends: &HashMap<&str, End>, around: Around<'_>) -> Run {
+fn run(
+    chunk: &[LogEntry],
+    ends: &HashMap<&str, End>,
+    around: Around<'_>,
+    begun: &impl Fn(&str) -> Option<OffsetDateTime>,
+) -> Run {
     let step = chunk[0].step.as_deref();
+    let start = step.map_or(around.start, |step| begun(step).unwrap_or(chunk[0].at));
     Run {
         open: step.is_none(),
         end: step.and_then(|step| ends.get(step).cloned()),
         failing: step.is_some() && step == around.failing,
         live: false,
-        lines: chunk.iter().map(|entry| line(entry, around.start)).collect(),
+        lines: chunk.iter().map(|entry| line(entry, start)).collect(),
         step: step.map(StepName::new),
     }
 }
 
 fn line(entry: &LogEntry, start: OffsetDateTime) -> Line {
-    let class = match End::read(entry) {
+    let class = match end_of(entry) {
         Some(End::Failed(_)) => "fail",
         _ if entry.stream == Stream::Status => "own",
         _ => "",
@@ -184,7 +179,18 @@ fn line(entry: &LogEntry, start: OffsetDateTime) -> Line {
         number: entry.seq + 1,
         offset: words::offset(entry.at - start),
         class,
+        origin: origin(entry.service.as_deref(), entry.pod.as_deref()),
         pieces: ansi::pieces(&entry.text),
+    }
+}
+
+/// A service and its pod, of which the end tells it from the others.
+fn origin(service: Option<&str>, pod: Option<&str>) -> String {
+    match (service, pod) {
+        (Some(service), Some(pod)) => {
+            printable(&format!("{service}·{}", pod.rsplit('-').next().unwrap_or(pod)))
+        }
+        (one, other) => one.or(other).map(printable).unwrap_or_default(),
     }
 }
 
@@ -195,6 +201,11 @@ mod tests {
 
     const START: OffsetDateTime = datetime!(2026-11-23 10:00:00 UTC);
     const AROUND: Around<'_> = Around { start: START, failing: None, ended_badly: false, live: false };
+
+    /// Every step began with the attempt.
+    fn begun(_: &str) -> Option<OffsetDateTime> {
+        Some(START)
+    }
 
     fn entries(lines: &[(Option<&str>, Stream, &str)]) -> Vec<LogEntry> {
         let entry = |(seq, (step, stream, text)): (usize, &(Option<&str>, Stream, &str))| LogEntry {
@@ -228,7 +239,7 @@ mod tests {
 
     #[test]
     fn consecutive_lines_of_a_step_stand_under_one_heading() {
-        let runs = runs(&sample(), AROUND);
+        let runs = runs(&sample(), AROUND, begun);
         let failed = Some(Icon::Failed);
         assert_eq!(
             shape(&runs),
@@ -251,16 +262,16 @@ mod tests {
     #[test]
     fn the_failing_step_is_open() {
         let around = Around { failing: Some("[a 1/2] RUN x"), ended_badly: true, ..AROUND };
-        let open: Vec<bool> = runs(&sample(), around).iter().map(|run| run.open).collect();
+        let open: Vec<bool> = runs(&sample(), around, begun).iter().map(|run| run.open).collect();
         assert_eq!(open, [true, false, false, true, true]);
         let around = Around { ended_badly: true, ..AROUND };
-        assert!(runs(&sample(), around)[3].open, "without a step to blame, the last one");
+        assert!(runs(&sample(), around, begun)[3].open, "without a step to blame, the last one");
     }
 
     #[test]
     fn of_a_live_log_the_last_step_is_open() {
         let entries = &sample()[..4];
-        let runs = runs(entries, Around { live: true, ..AROUND });
+        let runs = runs(entries, Around { live: true, ..AROUND }, begun);
         assert_eq!(shape(&runs)[3], (1, true, Some(Icon::Live)));
         assert_eq!(shape(&runs)[1], (1, false, None));
     }

@@ -12,6 +12,8 @@ use crate::timeline::entry::timestamp;
 const ABSOLUTE: &[FormatItem<'static>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
 const CLOCK: &[FormatItem<'static>] = format_description!("[hour]:[minute]:[second] UTC");
+const MINUTE: &[FormatItem<'static>] = format_description!("[hour]:[minute]");
+const DAY_OF_YEAR: &[FormatItem<'static>] = format_description!("[day padding:none] [month repr:long]");
 const DAY: &[FormatItem<'static>] = format_description!("[day padding:none] [month repr:short] [year]");
 
 /// A point in time, as a `<time>` element shows it.
@@ -24,6 +26,8 @@ pub(super) struct Moment {
     pub(super) age: String,
     /// `10:02:14 UTC`, with the day before it unless that is today.
     pub(super) clock: String,
+    /// `10:02`
+    pub(super) minute: String,
 }
 
 impl Moment {
@@ -33,7 +37,13 @@ impl Moment {
             true => written(at, CLOCK),
             false => format!("{}, {}", written(at, DAY), written(at, CLOCK)),
         };
-        Self { iso: timestamp::to_string(at), absolute: written(at, ABSOLUTE), age: age(at, now), clock }
+        Self {
+            iso: timestamp::to_string(at),
+            absolute: written(at, ABSOLUTE),
+            age: age(at, now),
+            clock,
+            minute: written(at, MINUTE),
+        }
     }
 }
 
@@ -58,6 +68,17 @@ fn age(at: OffsetDateTime, now: OffsetDateTime) -> String {
         3600..86_400 => format!("{} h ago", past.whole_hours()),
         _ if days == 1 => "yesterday".to_owned(),
         _ if days < 30 => format!("{days} days ago"),
+        _ => written(at, DAY),
+    }
+}
+
+/// `Today, 23 November`, `Yesterday, 22 November`, `21 November`, `3 Sep 2025`; of UTC.
+pub(super) fn day_heading(at: OffsetDateTime, now: OffsetDateTime) -> String {
+    let (at, now) = (at.to_offset(UtcOffset::UTC), now.to_offset(UtcOffset::UTC));
+    match (now.date() - at.date()).whole_days() {
+        0 => format!("Today, {}", written(at, DAY_OF_YEAR)),
+        1 => format!("Yesterday, {}", written(at, DAY_OF_YEAR)),
+        _ if at.year() == now.year() => written(at, DAY_OF_YEAR),
         _ => written(at, DAY),
     }
 }

@@ -6,10 +6,11 @@ use buildgrid::event::result::State;
 use buildgrid::queue::QueueConfig;
 
 use super::{lasting, nth_event, readiness};
-use crate::program::{Worker, buildgrid, written};
+use crate::program::{Worker, written};
 use crate::support::address::free_address;
 use crate::support::grid::TestGrid;
 use crate::support::patience::{in_time, until};
+use crate::support::process::buildgrid;
 use crate::support::proxy::{Mode, Proxy};
 
 /// A grid whose worker reaches the broker through a proxy, with heartbeats of two seconds; the test itself

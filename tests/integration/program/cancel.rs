@@ -7,8 +7,9 @@ use std::time::Duration;
 use buildgrid::event::result::State;
 use buildgrid::timeline::protocol::{AttemptState, BuildState};
 
-use super::{Worker, buildgrid, ended, written};
+use super::{Worker, ended, written};
 use crate::support::grid::{TestGrid, fake_event};
+use crate::support::process::buildgrid;
 use crate::support::timeline::TestTimeline;
 
 const HANG: &str = r#"{"log_lines":1,"outcome":"hang"}"#;
@@ -36,7 +37,7 @@ async fn cancel(config: &Path, arguments: &[&str]) -> (i32, String) {
     let output: Output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let (code, errors) = ended(output);
-    (code, said + &errors)
+    (code, format!("{said}{errors}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

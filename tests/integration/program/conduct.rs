@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use buildgrid::event::result::State;
 
-use super::{Worker, buildgrid, ended, written};
+use super::{Worker, ended, written};
 use crate::support::address::free_address;
 use crate::support::clock::Clock;
 use crate::support::grid::{TestGrid, fake_event};
 use crate::support::patience::{in_time, until};
+use crate::support::process::buildgrid;
 use crate::support::process::{as_root, output};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::systemd::Systemd;

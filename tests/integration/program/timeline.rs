@@ -10,12 +10,13 @@ use buildgrid::timeline::TimelineConfig;
 use buildgrid::timeline::client::TimelineClient;
 use buildgrid::timeline::protocol::{AttemptId, BuildState, Claim, ClaimAnswer, LEASE};
 
-use super::{Worker, buildgrid, written};
+use super::{Worker, written};
 use crate::support::address::free_address;
 use crate::support::clock::Clock;
 use crate::support::grid::{TestGrid, fake_event};
 use crate::support::patience::until;
 use crate::support::played::PlayedAttempt;
+use crate::support::process::buildgrid;
 use crate::support::process::output;
 use crate::support::timeline::TestTimeline;
 

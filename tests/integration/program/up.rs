@@ -3,145 +3,21 @@
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
 
 use buildgrid::store::{Store, StoreConfig};
 use buildgrid::timeline::protocol::{BuildDetail, BuildState};
-use buildgrid::up::Announcement;
 use reqwest::Method;
 use secrecy::ExposeSecret;
 
-use super::{buildgrid, ended};
+use super::ended;
 use crate::support::address::free_address;
 use crate::support::disk::{SmallDisk, age};
 use crate::support::grid::fake_event;
-use crate::support::patience::{in_time, until};
+use crate::support::patience::in_time;
+use crate::support::up::Machine;
 
 const COMMIT: &str = "9fceb02d0ae598e95dc970b74767f19372d61af8";
-
-/// One data directory, and addresses for what runs on it.
-struct Machine {
-    folder: tempfile::TempDir,
-    registry: String,
-}
-
-/// A running `buildgrid up`; killed when the test ends.
-struct Up {
-    child: Child,
-    announcement: Announcement,
-    /// What it said.
-    greeting: PathBuf,
-}
-
-impl Machine {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let marks = "[disk]\nhigh = \"100%\"\nlow = \"99%\"\n";
-        std::fs::write(folder.path().join("worker-config.toml"), marks).unwrap();
-        Self { folder, registry: free_address().to_string() }
-    }
-
-    fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    /// A command on this machine.
-    fn command_of(&self, name: &str) -> Command {
-        let mut command = buildgrid(&self.folder.path().join("worker-config.toml"));
-        command.arg(name).env("BUILDGRID_UP__DATA_DIR", self.data_dir());
-        command
-    }
-
-    fn command(&self) -> Command {
-        let mut command = self.command_of("up");
-        command.env("BUILDGRID_ENGINE__HOST", "none");
-        command.env("BUILDGRID_REGISTRY__HOST", &self.registry);
-        command.env("BUILDGRID_REGISTRY__LISTEN", &self.registry);
-        command.env("BUILDGRID_TIMELINE__LISTEN", "127.0.0.1:0");
-        command.env("BUILDGRID_WORKER__STATUS_LISTEN", "127.0.0.1:0");
-        command
-    }
-
-    /// Runs one that must not come up.
-    fn refused(&self, address: (&str, &str)) -> Output {
-        self.command().env(address.0, address.1).output().unwrap()
-    }
-
-    /// Starts it, and waits until it is ready.
-    async fn start(&self) -> Up {
-        let greeting = self.folder.path().join("greeting");
-        let said = std::fs::File::create(&greeting).unwrap();
-        let child = self.command().stdout(said).stderr(Stdio::inherit()).spawn().unwrap();
-        let mut found = None;
-        until("it says where it is", || {
-            found = Announcement::read(&self.data_dir()).unwrap().filter(|found| found.pid == child.id());
-            found.is_some()
-        })
-        .await;
-        let up = Up { child, announcement: found.unwrap(), greeting };
-        let page = format!("http://{}/readyz", up.announcement.status);
-        in_time("it is ready", async {
-            while !reqwest::get(&page).await.is_ok_and(|answer| answer.status().is_success()) {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await;
-        until("it has said so", || up.said().contains("Try it")).await;
-        up
-    }
-}
-
-impl Up {
-    fn said(&self) -> String {
-        std::fs::read_to_string(&self.greeting).unwrap()
-    }
-
-    /// What commands on this machine ask.
-    async fn call(&self, method: Method, path: &str, body: String) -> reqwest::Response {
-        let token = std::fs::read_to_string(&self.announcement.token_file).unwrap();
-        let url = format!("{}/api/v1/{path}", self.announcement.url);
-        let call = reqwest::Client::new().request(method, url).bearer_auth(token.trim()).body(body).send();
-        in_time("an answer", call).await.unwrap()
-    }
-
-    async fn enqueue(&self, event: String) {
-        assert_eq!(self.call(Method::POST, "builds", event).await.status().as_u16(), 202);
-    }
-
-    async fn until(&self, id: &str, wanted: impl Fn(&BuildDetail) -> bool) -> BuildDetail {
-        in_time("the build is as it should be", async {
-            loop {
-                let answer = self.call(Method::GET, &format!("builds/{id}"), String::new()).await;
-                let build: BuildDetail = answer.json().await.unwrap();
-                if wanted(&build) {
-                    return build;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-        .await
-    }
-
-    async fn published(&self, id: &str) -> BuildDetail {
-        self.until(id, |build| build.build.state == BuildState::Published).await
-    }
-
-    /// Sends a signal, waits for the end, and answers the exit code.
-    async fn end(&mut self, signal: &str) -> Option<i32> {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-        until("it ends", || self.child.try_wait().unwrap().is_some()).await;
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777

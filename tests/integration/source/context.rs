@@ -188,7 +188,7 @@ async fn gnu_tar_unpacks_what_git_checks_out() {
         repository.write(&format!("long/{}", "n".repeat(length)), "x");
         repository.write(&format!("{}/x", "d".repeat(length)), "x");
         let link = repository.work.join(format!("link{length}"));
-        std::os::unix::fs::symlink("./t/..//".to_owned() + &"t".repeat(length), link).unwrap();
+        std::os::unix::fs::symlink(format!("./t/..//{}", "t".repeat(length)), link).unwrap();
     }
     repository.write(&format!("{}file", "deep/".repeat(100)), "x");
     let odd = repository.work.join(OsStr::from_bytes(b"not\xffutf8"));

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod broker;
+pub mod browser;
 pub mod clock;
 pub mod disk;
 pub mod docker;
@@ -20,3 +21,4 @@ pub mod sshd;
 pub mod systemd;
 pub mod timeline;
 pub mod tls;
+pub mod up;

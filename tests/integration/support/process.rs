@@ -2,7 +2,20 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+/// The program, blind to the configuration of the machine and to the environment's.
+pub fn buildgrid(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_buildgrid"));
+    command.arg("--config").arg(config).stdin(Stdio::null()).env_remove("JOURNAL_STREAM");
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"BUILDGRID_"))
+    {
+        command.env_remove(name);
+    }
+    command
+}
 
 /// A command that runs as root: by this user where it is root, else through sudo, which keeps nothing of
 /// the environment.

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use buildgrid::config::Config;
 use buildgrid::queue::QueueConfig;
+use buildgrid::registry::RegistryConfig;
+use buildgrid::store::{Store, StoreConfig};
 use buildgrid::timeline::TimelineConfig;
 use buildgrid::timeline::client::TimelineClient;
 use buildgrid::timeline::protocol::BuildDetail;
-use buildgrid::web::access::{Namespaces, Principal, Role, Secret};
+use buildgrid::web::access::{Namespaces, PasswordHash, Principal, Role, Secret};
 use buildgrid::web::db::Database;
 use buildgrid::web::policy::PolicyConfig;
 use buildgrid::web::{Enqueuer, Timeline, serve};
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::address::free_address;
 use super::patience::in_time;
+use super::registry::TestRegistry;
 
 /// The logins that it has, for all namespaces but the last one's.
 const TOKENS: [(&str, Role, &str); 5] = [
@@ -38,6 +41,9 @@ pub struct TestTimeline {
     folder: TempDir,
     queue: QueueConfig,
     policy: PolicyConfig,
+    /// What it sees of the store, and under which name its registry is reached.
+    store: StoreConfig,
+    registry: RegistryConfig,
     tokens: Vec<(Principal, Secret)>,
     running: Option<Running>,
 }
@@ -64,6 +70,20 @@ impl TestTimeline {
         timeline
     }
 
+    /// As [`start`](Self::start), seeing the store of a registry.
+    pub async fn beside(registry: &TestRegistry, queue: &QueueConfig) -> Self {
+        let host = RegistryConfig { host: registry.host.clone(), ..RegistryConfig::default() };
+        let mut timeline = Self { registry: host, ..Self::away(queue) };
+        timeline.start_seeing(registry.root()).await;
+        timeline
+    }
+
+    /// Starts it where it was, seeing a store.
+    pub async fn start_seeing(&mut self, store: &Path) {
+        self.store = StoreConfig { path: store.to_owned() };
+        self.start_again().await;
+    }
+
     /// With an address, at which nobody answers yet.
     pub fn away(queue: &QueueConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -77,9 +97,11 @@ impl TestTimeline {
         }
         Self {
             address: free_address(),
-            folder,
             queue: queue.clone(),
             policy: PolicyConfig::default(),
+            store: StoreConfig { path: folder.path().join("store") },
+            registry: RegistryConfig::default(),
+            folder,
             tokens,
             running: None,
         }
@@ -89,14 +111,16 @@ impl TestTimeline {
     pub async fn start_again(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         let timeline = TimelineConfig { url: self.url(), ..TimelineConfig::default() };
-        let config = Config { timeline, policy: self.policy.clone(), ..Config::default() };
+        let (policy, store, registry) = (self.policy.clone(), self.store.clone(), self.registry.clone());
+        let config = Config { timeline, policy, store, registry, ..Config::default() };
         let database = Database::open(&self.data()).await.unwrap();
         let known = database.tokens().await.unwrap();
         for (principal, secret) in self.tokens.iter().filter(|_| known.is_empty()) {
             database.add_token(principal.clone(), secret, OffsetDateTime::now_utc()).await.unwrap();
         }
         let (stop, queue) = (CancellationToken::new(), Enqueuer::on_demand(self.queue.clone()));
-        let timeline = Timeline::new(&config, database.clone(), queue, None, stop.clone());
+        let store = Store::open_read_only(&config.store).ok();
+        let timeline = Timeline::new(&config, database.clone(), queue, store, stop.clone());
         let timeline = timeline.await.unwrap();
         let service = tokio::spawn(serve(listener, Arc::new(timeline)));
         self.running = Some(Running { stop, service, database });
@@ -118,6 +142,15 @@ impl TestTimeline {
     /// The database of the running service.
     pub fn database(&self) -> &Database {
         &self.running.as_ref().expect("the service runs").database
+    }
+
+    /// Adds a user; answers the password.
+    pub async fn add_user(&self, name: &str, role: Role, namespaces: Namespaces) -> String {
+        let password = "correct horse battery".to_owned();
+        let hash = PasswordHash::make(&password.clone().into()).unwrap();
+        let user = Principal { name: name.to_owned(), role, namespaces };
+        assert!(self.database().add_user(user, hash, OffsetDateTime::now_utc()).await.unwrap());
+        password
     }
 
     /// Loses all that it had, while it is stopped.

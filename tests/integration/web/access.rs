@@ -16,6 +16,8 @@ fn routes() -> Vec<(Method, String, Option<Value>)> {
         (Method::GET, api("/builds/b-1"), None),
         (Method::PUT, api("/builds/b-1"), Some(claim(&event("b-1", "acme", "shop"), ATTEMPT))),
         (Method::GET, api("/builds/b-1/log"), None),
+        (Method::GET, api("/builds/b-1/log/outline"), None),
+        (Method::GET, api("/builds/b-1/log/hits?q=x"), None),
         (Method::POST, api("/builds/b-1/cancel"), None),
         (Method::POST, api("/builds/b-1/rebuild"), None),
         (Method::POST, api(&format!("/builds/b-1/attempts/{ATTEMPT}/state")), Some(report)),
@@ -27,9 +29,14 @@ fn routes() -> Vec<(Method, String, Option<Value>)> {
         (Method::GET, api("/deploys/shop-418?namespace=acme"), None),
         (Method::PUT, api("/deploys/shop-419"), Some(deploy)),
         (Method::GET, api("/deploys/shop-418/log"), None),
+        (Method::GET, api("/deploys/shop-418/log/outline"), None),
+        (Method::GET, api("/deploys/shop-418/log/hits?q=x"), None),
         (Method::POST, api("/deploys/shop-418/log"), None),
         (Method::GET, "/acme/shop".to_owned(), None),
+        (Method::GET, "/acme/shop/web".to_owned(), None),
+        (Method::GET, "/images/acme/shop.fake:9fceb02d0ae598e95dc970b74767f19372d61af8".to_owned(), None),
         (Method::GET, "/builds/b-1".to_owned(), None),
+        (Method::GET, "/deploys/shop-418".to_owned(), None),
         (Method::POST, "/builds/b-1/cancel".to_owned(), None),
         (Method::POST, "/builds/b-1/rebuild".to_owned(), None),
     ]
@@ -50,10 +57,7 @@ impl Service {
 
     /// Adds a user and signs in; answers the cookie.
     pub(super) async fn signed_in(&self, name: &str, role: Role, namespaces: Namespaces) -> String {
-        let password = "correct horse battery".to_owned();
-        let hash = PasswordHash::make(&password.clone().into()).unwrap();
-        let user = Principal { name: name.to_owned(), role, namespaces };
-        assert!(self.timeline.database().add_user(user, hash, OffsetDateTime::now_utc()).await.unwrap());
+        let password = self.timeline.add_user(name, role, namespaces).await;
         let answer = self.sign_in(name, &password, "/").await;
         assert_eq!(answer.status(), StatusCode::SEE_OTHER);
         cookie(&answer)

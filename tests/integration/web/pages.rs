@@ -10,6 +10,10 @@ async fn pages_show_what_is_there_and_nothing_runs_in_them() {
     let service = Service::start().await;
     service.claimed().await;
     service.append(line(0, None, "<script>alert(1)</script>")).await;
+    service.append(line(1, Some("web"), "of web alone")).await;
+    let deploy = serde_json::json!({"namespace": "acme", "app": "shop", "state": "failed", "reason": "no node is free"});
+    let put = service.maestro(Method::PUT, "/deploys/shop-418").json(&deploy).send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::OK);
     let session = service.signed_in("mara", Role::Member, Namespaces::All).await;
     let get = |path: &'static str| service.nobody(Method::GET, path).header(header::COOKIE, &session).send();
     for (path, words) in [
@@ -20,6 +24,11 @@ async fn pages_show_what_is_there_and_nothing_runs_in_them() {
         ("/builds/b-1", "&#60;script&#62;alert(1)"),
         ("/builds/b-1?from=1", "worker-1"),
         ("/builds/b-1?from=99", "Cancel"),
+        ("/builds/b-1?service=db", "1 of 2 lines"),
+        ("/builds/b-1?q=ALERT&stream=stdout", "&#60;script&#62;alert(1)"),
+        ("/builds/b-1?server=&q=", "of web alone"),
+        ("/deploys/shop-418", "no node is free"),
+        ("/deploys/shop-418?namespace=acme&pod=web-1", "/builds/b-1"),
         ("/sign-in", "Password"),
     ] {
         let answer = get(path).await.unwrap();
@@ -39,6 +48,9 @@ async fn pages_show_what_is_there_and_nothing_runs_in_them() {
     for (path, status) in [
         ("/builds/none", 404),
         ("/builds/b-1?attempt=x", 400),
+        ("/builds/b-1?stream=x", 400),
+        ("/deploys/none", 404),
+        ("/deploys/shop-418?namespace=other", 404),
         ("/builds/b-1?attempt=0193b2d6-6c1e-7d0a-9d2c-0b5f4f6f2c12", 404),
         ("/acme/other", 404),
         ("/acme/shop/extra/much", 404),

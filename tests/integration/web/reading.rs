@@ -1,10 +1,7 @@
 //! Reading a stored log: ranges, filters, words, downloads.
 
 use buildgrid::timeline::protocol::Problem;
-use buildgrid::web::db::Database;
-use buildgrid::web::history::{HistoryConfig, Round};
 use reqwest::{Method, StatusCode};
-use time::OffsetDateTime;
 
 use super::{Service, line, refused};
 
@@ -99,18 +96,16 @@ async fn a_filter_that_is_none_is_refused() {
 async fn a_log_that_is_no_longer_kept_is_gone_and_its_build_is_not() {
     let service = Service::start().await;
     long(&service).await;
-    let database = Database::open_beside(&service.timeline.data()).await.unwrap();
-    let limits = HistoryConfig { keep_last: 0, ..HistoryConfig::default() };
-    let now = OffsetDateTime::now_utc() + time::Duration::days(91);
-    let pruned =
-        Round { database: &database, store: None, limits, now, dry_run: false }.prune().await.unwrap();
-    database.close().await;
-    assert_eq!((pruned.len(), pruned[0].logs), (1, 1));
+    service.forget_logs().await;
 
     let answer = service.maestro(Method::GET, "/builds/b-1/log").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::GONE);
     let problem: Problem = answer.json().await.unwrap();
     assert!(problem.detail.contains("history.keep_logs"), "{}", problem.detail);
+    for what in ["outline", "hits?q=hay"] {
+        let answer = service.maestro(Method::GET, &format!("/builds/b-1/log/{what}")).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::GONE, "{what}");
+    }
     let attempt = &service.get("/builds/b-1").await["attempts"][0];
     // Who follows the build waits for the next attempt; of this one nothing comes any more.
     let follow =
@@ -120,5 +115,64 @@ async fn a_log_that_is_no_longer_kept_is_gone_and_its_build_is_not() {
     assert_eq!(follow("/builds/b-1/log".to_owned()).await.unwrap().status(), StatusCode::OK);
     assert_eq!(attempt["entries"], 5000);
     assert!(attempt["log_removed_at"].is_string(), "{attempt}");
+    service.timeline.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outline_lays_a_log_out_without_its_lines() {
+    let service = Service::start().await;
+    service.claimed().await;
+    assert_eq!(service.get("/builds/b-1/log/outline").await["blocks"], serde_json::json!([]));
+    let of_step = |seq: u64, step: &str, service: Option<&str>| {
+        line(seq, service, &"x".repeat(200)).replace("[1/1] RUN x", step)
+    };
+    // Two steps that take turns, of which one has lines of two services; more than one block of them.
+    let lines: Vec<String> = (0..4000)
+        .map(|seq| match seq % 4 {
+            0 => of_step(seq, "a", None),
+            1 => of_step(seq, "b", Some("web")),
+            _ => of_step(seq, "b", Some("worker")),
+        })
+        .collect();
+    for part in lines.chunks(1500) {
+        assert_eq!(service.append(part.concat()).await.status(), StatusCode::OK);
+    }
+    let sums = |outline: &serde_json::Value, step: &str, key: &str| -> u64 {
+        let blocks = outline["blocks"].as_array().unwrap().iter();
+        let parts = blocks.flat_map(|block| block["parts"].as_array().unwrap());
+        parts.filter(|part| part["step"] == step).map(|part| part[key].as_u64().unwrap()).sum()
+    };
+    let whole = service.get("/builds/b-1/log/outline").await;
+    assert!(whole["blocks"].as_array().unwrap().len() > 1);
+    assert_eq!((&whole["next_seq"], &whole["complete"]), (&4000.into(), &false.into()));
+    assert_eq!((sums(&whole, "a", "entries"), sums(&whole, "b", "entries")), (1000, 3000));
+    let web = service.get("/builds/b-1/log/outline?service=web").await;
+    assert_eq!((sums(&web, "a", "matching"), sums(&web, "b", "matching")), (1000, 1000));
+    assert_eq!(sums(&web, "b", "entries"), 3000, "what is hidden is counted");
+    // What is new since a block.
+    let last = whole["blocks"].as_array().unwrap().last().unwrap().clone();
+    let after = last["first_seq"].as_u64().unwrap();
+    let rest = service.get(&format!("/builds/b-1/log/outline?after={after}")).await;
+    assert_eq!(rest["blocks"], serde_json::json!([last]));
+    // The lines of a block, as the outline has counted them.
+    let block = &web["blocks"][1];
+    let (first, entries) = (block["first_seq"].as_u64().unwrap(), block["entries"].as_u64().unwrap());
+    let query = format!("?service=web&after={}&before={}", first - 1, first + entries);
+    let matching: u64 =
+        block["parts"].as_array().unwrap().iter().map(|part| part["matching"].as_u64().unwrap()).sum();
+    assert_eq!(service.log(&query).await.lines().count() as u64, matching);
+    assert_eq!(service.log("?after=9&before=12").await, lines[10..12].concat());
+    assert_eq!(service.log("?after=9&before=3").await, "");
+
+    let hits = service.get("/builds/b-1/log/hits?q=XX&step=a&limit=3").await;
+    assert_eq!(hits, serde_json::json!({"count": 1000, "seqs": [0, 4, 8], "next_seq": 4000}));
+    let hits = service.get("/builds/b-1/log/hits?q=xx&after=3990&service=worker").await;
+    assert_eq!(hits["seqs"], serde_json::json!([3991, 3992, 3994, 3995, 3996, 3998, 3999]));
+    for bad in
+        ["outline?q=x", "outline?before=x", "hits", "hits?q=", "hits?q=x&limit=0", "hits?q=x&namespace=y"]
+    {
+        let answer = service.maestro(Method::GET, &format!("/builds/b-1/log/{bad}")).send().await.unwrap();
+        refused(answer, StatusCode::BAD_REQUEST).await;
+    }
     service.timeline.finish().await;
 }

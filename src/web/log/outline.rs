@@ -1,0 +1,326 @@
+//! Outlines: what a block has of each step, and where its lines come from. A page lays a log of any length
+//! out, folds it and filters it by these, and reads only the lines that are in sight.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::filter::Filter;
+use super::line::Line;
+use crate::timeline::entry::Stream;
+use crate::web::db::millis;
+
+/// Steps that are told apart within a block. Lines of more belong to the last one that is: such a log is no
+/// build's, and its outline must stay small all the same.
+const MAX_PARTS: usize = 256;
+/// Where lines of one part come from; with more, it is not said.
+const MAX_ORIGINS: usize = 64;
+/// Failing lines of a part that are listed.
+const MAX_FAILED: usize = 32;
+
+/// What became of a step, as its status line says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "took")]
+pub(in crate::web) enum End {
+    Done(String),
+    Cached,
+    Failed(String),
+    Cancelled,
+}
+
+impl End {
+    /// What a line says of its step's end. These are the words of the engine's progress
+    /// (`build/docker/progress.rs`); where they change, headings lose their icons and nothing else.
+    pub(in crate::web) fn read(stream: Stream, step: Option<&str>, text: &str) -> Option<Self> {
+        if stream != Stream::Status || step.is_none() {
+            return None;
+        }
+        match (text.strip_prefix("done in "), text.strip_prefix("failed after ")) {
+            (Some(took), _) => Some(Self::Done(took.to_owned())),
+            (_, Some(rest)) => Some(Self::Failed(rest.split(':').next().unwrap_or_default().to_owned())),
+            _ if text == "cached" => Some(Self::Cached),
+            _ if text == "cancelled" => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+}
+
+/// Where lines come from, and how many of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::web) struct Origin {
+    pub server: String,
+    pub service: Option<String>,
+    pub pod: Option<String>,
+    pub stream: Stream,
+    pub lines: u64,
+}
+
+impl Origin {
+    fn is_of(&self, line: &Seen<'_>) -> bool {
+        self.server == line.server
+            && self.service.as_deref() == line.service
+            && self.pod.as_deref() == line.pod
+            && self.stream == line.stream
+    }
+
+    fn matches(&self, filter: &Filter) -> bool {
+        let is = |wanted: &Option<String>, value: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| value == Some(wanted))
+        };
+        is(&filter.server, Some(&self.server))
+            && (self.service.is_none() || is(&filter.service, self.service.as_deref()))
+            && is(&filter.pod, self.pod.as_deref())
+            && filter.stream.is_none_or(|stream| stream == self.stream)
+    }
+}
+
+/// The lines of one step within a block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::web) struct Part {
+    /// None: lines of no step, from the beginning of one step to that of the next.
+    pub step: Option<String>,
+    pub first_seq: u64,
+    pub last_seq: u64,
+    pub lines: u64,
+    /// Milliseconds since the epoch.
+    pub first_at: i64,
+    pub last_at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+    /// The seqs of the lines that say that the step failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<u64>,
+    /// None where there are too many to list.
+    pub origins: Option<Vec<Origin>>,
+}
+
+impl Part {
+    fn of(line: &Seen<'_>) -> Self {
+        Self {
+            step: line.step.map(str::to_owned),
+            first_seq: line.seq,
+            last_seq: line.seq,
+            lines: 0,
+            first_at: line.at,
+            last_at: line.at,
+            end: None,
+            failed: Vec::new(),
+            origins: Some(Vec::new()),
+        }
+    }
+
+    fn count(&mut self, line: &Seen<'_>) {
+        self.last_seq = line.seq;
+        self.lines += 1;
+        self.first_at = self.first_at.min(line.at);
+        self.last_at = self.last_at.max(line.at);
+        if let Some(end) = line.end {
+            if matches!(end, End::Failed(_)) && self.failed.len() < MAX_FAILED {
+                self.failed.push(line.seq);
+            }
+            self.end = Some(end.clone());
+        }
+        let Some(origins) = &mut self.origins else { return };
+        match origins.iter().position(|origin| origin.is_of(line)) {
+            Some(at) => origins[at].lines += 1,
+            None if origins.len() == MAX_ORIGINS => self.origins = None,
+            None => origins.push(Origin {
+                server: line.server.to_owned(),
+                service: line.service.map(str::to_owned),
+                pod: line.pod.map(str::to_owned),
+                stream: line.stream,
+                lines: 1,
+            }),
+        }
+    }
+
+    /// How many of its lines match; none where only the lines can tell. Words are not asked for.
+    pub(in crate::web) fn matching(&self, filter: &Filter) -> Option<u64> {
+        if filter.step.is_some() && filter.step != self.step {
+            return Some(0);
+        }
+        let origins = self.origins.as_ref()?;
+        Some(origins.iter().filter(|origin| origin.matches(filter)).map(|origin| origin.lines).sum())
+    }
+}
+
+/// A line, as far as an outline is concerned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub seq: u64,
+    pub at: i64,
+    pub step: Option<&'a str>,
+    pub server: &'a str,
+    pub service: Option<&'a str>,
+    pub pod: Option<&'a str>,
+    pub stream: Stream,
+    pub end: Option<&'a End>,
+}
+
+/// What a block has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(in crate::web) struct Outline {
+    /// In the order of their first lines.
+    pub parts: Vec<Part>,
+}
+
+impl Outline {
+    /// That of stored lines. Blocking: it parses them.
+    pub(in crate::web) fn of(raw: &[u8]) -> Self {
+        let mut outline = Self::default();
+        for line in raw.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            // Each was a line when it was stored.
+            let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { continue };
+            let end = End::read(line.stream, line.step.as_deref(), &line.text);
+            outline.add(&Seen {
+                seq: line.seq,
+                at: millis(line.at),
+                step: line.step.as_deref(),
+                server: &line.server,
+                service: line.service.as_deref(),
+                pod: line.pod.as_deref(),
+                stream: line.stream,
+                end: end.as_ref(),
+            });
+        }
+        outline
+    }
+
+    /// Counts the line that follows. A reader of the block finds the part of a line by the same rule.
+    pub(super) fn add(&mut self, line: &Seen<'_>) {
+        let found = match line.step {
+            Some(_) => self.parts.iter().rposition(|part| part.step.as_deref() == line.step),
+            None => self.parts.len().checked_sub(1).filter(|&last| self.parts[last].step.is_none()),
+        };
+        let at = match found {
+            Some(at) => at,
+            None if self.parts.len() == MAX_PARTS => MAX_PARTS - 1,
+            None => {
+                self.parts.push(Part::of(line));
+                self.parts.len() - 1
+            }
+        };
+        self.parts[at].count(line);
+    }
+
+    /// The part that a line of the block is counted in.
+    pub(super) fn part_of(&self, seq: u64, step: Option<&str>) -> usize {
+        let found = match step {
+            Some(_) => self.parts.iter().rposition(|part| part.step.as_deref() == step),
+            None => self.parts.iter().rposition(|part| part.step.is_none() && part.first_seq <= seq),
+        };
+        found.unwrap_or(self.parts.len().saturating_sub(1))
+    }
+
+    /// As the database keeps it.
+    pub(in crate::web) fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// What cannot be read is made anew of the lines.
+    pub(in crate::web) fn from_json(json: Option<&str>) -> Option<Self> {
+        json.and_then(|json| serde_json::from_str(json).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::batch::tests::line;
+    use super::super::batch::{Batch, Encoding};
+    use super::super::block::{Packed, pack, unpack};
+    use super::*;
+
+    fn of_step(seq: u64, step: Option<&str>, text: &str) -> String {
+        let step = step.map_or("null".to_owned(), |step| format!("{step:?}"));
+        line(seq, None, text).replace("\"[1/1] RUN x\"", &step) + "\n"
+    }
+
+    #[test]
+    fn parallel_steps_have_one_part_each_and_lines_of_none_stand_between() {
+        let steps = [None, Some("a"), Some("b"), None, Some("a"), None, Some("c"), Some("a"), None];
+        let raw: String = steps.iter().zip(0..).map(|(step, seq)| of_step(seq, *step, "x")).collect();
+        let outline = Outline::of(raw.as_bytes());
+        let parts: Vec<_> =
+            outline.parts.iter().map(|part| (part.step.as_deref(), part.first_seq, part.lines)).collect();
+        assert_eq!(
+            parts,
+            [
+                (None, 0, 1),
+                (Some("a"), 1, 3),
+                (Some("b"), 2, 1),
+                (None, 3, 2),
+                (Some("c"), 6, 1),
+                (None, 8, 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn ends_and_failures_are_told() {
+        let status = |seq, text: &str| of_step(seq, Some("a"), text).replace("stdout", "status");
+        let raw = [
+            of_step(0, Some("a"), "failed after all"),
+            status(1, "started"),
+            status(2, "failed after 1.2 s: exit code: 1"),
+        ];
+        let outline = Outline::of(raw.concat().as_bytes());
+        let [part] = outline.parts.as_slice() else { panic!("{outline:?}") };
+        assert_eq!((part.end.clone(), part.failed.as_slice()), (Some(End::Failed("1.2 s".into())), &[2][..]));
+        assert_eq!(Outline::from_json(Some(&outline.to_json())), Some(outline));
+        assert_eq!(Outline::from_json(Some("[{")), None);
+    }
+
+    #[test]
+    fn filters_are_counted_without_the_lines() {
+        let lines: String =
+            (0..10).map(|seq| line(seq, [None, Some("web")][seq as usize % 2], "x") + "\n").collect();
+        let part = Outline::of(lines.as_bytes()).parts.remove(0);
+        let count = |filter: Filter| part.matching(&filter);
+        let name = |name: &str| Some(name.to_owned());
+        assert_eq!(count(Filter::default()), Some(10));
+        assert_eq!(count(Filter { service: name("web"), ..Filter::default() }), Some(10));
+        assert_eq!(
+            count(Filter { service: name("db"), ..Filter::default() }),
+            Some(5),
+            "those of every service"
+        );
+        assert_eq!(count(Filter { pod: name("p"), ..Filter::default() }), Some(0));
+        assert_eq!(count(Filter { step: name("other"), ..Filter::default() }), Some(0));
+        assert_eq!(
+            count(Filter { server: name("w"), stream: Some(Stream::Stdout), ..Filter::default() }),
+            Some(10)
+        );
+        let many: String = (0..100).map(|seq| line(seq, Some(&format!("s{seq}")), "x") + "\n").collect();
+        let part = Outline::of(many.as_bytes()).parts.remove(0);
+        assert_eq!((part.lines, part.matching(&Filter::default())), (100, None));
+    }
+
+    #[test]
+    fn a_block_that_grows_has_the_outline_of_all_its_lines() {
+        let lines: Vec<String> =
+            (0..3000).map(|seq| of_step(seq, Some(&format!("step {}", seq % 7)), "text")).collect();
+        let mut blocks: Vec<Packed> = Vec::new();
+        for (part, first) in lines.chunks(500).zip((0..).step_by(500)) {
+            let batch = Batch::read(part.concat().as_bytes(), Encoding::Identity).unwrap();
+            let mut tail = blocks.pop_if(|packed| packed.block.head.has_room());
+            if first == 1000 {
+                // As one of an older version.
+                tail.iter_mut().for_each(|tail| tail.outline = None);
+            }
+            blocks.extend(pack(&batch, first, tail).unwrap());
+        }
+        assert!(blocks.len() > 1);
+        for Packed { block, outline } in blocks {
+            let raw = unpack(&block.head, &block.data).unwrap();
+            assert_eq!(outline, Some(Outline::of(&raw)));
+        }
+    }
+
+    #[test]
+    fn outlines_stay_small() {
+        let raw: String = (0..2000).map(|seq| of_step(seq, Some(&format!("step {seq}")), "x")).collect();
+        let outline = Outline::of(raw.as_bytes());
+        assert_eq!(outline.parts.len(), MAX_PARTS);
+        assert_eq!(outline.parts.iter().map(|part| part.lines).sum::<u64>(), 2000);
+    }
+}

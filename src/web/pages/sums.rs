@@ -1,0 +1,114 @@
+//! What there is to choose from in a log: its servers, services, pods, steps and streams, with their lines.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use time::OffsetDateTime;
+
+use crate::timeline::entry::Stream;
+use crate::web::db::time_of;
+use crate::web::log::read::Counted;
+
+/// Values of a field that a menu offers.
+const MAX_CHOICES: usize = 200;
+
+/// A whole log, summed up.
+#[derive(Debug, Default)]
+pub struct LogSums {
+    /// All of its lines, and those that the filters leave.
+    pub lines: u64,
+    pub matching: u64,
+    pub(super) servers: BTreeMap<String, u64>,
+    pub(super) services: BTreeMap<String, u64>,
+    pub(super) pods: BTreeMap<String, Pod>,
+    pub(super) streams: BTreeMap<&'static str, u64>,
+    /// In the order of their first lines.
+    pub(super) steps: Vec<Step>,
+}
+
+/// A pod, by its last lines.
+#[derive(Debug, Clone)]
+pub(super) struct Pod {
+    pub(super) service: Option<String>,
+    pub(super) server: String,
+    pub(super) lines: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) name: String,
+    pub(super) begun: OffsetDateTime,
+    pub(super) lines: u64,
+}
+
+impl LogSums {
+    pub(in crate::web) fn of(blocks: &[Counted]) -> Self {
+        let mut sums = Self::default();
+        blocks.iter().for_each(|block| sums.add(block));
+        sums
+    }
+
+    fn add(&mut self, block: &Counted) {
+        for (part, matching) in &block.parts {
+            self.lines += part.lines;
+            self.matching += matching;
+            if let Some(name) = &part.step {
+                match self.steps.iter().rposition(|step| step.name == *name) {
+                    Some(at) => self.steps[at].lines += part.lines,
+                    None if self.steps.len() == MAX_CHOICES => {}
+                    None => self.steps.push(Step {
+                        name: name.clone(),
+                        begun: time_of(part.first_at),
+                        lines: part.lines,
+                    }),
+                }
+            }
+            for origin in part.origins.iter().flatten() {
+                count(&mut self.servers, &origin.server, origin.lines);
+                if let Some(service) = &origin.service {
+                    count(&mut self.services, service, origin.lines);
+                }
+                *self.streams.entry(word(origin.stream)).or_default() += origin.lines;
+                let Some(name) = &origin.pod else { continue };
+                let room = self.pods.len() < MAX_CHOICES;
+                match self.pods.entry(name.clone()) {
+                    Entry::Vacant(vacant) if room => {
+                        _ = vacant.insert(Pod {
+                            service: origin.service.clone(),
+                            server: origin.server.clone(),
+                            lines: origin.lines,
+                        })
+                    }
+                    Entry::Vacant(_) => {}
+                    Entry::Occupied(pod) => {
+                        let pod = pod.into_mut();
+                        pod.lines += origin.lines;
+                        pod.server.clone_from(&origin.server);
+                    }
+                }
+            }
+        }
+    }
+
+    /// When a step began.
+    pub(super) fn begun(&self, step: &str) -> Option<OffsetDateTime> {
+        self.steps.iter().find(|known| known.name == step).map(|step| step.begun)
+    }
+}
+
+fn count(values: &mut BTreeMap<String, u64>, name: &str, lines: u64) {
+    if let Some(known) = values.get_mut(name) {
+        *known += lines;
+    } else if values.len() < MAX_CHOICES {
+        values.insert(name.to_owned(), lines);
+    }
+}
+
+/// As the address has it.
+pub(super) fn word(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+        Stream::Status => "status",
+    }
+}

@@ -1,0 +1,68 @@
+//! What the search finds, and what it does not find for others.
+
+use buildgrid::web::access::{Namespaces, Role};
+use reqwest::{Method, StatusCode, header};
+use serde_json::json;
+
+use super::Service;
+
+const COMMIT: &str = "abcd1234abcd1234abcd1234abcd1234abcd1234";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anything_is_found_by_what_one_has_of_it() {
+    let service = Service::start().await;
+    let digest = format!("sha256:{}", "5f".repeat(32));
+    let image = format!("registry.example.com/acme/shop.fake:{COMMIT}");
+    service.published("b-77", COMMIT, &image, &digest, 98_700_000).await;
+    service.claimed().await;
+    let report = json!({"namespace": "acme", "app": "shop", "state": "done"});
+    let put = service.maestro(Method::PUT, "/deploys/roll%20back").json(&report).send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::OK);
+    let own = service.signed_in("mara", Role::Viewer, "acme smoke".parse().unwrap()).await;
+    let all = service.signed_in("ada", Role::Admin, Namespaces::All).await;
+    let other = service.signed_in("otto", Role::Admin, "globex".parse().unwrap()).await;
+    let search = async |session: &str, query: &str| {
+        let path: String = url::form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        service.page(session, &format!("/search?q={path}")).await
+    };
+    let nothing = "Nothing is called so";
+    let (build, app) = ("href=\"/builds/b-77\"", "href=\"/acme/shop\"");
+    for (query, found) in [
+        ("abcd", build),
+        (" ABCD1234 ", build),
+        (COMMIT, build),
+        ("b-77", build),
+        ("sho", app),
+        ("acme/shop", app),
+        ("shop-418", build),
+        (&digest, build),
+        ("sha256:5f5f5f5f", build),
+        (&image, build),
+        ("acme/shop.fake:abcd", build),
+        ("shop.fake:abcd1234abcd", build),
+        ("main", "href=\"/acme/shop?ref=refs%2Fheads%2Fmain\""),
+        ("refs/heads/ma", "href=\"/acme/shop?ref=refs%2Fheads%2Fmain\""),
+        ("roll", "href=\"/deploys/roll%20back?namespace=acme\""),
+    ] {
+        for session in [&own, &all] {
+            let page = search(session, query).await;
+            assert!(page.contains(found) && !page.contains(nothing), "{query}: {page}");
+        }
+        // What another namespace has is answered like what is not there.
+        let hidden = search(&other, query).await;
+        assert!(hidden.contains(nothing) && !hidden.contains("/builds/b-77"), "{query}: {hidden}");
+    }
+    for query in ["nonsense", "abc", "ffff", "%", "_", "'; --", "sha256:5f", "globex/shop"] {
+        let page = search(&own, query).await;
+        assert!(page.contains(nothing), "{query}: {page}");
+    }
+    let app_alone = search(&own, "shop.other:abcd").await;
+    assert!(app_alone.contains(app) && !app_alone.contains(build), "{app_alone}");
+    let hostile = search(&own, "\"><script>alert(1)</script>\u{202e}").await;
+    assert!(!hostile.contains("<script>alert") && hostile.contains("&#60;script&#62;"), "{hostile}");
+    for odd in ["/search", "/search?q=", "/search?q=%00", &format!("/search?q={}", "é".repeat(2000))] {
+        let page = service.nobody(Method::GET, odd).header(header::COOKIE, &own).send().await.unwrap();
+        assert_eq!(page.status(), StatusCode::OK, "{odd:.40}");
+    }
+    service.timeline.finish().await;
+}
