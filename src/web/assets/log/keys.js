@@ -68,7 +68,7 @@ addEventListener("keydown", (event) => {
     return field.select();
   }
   if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
-  if (event.target.closest("input, textarea, select")) return;
+  if (event.target.closest?.("input, textarea, select")) return;
   if (event.key === "End" && view.live) {
     event.preventDefault();
     return setFollowing(true);
