@@ -19,7 +19,7 @@ async fn a_live_build_is_watched_to_its_image() {
     browser.shows("fake line 3 of 40").await;
     browser.shows("Building").await;
     browser.shows("fake line 40 of 40").await;
-    // The page becomes the published one by itself.
+    // The page becomes the published one by itself, with the end of its log in sight.
     browser.shows("Published").await;
     let image = format!("{}/smoke/web.fake:9fceb02d0ae598e95dc970b74767f19372d61af8", machine.registry);
     browser
@@ -28,6 +28,9 @@ async fn a_live_build_is_watched_to_its_image() {
             &format!("return document.querySelector('[data-copy=\"{image}\"]')"),
         )
         .await;
+    let seen = "const last = [...document.querySelectorAll('.l')].at(-1); \
+        return last?.innerText.includes('published') && last.getBoundingClientRect().bottom <= innerHeight";
+    browser.until("the last line is in sight", seen).await;
     browser.accessible("a published build").await;
     browser.photograph("build-published").await;
     browser.open(&service).await;

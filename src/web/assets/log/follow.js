@@ -117,16 +117,26 @@ function grown(pause = PAUSE) {
     }
     looking = 0;
     if (again) grown(next);
+    else if (over) finish();
   }, pause);
 }
 
+// Nothing more will come: a last look, to the end of it.
+let over = false;
 function end() {
   source.close();
+  over = true;
+  $("cut").hidden = true;
+  grown();
+}
+
+function finish() {
+  draw();
   view.live = false;
   setFollowing(false);
-  $("cut").hidden = true;
   $("follow").hidden = true;
-  grown();
+  arrange();
+  redraw();
   soon();
   if (unfinished()) poll(headOnly, unfinished);
 }
