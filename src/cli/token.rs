@@ -29,7 +29,7 @@ enum Command {
         name: LoginName,
         /// worker claims and reports builds; maestro sees, builds and reports deploys; member sees and
         /// builds; viewer sees; admin is for people
-        #[arg(long)]
+        #[arg(long, value_parser = role)]
         role: Role,
         #[command(flatten)]
         namespaces: NamespacesArgs,
@@ -47,6 +47,15 @@ enum Command {
     /// Remove a token, which is refused from now on
     #[command(after_help = "Example:\n\n  buildgrid token remove builder-1")]
     Remove { name: LoginName },
+}
+
+/// Who changes what may be pulled is asked for a password.
+fn role(text: &str) -> Result<Role, String> {
+    match text.parse::<Role>() {
+        Ok(Role::Admin) => Err("admin is a role for people (`buildgrid user add`)".to_owned()),
+        Ok(role) => Ok(role),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {

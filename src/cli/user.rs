@@ -56,6 +56,14 @@ enum Command {
         #[arg(long)]
         generate: bool,
     },
+    /// Give a login another role, from its next request on
+    #[command(after_help = "Example: the first login of an installation that had no admins yet\n\n  \
+        buildgrid user role admin admin")]
+    Role {
+        name: LoginName,
+        #[arg(value_parser = role)]
+        role: Role,
+    },
     /// Remove a login; who is signed in with it is signed out
     #[command(after_help = "Example:\n\n  buildgrid user remove anna")]
     Remove { name: LoginName },
@@ -113,6 +121,10 @@ async fn act(
                 false => Err(unknown(&name)),
             }
         }
+        Command::Role { name, role } => match database.change_role(name.to_string(), role).await? {
+            true => Ok(format!("user        {name}\nrole        {role}\n")),
+            false => Err(unknown(&name)),
+        },
         Command::Remove { name } => match database.remove_user(name.to_string()).await? {
             true => Ok(format!("removed {name}\n")),
             false => Err(unknown(&name)),

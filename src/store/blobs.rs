@@ -70,11 +70,12 @@ impl Store {
                 Some(_) => directory.size(&key)?,
                 None => None,
             };
-            if let Some(size) = size.filter(|&size| size > most) {
+            let Some(size) = size else { return Ok(None) };
+            if size > most {
                 let reason = format!("it is {size} bytes long; at most {most} are read");
                 return Err(StoreError::Manifest { digest, reason });
             }
-            match directory.read(&key)?.filter(|_| size.is_some()) {
+            match directory.read(&key)? {
                 Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Corrupt { digest }),
                 found => Ok(found),
             }

@@ -39,7 +39,12 @@ pub(super) async fn all(timeline: &Timeline, principal: &Principal) -> Result<Ke
             credentials.retain(|credential| is_theirs(principal, credential));
             Kept::Here { credentials, writable }
         }
-        Err(error) => Kept::Elsewhere(error),
+        Err(error) => {
+            if !matches!(error, StoreError::NoStore(_)) {
+                tracing::warn!(%error, "the registry's credentials cannot be read");
+            }
+            Kept::Elsewhere(error)
+        }
     })
 }
 

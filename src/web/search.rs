@@ -66,11 +66,11 @@ pub(super) async fn find(timeline: &Timeline, principal: &Principal, query: &str
 
     if let Some((namespace, app)) = &wanted.app {
         let namespaces = match namespace {
-            // Only the principal's own.
-            Some(namespace) => namespace.parse::<Namespace>().ok().map(|namespace| {
-                let held = principal.namespaces.hold(&namespace);
-                if held { vec![namespace.to_string()] } else { Vec::new() }
-            }),
+            // Only the principal's own; none is not all of them.
+            Some(namespace) => {
+                let own = namespace.parse::<Namespace>().ok().filter(|own| principal.namespaces.hold(own));
+                Some(own.into_iter().map(|own| own.to_string()).collect())
+            }
             None => names.map(<[String]>::to_vec),
         };
         found.apps = database.apps(namespaces.as_deref(), Some(app), None, SHOWN).await?;

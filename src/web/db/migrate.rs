@@ -43,6 +43,7 @@ async fn apply(
             }
             _ => {}
         }
+        tracing::info!(copy = %copy.display(), "copying the database before its schema is changed, which takes as long as its logs are large");
         let copied = sqlx::query("VACUUM INTO $1").bind(copy.to_string_lossy()).execute(&mut *connection);
         copied.await.map_err(|error| OpenError::database(&copy, error))?;
         tracing::info!(copy = %copy.display(), from = found, to = known, "copied the database before changing its schema");

@@ -8,7 +8,7 @@ use super::open::Database;
 use super::row::parsed;
 use super::writer::WriteError;
 use super::{millis, time_of};
-use crate::web::access::{InvalidRole, Namespaces, PasswordHash, Principal, Secret};
+use crate::web::access::{InvalidRole, Namespaces, PasswordHash, Principal, Role, Secret};
 
 /// A login as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +152,18 @@ impl Database {
                 end.execute(&mut *connection).await?;
                 let update = sqlx::query("UPDATE users SET password = $2 WHERE name = $1");
                 let update = update.bind(name).bind(password.as_str());
+                Ok(update.execute(connection).await?.rows_affected() > 0)
+            })
+        }))
+        .await
+    }
+
+    /// Gives a user another role; `false` if there is no such user.
+    pub async fn change_role(&self, name: String, role: Role) -> Result<bool, WriteError> {
+        self.write(Box::new(move |connection| {
+            Box::pin(async move {
+                let update = sqlx::query("UPDATE users SET role = $2 WHERE name = $1");
+                let update = update.bind(name).bind(role.as_str());
                 Ok(update.execute(connection).await?.rows_affected() > 0)
             })
         }))

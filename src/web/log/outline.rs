@@ -138,6 +138,10 @@ impl Part {
         if filter.step.is_some() && filter.step != self.step {
             return Some(0);
         }
+        let Filter { server, service, pod, stream, .. } = filter;
+        if server.is_none() && service.is_none() && pod.is_none() && stream.is_none() {
+            return Some(self.lines);
+        }
         let origins = self.origins.as_ref()?;
         Some(origins.iter().filter(|origin| origin.matches(filter)).map(|origin| origin.lines).sum())
     }
@@ -205,11 +209,15 @@ impl Outline {
 
     /// The part that a line of the block is counted in.
     pub(super) fn part_of(&self, seq: u64, step: Option<&str>) -> usize {
+        let last = self.parts.len().saturating_sub(1);
+        let is_full = self.parts.len() == MAX_PARTS;
         let found = match step {
             Some(_) => self.parts.iter().rposition(|part| part.step.as_deref() == step),
+            // Where there is room for no more parts, the last has all that follows it.
+            None if is_full && self.parts[last].first_seq <= seq => None,
             None => self.parts.iter().rposition(|part| part.step.is_none() && part.first_seq <= seq),
         };
-        found.unwrap_or(self.parts.len().saturating_sub(1))
+        found.unwrap_or(last)
     }
 
     /// As the database keeps it.
@@ -292,7 +300,8 @@ mod tests {
         );
         let many: String = (0..100).map(|seq| line(seq, Some(&format!("s{seq}")), "x") + "\n").collect();
         let part = Outline::of(many.as_bytes()).parts.remove(0);
-        assert_eq!((part.lines, part.matching(&Filter::default())), (100, None));
+        let of_web = Filter { service: Some("web".to_owned()), ..Filter::default() };
+        assert_eq!((part.matching(&Filter::default()), part.matching(&of_web)), (Some(100), None));
     }
 
     #[test]
@@ -314,6 +323,18 @@ mod tests {
             let raw = unpack(&block.head, &block.data).unwrap();
             assert_eq!(outline, Some(Outline::of(&raw)));
         }
+    }
+
+    #[test]
+    fn lines_are_found_in_the_part_that_has_counted_them() {
+        // Steps and lines of none by turns, more than there is room for; and steps that come back.
+        let step = |seq: u64| seq.is_multiple_of(2).then(|| format!("step {}", seq / 2 % 200));
+        let raw: String = (0..2000).map(|seq| of_step(seq, step(seq).as_deref(), "x")).collect();
+        let outline = Outline::of(raw.as_bytes());
+        let mut lines = vec![0; outline.parts.len()];
+        (0..2000).for_each(|seq| lines[outline.part_of(seq, step(seq).as_deref())] += 1);
+        assert_eq!(outline.parts.len(), MAX_PARTS);
+        assert_eq!(lines, outline.parts.iter().map(|part| part.lines).collect::<Vec<_>>());
     }
 
     #[test]

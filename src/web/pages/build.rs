@@ -12,6 +12,7 @@ use super::image::ImageUrl;
 use super::log::{LogPart, LogView};
 use super::query::address;
 use super::state::{self, Look};
+use super::waterfall::Waterfall;
 use super::words::{self, Moment};
 use crate::telemetry::printable::printable;
 use crate::timeline::entry::timestamp;
@@ -60,6 +61,7 @@ struct BuildPage {
     attempts: Vec<AttemptView>,
     /// Another attempt than the one whose log is shown is the one that counts.
     superseded_by: Option<u32>,
+    waterfall: Option<Waterfall>,
     log: LogView,
     now: String,
     icons: Icons,
@@ -105,6 +107,7 @@ pub fn build(
 ) -> Document {
     let build = &detail.build;
     let stands = build.state;
+    let waterfall = Waterfall::of(build, attempt, part.sums, now);
     let log = LogView::of_build(build, attempt, part, now);
     let shown = attempt.map(|attempt| attempt.id);
     let rebuildable = matches!(stands, BuildState::Published | BuildState::Failed | BuildState::Cancelled);
@@ -152,6 +155,7 @@ pub fn build(
                 .collect(),
         },
         superseded_by: build.number.filter(|_| shown.is_some() && shown != build.attempt),
+        waterfall,
         log,
         now: timestamp::to_string(now),
         icons: Icons { copy: Icon::Copy },

@@ -76,8 +76,9 @@ struct PodRow {
 pub fn deploy(viewer: &Viewer, deploy: &Deploy, part: LogPart<'_>, now: OffsetDateTime) -> Document {
     let report = &deploy.report;
     let log = LogView::of_deploy(deploy, part);
-    // Its image is that of its newest build which has one.
+    // Its image is the one that was reported with it, or that of its newest build which has one.
     let built = deploy.builds.iter().find(|build| build.image.is_some());
+    let image = report.image.as_deref().or_else(|| built?.image.as_deref());
     let told = built.or_else(|| deploy.builds.first());
     let template = DeployPage {
         frame: Frame::new(Some(viewer)).of_log(),
@@ -103,8 +104,11 @@ pub fn deploy(viewer: &Viewer, deploy: &Deploy, part: LogPart<'_>, now: OffsetDa
             None => None,
         }),
         builds: deploy.builds.iter().map(|build| BuildLink::new(build, now)).collect(),
-        image: built.and_then(|build| build.image.as_deref()).map(ImageUrl::new),
-        size: built.and_then(|build| build.size).map(words::size),
+        image: image.map(ImageUrl::new),
+        size: built
+            .filter(|build| build.image.as_deref() == image)
+            .and_then(|build| build.size)
+            .map(words::size),
         rail: rail(&log.page, report.namespace.as_str(), &part),
         lines: words::lines(part.sums.lines),
         log,

@@ -43,6 +43,7 @@ mod state;
 mod steps;
 mod sums;
 mod timeline;
+mod waterfall;
 mod words;
 
 #[cfg(test)]

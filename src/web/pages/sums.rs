@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use crate::timeline::entry::Stream;
 use crate::web::db::time_of;
+use crate::web::log::outline::{End, Part};
 use crate::web::log::read::Counted;
 
 /// Values of a field that a menu offers.
@@ -37,8 +38,22 @@ pub(super) struct Pod {
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) name: String,
+    pub(super) first_seq: u64,
     pub(super) begun: OffsetDateTime,
+    /// When it was last heard of.
+    pub(super) last: OffsetDateTime,
     pub(super) lines: u64,
+    /// What became of it, if its lines say so.
+    pub(super) end: Option<End>,
+}
+
+impl Step {
+    fn add(&mut self, part: &Part) {
+        self.lines += part.lines;
+        self.begun = self.begun.min(time_of(part.first_at));
+        self.last = self.last.max(time_of(part.last_at));
+        self.end = part.end.clone().or(self.end.take());
+    }
 }
 
 impl LogSums {
@@ -54,12 +69,15 @@ impl LogSums {
             self.matching += matching;
             if let Some(name) = &part.step {
                 match self.steps.iter().rposition(|step| step.name == *name) {
-                    Some(at) => self.steps[at].lines += part.lines,
+                    Some(at) => self.steps[at].add(part),
                     None if self.steps.len() == MAX_CHOICES => {}
                     None => self.steps.push(Step {
                         name: name.clone(),
+                        first_seq: part.first_seq,
                         begun: time_of(part.first_at),
+                        last: time_of(part.last_at),
                         lines: part.lines,
+                        end: part.end.clone(),
                     }),
                 }
             }

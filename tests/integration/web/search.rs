@@ -56,6 +56,11 @@ async fn anything_is_found_by_what_one_has_of_it() {
         let page = search(&own, query).await;
         assert!(page.contains(nothing), "{query}: {page}");
     }
+    // What is before the slash names a namespace or nothing, never all of them.
+    for query in ["/shop", "/s", "X/sho", "//sho", "?/shop", "globex/shop", "acme/shop", " / shop"] {
+        let page = search(&other, query).await;
+        assert!(!page.contains(app), "{query}: {page}");
+    }
     let app_alone = search(&own, "shop.other:abcd").await;
     assert!(app_alone.contains(app) && !app_alone.contains(build), "{app_alone}");
     let hostile = search(&own, "\"><script>alert(1)</script>\u{202e}").await;

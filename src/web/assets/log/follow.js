@@ -89,6 +89,8 @@ function headOnly() {
   const now = new URLSearchParams(location.search);
   for (const [name, value] of now) address.searchParams.set(name, value);
   address.searchParams.delete("q");
+  // What stands around the lines is said of their attempt, also when another counts by now.
+  if (attempt) address.searchParams.set("attempt", attempt);
   address.searchParams.set("from", 1e12);
   return address.href;
 }
@@ -144,7 +146,7 @@ function finish() {
 function listen() {
   const address = new URL(`${log.dataset.api}/outline`, location.href);
   address.search = log.dataset.query;
-  if (outline.next > 0) address.searchParams.set("after", outline.next - 1);
+  // From the beginning: a place in this attempt's log is none in the next one's.
   source = new EventSource(address);
   source.addEventListener("open", () => ($("cut").hidden = true));
   source.addEventListener("grown", (event) => {

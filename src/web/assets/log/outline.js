@@ -4,6 +4,9 @@
 // Sections at most. Lines of more steps than these stand in the last one.
 const SECTIONS = 2000;
 
+// Parts of a block, at most.
+const MAX_PARTS = 256;
+
 class Outline {
   blocks = [];
   sections = [];
@@ -83,9 +86,11 @@ class Outline {
 
   // The part of its block that an entry is counted in, by the rule of log/outline.rs.
   static partOf(block, entry) {
+    const last = block.parts.length - 1;
+    if (entry.step === null && block.parts.length === MAX_PARTS && block.parts[last].first_seq <= entry.seq) return last;
     const found = block.parts.findLastIndex((part) =>
       entry.step === null ? part.step === null && part.first_seq <= entry.seq : part.step === entry.step,
     );
-    return found < 0 ? block.parts.length - 1 : found;
+    return found < 0 ? last : found;
   }
 }
