@@ -174,7 +174,7 @@ impl Axis {
         let times = (0..=seconds / scale).map(|number| Duration::seconds(number * scale)).take(16);
         times
             // At the very end there is no room for words.
-            .filter(|at| self.place(*at) <= 88.0)
+            .filter(|at| self.place(*at) <= 80.0)
             .map(|at| Mark {
                 at: format!("{:.2}%", self.place(at)),
                 words: if at.is_zero() { "0".to_owned() } else { words::duration(at) },
