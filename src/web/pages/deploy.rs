@@ -95,14 +95,7 @@ pub fn deploy(viewer: &Viewer, deploy: &Deploy, part: LogPart<'_>, now: OffsetDa
         requester: told.and_then(|build| build.requested_by.as_deref()).map(printable),
         started: report.started_at.map(|at| Moment::new(at, now)),
         reported: Moment::new(deploy.reported_at, now),
-        took: report.started_at.and_then(|started| match report.finished_at {
-            Some(finished) => Some(Took { since: None, words: words::duration(finished - started) }),
-            None if report.state == DeployState::Running => Some(Took {
-                since: Some(timestamp::to_string(started)),
-                words: words::duration(now - started),
-            }),
-            None => None,
-        }),
+        took: facts::deploy_took(report, now),
         builds: deploy.builds.iter().map(|build| BuildLink::new(build, now)).collect(),
         image: image.map(ImageUrl::new),
         size: built

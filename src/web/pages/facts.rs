@@ -8,7 +8,7 @@ use crate::event::result::Kind;
 use crate::store::digest::Digest;
 use crate::telemetry::printable::printable;
 use crate::timeline::entry::timestamp;
-use crate::timeline::protocol::{Build, BuildState};
+use crate::timeline::protocol::{Build, BuildState, DeployReport, DeployState};
 
 /// The commit's subject, else the ref, else the commit.
 pub(super) fn title(build: &Build) -> String {
@@ -45,13 +45,30 @@ pub(super) struct Took {
 
 /// None before it has begun, and while nobody knows whether it is running.
 pub(super) fn took(build: &Build, now: OffsetDateTime) -> Option<Took> {
-    let started = build.started_at?;
-    match build.finished_at {
-        Some(finished) => Some(Took { since: None, words: words::duration(finished - started) }),
-        None if build.state.is_running() => {
-            Some(Took { since: Some(timestamp::to_string(started)), words: words::duration(now - started) })
+    Took::of(build.started_at, build.finished_at, build.state.is_running(), now)
+}
+
+/// As [`took`].
+pub(super) fn deploy_took(report: &DeployReport, now: OffsetDateTime) -> Option<Took> {
+    Took::of(report.started_at, report.finished_at, report.state == DeployState::Running, now)
+}
+
+impl Took {
+    fn of(
+        started: Option<OffsetDateTime>,
+        finished: Option<OffsetDateTime>,
+        runs: bool,
+        now: OffsetDateTime,
+    ) -> Option<Self> {
+        let started = started?;
+        match finished {
+            Some(finished) => Some(Self { since: None, words: words::duration(finished - started) }),
+            None if runs => Some(Self {
+                since: Some(timestamp::to_string(started)),
+                words: words::duration(now - started),
+            }),
+            None => None,
         }
-        None => None,
     }
 }
 

@@ -11,7 +11,6 @@ use super::image::ImageUrl;
 use super::query::deploy_page;
 use super::words::{self, Moment};
 use crate::telemetry::printable::printable;
-use crate::timeline::protocol::DeployState;
 use crate::web::images::{Content, Image, Layer, Missing, Previous};
 
 /// Values of one kind that the configuration lists.
@@ -130,14 +129,7 @@ pub fn image(viewer: &Viewer, image: &Image, now: OffsetDateTime) -> Document {
             .iter()
             .filter_map(|deploy| {
                 let report = deploy.report.as_ref()?;
-                let word = match report.state {
-                    _ if deploy.serving => "serving",
-                    DeployState::Waiting => "waiting",
-                    DeployState::Running => "running",
-                    DeployState::Done => "done",
-                    DeployState::Failed => "failed",
-                    DeployState::Cancelled => "cancelled",
-                };
+                let word = if deploy.serving { "serving" } else { report.state.as_str() };
                 let href = deploy_page(report.namespace.as_str(), &deploy.id);
                 Some(RunBy { id: printable(&deploy.id), href, word })
             })

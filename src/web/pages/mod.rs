@@ -47,6 +47,8 @@ mod waterfall;
 mod words;
 
 #[cfg(test)]
+mod gallery_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod samples;

@@ -1,8 +1,6 @@
-//! Builds and logs to render, for the tests; and the pages of them, written to `target/pages/`, so that
-//! they can be looked at: `python3 -m http.server --bind 127.0.0.1 --directory target/pages`.
+//! Builds, deploys, images and logs to render, for the tests.
 
 use std::ops::Range;
-use std::path::Path;
 
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
@@ -11,14 +9,14 @@ use super::*;
 use crate::event::result::Kind;
 use crate::publish::name::ImageName;
 use crate::store::digest::Digest;
-use crate::store::{Credential, NewCredential, StoreError};
+use crate::store::{Credential, NewCredential};
 use crate::timeline::entry::{LogEntry, Stream, timestamp};
 use crate::timeline::protocol::{
     App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, Deploy, DeployReport,
     DeployState, Page,
 };
 use crate::web::credentials::Kept;
-use crate::web::images::{Content, Image, Layer, Missing, Previous};
+use crate::web::images::{Content, Image, Layer, Previous};
 use crate::web::log::outline::Outline;
 use crate::web::log::read::Counted;
 use crate::web::search::Found;
@@ -212,7 +210,7 @@ pub(super) fn entries(range: Range<u64>) -> Vec<LogEntry> {
 }
 
 /// The log of [`failed`].
-fn story() -> Vec<LogEntry> {
+pub(super) fn story() -> Vec<LogEntry> {
     let lines: &[(Option<&str>, Stream, &str)] = &[
         (None, Stream::Status, "attempt 1 on worker-1"),
         (None, Stream::Status, "commit b7d21c4 \"Use roundHalfEven in gift cards\" by Mara Lind"),
@@ -268,7 +266,7 @@ fn story() -> Vec<LogEntry> {
     story
 }
 
-fn app_of(name: &str, last: Build) -> App {
+pub(super) fn app_of(name: &str, last: Build) -> App {
     let app: crate::publish::name::AppName = name.parse().unwrap();
     App {
         namespace: last.namespace.clone(),
@@ -280,7 +278,7 @@ fn app_of(name: &str, last: Build) -> App {
     }
 }
 
-fn list<T>(items: Vec<T>) -> Page<T> {
+pub(super) fn list<T>(items: Vec<T>) -> Page<T> {
     Page { items, next: Some("MTc5".to_owned()) }
 }
 
@@ -300,7 +298,7 @@ pub(super) fn deployed(id: &str, state: Option<DeployState>) -> Deployed {
 }
 
 /// The timeline of the drawings, and behind it one build of each look.
-fn history() -> TimelinePage {
+pub(super) fn history() -> TimelinePage {
     let ago = |minutes: i64, builds: Vec<Build>, deploy: Option<Deployed>| {
         let at = NOW - Duration::minutes(minutes);
         let builds = builds.into_iter().map(|build| Build { created_at: at, ..build }).collect();
@@ -520,99 +518,4 @@ pub(super) fn new_credential() -> NewCredential {
 
 pub(super) fn settings_of(managed: Option<&Kept>) -> Settings<'_> {
     Settings { host: "registry.example.com", managed, fresh: None, namespaces: &[], any_namespace: true }
-}
-
-/// Every page, with the name of its file.
-fn pages() -> Vec<(String, Document)> {
-    let viewer = viewer();
-    let names = [
-        "shop", "till", "billing", "search", "mail", "atlas", "reports", "canary", "docs", "api", "proxy",
-        "a", "b", "c",
-    ];
-    let apps = names.iter().zip(all_looks()).map(|(name, last)| app_of(name, last)).collect();
-    let first = App { current: None, usual_s: None, ..app_of("shop", building()) };
-    let filters = BuildFilters { state: Some(BuildState::Failed), ..BuildFilters::default() };
-    let empty = TimelinePage { entries: vec![], next: None, services: vec![], refs: vec![] };
-    let mut story = story();
-    let ended = Attempt { entries: story.len() as u64, ..attempt() };
-    let running = Attempt { complete: false, ended_at: None, entries: 8, ..attempt() };
-    let earlier = Attempt {
-        id: AttemptId::generate(),
-        state: AttemptState::Retrying,
-        worker: "worker-2".to_owned(),
-        ..attempt()
-    };
-    let second = Attempt { number: 2, claimed_at: NOW - Duration::seconds(52), ..running.clone() };
-    let mut pages = vec![
-        ("sign-in".to_owned(), sign_in(Some("User name or password is wrong."), "/")),
-        ("apps".to_owned(), super::apps(&viewer, &list(apps), &AppFilters::default(), NOW)),
-        (
-            "apps-empty".to_owned(),
-            super::apps(&viewer, &Page { items: vec![], next: None }, &AppFilters::default(), NOW),
-        ),
-        ("app".to_owned(), page_of_app(&app_of("shop", building()), &history(), &BuildFilters::default())),
-        ("app-first".to_owned(), page_of_app(&first, &empty, &filters)),
-        ("search".to_owned(), search(&viewer, "9fceb02", &found(), NOW)),
-        ("search-nothing".to_owned(), search(&viewer, "nonsense", &Found::default(), NOW)),
-        ("search-empty".to_owned(), search(&viewer, "", &Found::default(), NOW)),
-        ("image".to_owned(), super::image(&viewer, &image(), NOW)),
-        ("image-first".to_owned(), super::image(&viewer, &Image { previous: None, ..image() }, NOW)),
-        (
-            "image-elsewhere".to_owned(),
-            super::image(&viewer, &Image { content: Err(Missing::NoStore), previous: None, ..image() }, NOW),
-        ),
-        (
-            "fault".to_owned(),
-            fault(http::StatusCode::NOT_FOUND, "There is no such build", "Its id may be misspelt."),
-        ),
-        ("failed".to_owned(), page_of(failed(), &story, vec![ended])),
-        (
-            "published".to_owned(),
-            page_of(published(), &entries(0..500), vec![Attempt { entries: 7000, ..attempt() }]),
-        ),
-    ];
-    let (kept, new, names) = (kept(true), new_credential(), ["acme", "globex", "smoke"].map(str::to_owned));
-    let fresh = Fresh { new: &new, rotated: true };
-    for (name, managed, fresh) in [
-        ("settings", Some(&kept), None),
-        ("settings-rotated", Some(&kept), Some(fresh)),
-        ("settings-empty", Some(&Kept::Here { credentials: vec![], writable: true }), None),
-        ("settings-elsewhere", Some(&Kept::Elsewhere(StoreError::NoStore("/".into()))), None),
-        ("settings-viewer", None, None),
-    ] {
-        let shown = Settings { fresh, namespaces: &names, ..settings_of(managed) };
-        pages.push((name.to_owned(), settings(&viewer, &shown, NOW)));
-    }
-    pages.push(("deploy".to_owned(), deploy_page(&deploying(), &pod_lines())));
-    story.truncate(8);
-    pages.push(("building".to_owned(), page_of(building(), &story, vec![running])));
-    let retried = Build { number: Some(2), ..building() };
-    pages.push(("second".to_owned(), page_of(retried, &story, vec![earlier, second])));
-    for build in all_looks() {
-        let attempts = if build.attempt.is_some() { vec![attempt()] } else { Vec::new() };
-        pages.push((format!("look-{}", build.id), page_of(build, &[], attempts)));
-    }
-    pages
-}
-
-#[test]
-fn pages_can_be_looked_at() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pages");
-    std::fs::create_dir_all(folder.join("assets")).unwrap();
-    for asset in [
-        &assets::STYLE,
-        &assets::LOG_STYLE,
-        &assets::PLACES_STYLE,
-        &assets::SCRIPT,
-        &assets::LOG_SCRIPT,
-        &assets::ICON,
-    ] {
-        std::fs::write(folder.join(&asset.path[1..]), asset.body()).unwrap();
-    }
-    for (name, page) in pages() {
-        let html = page.html();
-        assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"), "{name}");
-        assert!(!html.contains(" style=") && !html.contains("!</"), "{name}");
-        std::fs::write(folder.join(format!("{name}.html")), html).unwrap();
-    }
 }

@@ -2,15 +2,14 @@
 
 use time::OffsetDateTime;
 
-use super::facts::Took;
+use super::facts::{self, Took};
 use super::icons::Icon;
 use super::image::ImageUrl;
 use super::query::deploy_page;
 use super::row::Row;
-use super::state::Tone;
+use super::state::{self, Look, Tone};
 use super::words::{self, Moment};
 use crate::telemetry::printable::printable;
-use crate::timeline::entry::timestamp;
 use crate::timeline::protocol::{Build, BuildState, DeployState};
 use crate::web::timeline::{Deployed, Entry};
 
@@ -49,7 +48,7 @@ pub(super) struct DeployView {
     pub(super) href: Option<String>,
     pub(super) icon: Icon,
     pub(super) tone: Tone,
-    pub(super) word: &'static str,
+    pub(super) word: String,
     pub(super) serving: bool,
     /// It has begun, as far as was reported.
     pub(super) begun: bool,
@@ -145,7 +144,7 @@ impl DeployView {
                 href: None,
                 icon,
                 tone: Tone::Quiet,
-                word: "Not reported",
+                word: "Not reported".to_owned(),
                 serving: false,
                 begun: false,
                 of: None,
@@ -156,13 +155,7 @@ impl DeployView {
                 reason: None,
             };
         };
-        let (icon, word, tone) = match report.state {
-            DeployState::Waiting => (Icon::Queued, "Waiting", Tone::Quiet),
-            DeployState::Running => (Icon::Live, "Running", Tone::Live),
-            DeployState::Done => (Icon::Published, "Done", Tone::Ok),
-            DeployState::Failed => (Icon::Failed, "Failed", Tone::Bad),
-            DeployState::Cancelled => (Icon::Cancelled, "Cancelled", Tone::Quiet),
-        };
+        let Look { icon, word, tone } = state::of_deploy(report.state);
         let of = builds.first().is_some_and(|build| build.app != report.app);
         Self {
             id,
@@ -176,14 +169,7 @@ impl DeployView {
             services: report.services.iter().map(|service| printable(service)).collect(),
             note: None,
             started: report.started_at.map(|at| Moment::new(at, now)),
-            took: report.started_at.and_then(|started| match (report.finished_at, report.state) {
-                (Some(finished), _) => Some(Took { since: None, words: words::duration(finished - started) }),
-                (None, DeployState::Running) => Some(Took {
-                    since: Some(timestamp::to_string(started)),
-                    words: words::duration(now - started),
-                }),
-                (None, _) => None,
-            }),
+            took: facts::deploy_took(report, now),
             reason: report.reason.as_deref().filter(|reason| !reason.is_empty()).map(printable),
         }
     }
