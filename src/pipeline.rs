@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::credentials::{BuildCredentials, Missing};
-use crate::build::docker::{self, BuildRequest, DockerEngine, Dockerfile, EngineBuildId};
+use crate::build::docker::{self, BuildRequest, DockerEngine, Dockerfile, EngineBuildId, OnEngine};
 use crate::build::engine::{BuildError, BuildFailure, BuiltImage};
 use crate::build::fake;
 use crate::event::deploy::{DeployEvent, Work};
@@ -124,23 +124,29 @@ impl Pipeline {
         };
 
         let labels = labels(event, OffsetDateTime::now_utc());
-        let image = match &event.work {
-            Work::Fake(spec) => self.build_fake(event, spec, &labels, &run).await?,
+        let (image, on_engine) = match &event.work {
+            Work::Fake(spec) => (self.build_fake(event, spec, &labels, &run).await?, None),
             Work::Repository(url) => {
                 let credentials = granted(event, run.credentials)?;
                 (run.entered)(Stage::Fetching).await;
                 let commit = timed(Stage::Fetching, self.fetch(event, url, &run)).await?;
                 (run.fetched)(&commit);
                 (run.entered)(Stage::Building).await;
-                timed(Stage::Building, self.build(event, &commit, credentials, &labels, &run)).await?
+                let build = self.build(event, &commit, credentials, &labels, &run);
+                let (image, on_engine) = timed(Stage::Building, build).await?;
+                (image, Some(on_engine))
             }
         };
 
         (run.entered)(Stage::Publishing).await;
         run.log.status(format!("publishing {name}")).await;
         let publication = Publication { name: &name, definition, annotations: labels, put };
-        let publish = self.publisher.publish(image, publication, run.log, run.cancel, run.pulse);
-        Ok(timed(Stage::Publishing, publish).await?)
+        let publish = self.publish(image, on_engine.as_ref(), publication, &run);
+        let published = timed(Stage::Publishing, publish).await;
+        if let Some(image) = on_engine {
+            image.remove(run.cancel).await;
+        }
+        published
     }
 
     /// What no amount of building would make right.
@@ -233,14 +239,16 @@ impl Pipeline {
         credentials: BuildCredentials,
         labels: &BTreeMap<String, String>,
         run: &Run<'_>,
-    ) -> Result<BuiltImage, Outcome> {
+    ) -> Result<(BuiltImage, OnEngine), Outcome> {
         let engine = self.engine()?;
         let options = &event.options;
         let limits = self.limits(event, run.log).await;
         let context = commit.context(&options.root, &options.dockerfile);
         let context = run.cancel.run_until_cancelled(context).await.ok_or(Outcome::Cancelled)??;
         let (dockerfile, text) = (context.dockerfile.clone(), Dockerfile::new(&context.text));
-        let sent = run.cancel.run_until_cancelled(sent(context, text.uses_part_of_context()));
+        let takes_tar = run.cancel.run_until_cancelled(Box::pin(engine.takes_tar()));
+        let takes_tar = takes_tar.await.ok_or(Outcome::Cancelled)??;
+        let sent = run.cancel.run_until_cancelled(sent(context, text.uses_part_of_context(), takes_tar));
         let (context, ended) = sent.await.ok_or(Outcome::Cancelled)??;
         let request = BuildRequest {
             id: run.engine_build,
@@ -255,10 +263,18 @@ impl Pipeline {
             network: self.rules.network(&event.namespace),
             credentials,
             context,
-            spool: run.spool.to_owned(),
         };
-        let built =
-            within(limits, run, |cancel| async move { engine.build(request, run.log, &cancel).await });
+        let built = within(limits, run, |cancel| async move {
+            let mut built = Box::pin(engine.build(request, run.log, &cancel)).await?;
+            let source = self.publisher.source();
+            match Box::pin(built.read(source, run.spool, run.log, &cancel, run.pulse)).await {
+                Ok(image) => Ok((image, built)),
+                Err(error) => {
+                    built.remove(&cancel).await;
+                    Err(error)
+                }
+            }
+        });
         match built.await {
             Ok(image) => Ok(image),
             Err(BuildError::Cancelled) => Err(Outcome::Cancelled),
@@ -270,6 +286,37 @@ impl Pipeline {
             },
         }
     }
+
+    /// Publishes an image. Where a layer in the engine's storage is not what it should be, it is had from the engine by
+    /// another way: only then is it read that way, and what was stored by then is not stored again.
+    async fn publish(
+        &self,
+        image: BuiltImage,
+        on_engine: Option<&OnEngine>,
+        publication: Publication<'_>,
+        run: &Run<'_>,
+    ) -> Result<Published, Outcome> {
+        let publish = |image| {
+            Box::pin(self.publisher.publish(
+                Arc::new(image),
+                publication.clone(),
+                run.log,
+                run.cancel,
+                run.pulse,
+            ))
+        };
+        match (publish(image).await, on_engine) {
+            (Err(PublishError::Image(reason)), Some(on_engine)) if on_engine.has_another_way() => {
+                let words = format!(
+                    "taking the image by docker save, since the engine's storage is not as expected: {reason:#}"
+                );
+                run.log.status(words).await;
+                let image = on_engine.export(run.spool, run.log, run.cancel, run.pulse).await?;
+                Ok(publish(image).await?)
+            }
+            (published, _) => Ok(published?),
+        }
+    }
 }
 
 /// From when on a context of which a part is used is not sent whole. What is smaller is there in a tenth of a second,
@@ -277,14 +324,20 @@ impl Pipeline {
 const FILE_BY_FILE: Large = Large { files: 2_000, bytes: 32 << 20 };
 
 /// The context as it is sent, and what stood in its way once it is not whole. Where a part of a large one is used, the
-/// engine asks for that, if all names can be told that way.
+/// engine asks for that, if all names can be told that way; and one that takes no tar asks in any case.
 async fn sent(
     context: Context,
     in_part: bool,
-) -> Result<(docker::Context, BoxFuture<'static, Option<SourceError>>), SourceError> {
-    let context = match in_part {
-        false => context,
-        true => match context.files(FILE_BY_FILE).await? {
+    takes_tar: bool,
+) -> Result<(docker::Context, BoxFuture<'static, Option<SourceError>>), Outcome> {
+    let from = match (takes_tar, in_part) {
+        (true, false) => None,
+        (true, true) => Some(FILE_BY_FILE),
+        (false, _) => Some(Large { files: 0, bytes: 0 }),
+    };
+    let context = match from {
+        None => context,
+        Some(from) => match context.files(from).await? {
             Ok(files) => {
                 let ended = files.clone();
                 return Ok((docker::Context::Files(files), Box::pin(async move { ended.failure() })));
@@ -292,6 +345,12 @@ async fn sent(
             Err(context) => context,
         },
     };
+    if !takes_tar {
+        let reason = "a file of the build context has a name that is not UTF-8, and this Docker engine takes such a context \
+                      from version 28 on, or without its containerd image store; rename the file, or list it in \
+                      .dockerignore";
+        return Err(Outcome::Failed(BuildFailure { reason: reason.to_owned(), ..BuildFailure::default() }));
+    }
     let (stream, outcome) = context.tar();
     Ok((docker::Context::Tar(Box::pin(stream)), Box::pin(async move { outcome.await.err() })))
 }

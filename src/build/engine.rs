@@ -2,7 +2,9 @@
 //! with a [`BuiltImage`], and everything after that is one path.
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 
+use crate::store::Layer;
 use crate::store::digest::Digest;
 
 /// An image that an engine has built and that nobody can pull yet.
@@ -19,6 +21,19 @@ pub trait Layers: Send + Sync {
     /// Opens the layer at `index` as its uncompressed tar. It is read on a blocking thread, and its
     /// digest is checked by the reader: an implementation need not.
     fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send>>;
+
+    /// The layer at `index` as the engine has compressed it already, if it has.
+    fn packed(&self, index: usize) -> Option<&Packed> {
+        let _ = index;
+        None
+    }
+}
+
+/// A compressed layer that can be taken as it is. Its digest is checked by whoever takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    pub layer: Layer,
+    pub path: PathBuf,
 }
 
 impl BuiltImage {
@@ -29,6 +44,11 @@ impl BuiltImage {
     /// Opens the layer at `index` of [`diff_ids`](Self::diff_ids), uncompressed.
     pub fn open_layer(&self, index: usize) -> io::Result<Box<dyn Read + Send>> {
         self.layers.open(index)
+    }
+
+    /// The layer at `index`, compressed, where the engine has it so.
+    pub fn packed_layer(&self, index: usize) -> Option<&Packed> {
+        self.layers.packed(index)
     }
 }
 

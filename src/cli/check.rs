@@ -8,7 +8,7 @@ use anyhow::anyhow;
 
 use super::exit::{Exit, Failure};
 use super::service;
-use crate::build::docker::DockerEngine;
+use crate::build::docker::{DockerEngine, Way};
 use crate::config::{Config, InvalidConfig};
 use crate::disk::{DiskConfig, Fill, Short};
 use crate::queue::Queue;
@@ -159,12 +159,17 @@ async fn engine(report: &mut Report, config: &Config) {
     if config.engine.is_none() {
         return report.note("engine", "none: only fake builds can be done");
     }
-    let probed = match DockerEngine::connect(&config.engine, config.worker.max_build_timeout) {
-        Ok(engine) => engine.probe().await.map_err(anyhow::Error::from),
-        Err(error) => Err(error),
+    let probed = async {
+        let engine = DockerEngine::connect(&config.engine, config.worker.max_build_timeout)?;
+        let info = engine.probe().await?;
+        let refused = match config.publish.source {
+            Way::Export => None,
+            Way::Auto | Way::EngineStorage => engine.storage_refused().await?,
+        };
+        anyhow::Ok((info, refused))
     };
-    match probed {
-        Ok(info) => {
+    match probed.await {
+        Ok((info, refused)) => {
             report.good(
                 "engine",
                 format_args!(
@@ -174,6 +179,16 @@ async fn engine(report: &mut Report, config: &Config) {
             );
             for limit in &info.limits {
                 report.note("engine", limit);
+            }
+            match (refused, config.publish.source) {
+                (None, _) => {}
+                (Some(reason), Way::EngineStorage) => {
+                    report.bad("engine", format_args!("publish.source is \"engine-storage\", but {reason}"));
+                }
+                (Some(reason), _) => report.note(
+                    "engine",
+                    format_args!("each image is taken by docker save, which is slower: {reason}"),
+                ),
             }
         }
         Err(error) => report.bad("engine", format_args!("{error:#}")),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::build::docker::Way;
 use crate::config::Faults;
 
 /// What layers are compressed with.
@@ -18,6 +19,8 @@ pub enum Compression {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PublishConfig {
+    /// How images come off the Docker engine.
+    pub source: Way,
     /// What layers are compressed with. Layers already stored keep their bytes.
     pub compression: Compression,
     /// How hard gzip tries, from 1 (fast) to 9 (small).
@@ -28,7 +31,7 @@ pub struct PublishConfig {
 
 impl Default for PublishConfig {
     fn default() -> Self {
-        Self { compression: Compression::Gzip, gzip_level: 6, zstd_level: 3 }
+        Self { source: Way::Auto, compression: Compression::Gzip, gzip_level: 6, zstd_level: 3 }
     }
 }
 

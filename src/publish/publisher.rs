@@ -4,6 +4,7 @@
 //! nobody ever sees a name whose content is not whole.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use super::compress::{Compressed, Format, compress};
 use super::config::PublishConfig;
 use super::manifest::{self, Summary};
 use super::name::ImageName;
-use crate::build::engine::BuiltImage;
+use crate::build::docker::Way;
+use crate::build::engine::{BuiltImage, Packed};
 use crate::store::digest::Digest;
 use crate::store::{Layer, Store, StoreError, TagOutcome, TagPut};
 use crate::telemetry::pulse::Pulse;
@@ -52,6 +54,7 @@ pub enum PublishError {
 }
 
 /// How an image is to be published.
+#[derive(Clone)]
 pub struct Publication<'a> {
     pub name: &'a ImageName,
     /// The digest of what was asked for, kept in the manifest.
@@ -93,17 +96,23 @@ enum Origin {
 #[derive(Clone)]
 pub struct Publisher {
     store: Store,
+    source: Way,
     format: Format,
 }
 
 impl Publisher {
     pub fn new(config: &PublishConfig, store: Store) -> Self {
-        Self { store, format: Format::of(config) }
+        Self { store, source: config.source, format: Format::of(config) }
     }
 
     /// The same store under another configuration.
     pub fn configured(&self, config: &PublishConfig) -> Self {
         Self::new(config, self.store.clone())
+    }
+
+    /// How it is given what Docker engines have built.
+    pub fn source(&self) -> Way {
+        self.source
     }
 
     /// Where it publishes to.
@@ -135,14 +144,13 @@ impl Publisher {
     /// reused; if that one has another definition, it is a conflict. `pulse` beats with each piece of a layer.
     pub async fn publish(
         &self,
-        image: BuiltImage,
+        image: Arc<BuiltImage>,
         publication: Publication<'_>,
         log: &LogSink,
         cancel: &CancellationToken,
         pulse: &Pulse,
     ) -> Result<Published, PublishError> {
         let Publication { name, definition, mut annotations, put } = publication;
-        let image = Arc::new(image);
         // Where one fails, the others end with it.
         let together = cancel.child_token();
         let _end = together.clone().drop_guard();
@@ -205,7 +213,7 @@ impl Publisher {
         let diff_id = image.diff_ids[index];
         let place = format!("layer {} of {}", index + 1, image.diff_ids.len());
         // It is read whole, which takes its time for a large one.
-        let known = cancel.run_until_cancelled(self.store.find_layer(diff_id, pulse)).await;
+        let known = cancel.run_until_cancelled(self.known(image, index, pulse)).await;
         if let Some(known) = known.ok_or(PublishError::Cancelled)?? {
             log.status(format!(
                 "{place}: already stored ({})",
@@ -216,7 +224,11 @@ impl Publisher {
         }
         let started = std::time::Instant::now();
         let layer = self.store_layer(image.clone(), index, cancel.clone(), pulse.clone()).await?;
-        self.store.index_layer(diff_id, &layer).await?;
+        // Of one that came compressed nobody has seen that it is the layer of that diff id: its manifest says so, which may
+        // be anybody's. Under its own digest it is found all the same.
+        if image.packed_layer(index).is_none() {
+            self.store.index_layer(diff_id, &layer).await?;
+        }
         log.status(format!(
             "{place}: stored {} in {:.1} s",
             bytesize::ByteSize(layer.size).display().si(),
@@ -224,6 +236,21 @@ impl Publisher {
         ))
         .await;
         Ok((layer, Origin::Engine))
+    }
+
+    /// The stored blob of the layer at `index`, if there is one.
+    async fn known(
+        &self,
+        image: &BuiltImage,
+        index: usize,
+        pulse: &Pulse,
+    ) -> Result<Option<Layer>, StoreError> {
+        match (self.store.find_layer(image.diff_ids[index], pulse).await?, image.packed_layer(index)) {
+            (None, Some(packed)) => {
+                Ok(self.store.has_layer(&packed.layer, pulse).await?.then(|| packed.layer.clone()))
+            }
+            (known, _) => Ok(known),
+        }
     }
 
     async fn store_layer(
@@ -244,6 +271,15 @@ impl Publisher {
                     anyhow::Error::from(error).context(format!("store the layer {expected}")),
                 ),
             };
+            if let Some(Packed { layer, path }) = image.packed_layer(index) {
+                let place = || path.display().to_string();
+                let file = File::open(path).with_context(place).map_err(PublishError::Image)?;
+                let found = store.take_layer(&file, layer, &pulse)?;
+                if found != layer.digest {
+                    return Err(PublishError::Image(anyhow::anyhow!("{} has the digest {found}", place())));
+                }
+                return Ok(layer.clone());
+            }
             let layer = image
                 .open_layer(index)
                 .with_context(|| format!("open the layer {expected}"))

@@ -3,6 +3,7 @@
 mod disk;
 mod limits;
 mod session;
+mod storage;
 
 use std::process::Command;
 use std::time::{Duration, Instant};

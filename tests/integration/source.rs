@@ -27,7 +27,7 @@ use crate::support::git::GitServer;
 use crate::support::patience::until;
 
 /// Sources with mirrors of their own and a log that is kept.
-struct Fetcher {
+pub struct Fetcher {
     sources: Arc<Sources>,
     mirrors: TempDir,
     log: LogSink,
@@ -38,7 +38,7 @@ struct Fetcher {
 }
 
 impl Fetcher {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(|_| ())
     }
 
@@ -60,7 +60,7 @@ impl Fetcher {
         Self { sources, mirrors, log, lines, namespace: "acme".parse().unwrap(), permit }
     }
 
-    async fn fetch(&self, url: &str, commit: &str) -> Result<FetchedCommit, SourceError> {
+    pub async fn fetch(&self, url: &str, commit: &str) -> Result<FetchedCommit, SourceError> {
         self.fetch_on(url, commit, None).await
     }
 

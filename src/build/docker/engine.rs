@@ -9,19 +9,17 @@ use bollard::Docker;
 use bollard::errors::Error;
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
+use super::built::OnEngine;
 use super::cache::{self, Prune};
 use super::config::EngineConfig;
-use super::export;
 use super::failure;
 use super::request::BuildRequest;
 use super::solve;
 use super::tags::{self, EngineBuildId};
 use super::transport::{Address, Transport};
 use super::watch::{Pulse, SILENCE};
-use crate::build::engine::{BuildError, BuiltImage};
-use crate::timeline::mask::Mask;
+use crate::build::engine::BuildError;
 use crate::timeline::sink::LogSink;
 
 /// A Docker engine that builds images with BuildKit. Any number of builds can run at a time.
@@ -57,8 +55,8 @@ impl DockerEngine {
         Self { longest_build, ..self.clone() }
     }
 
-    /// Builds an image, exports it to the request's spool directory and removes what is left of it
-    /// on the engine, however it ends.
+    /// Builds an image. However it ends, what is left of it on the engine is removed, at the end of the answer's life
+    /// where there is an image.
     ///
     /// # Errors
     /// [`BuildError::Failed`] when the Dockerfile, its steps or the context are at fault,
@@ -70,38 +68,28 @@ impl DockerEngine {
         request: BuildRequest,
         log: &LogSink,
         cancel: &CancellationToken,
-    ) -> Result<BuiltImage, BuildError> {
+    ) -> Result<OnEngine, BuildError> {
         request.check(&self.config)?;
         if cancel.is_cancelled() {
             return Err(BuildError::Cancelled);
         }
         cancel.run_until_cancelled(Box::pin(self.answers())).await.unwrap_or(Err(BuildError::Cancelled))?;
-        let tag = request.id.private_tag();
-        let spool = request.spool.clone();
+        let mut image = OnEngine::of(self.clone(), request.id, log.mask().clone());
         // Severed at the end of this function, also when its future is dropped.
-        let severed = CancellationToken::new();
-        let _sever = severed.clone().drop_guard();
-        let transport = Transport { address: self.address.clone(), severed };
-        let image = match solve::solve(self, &transport, request, log, cancel).await {
-            Ok(()) => export::export(self, &transport, &tag, &spool, log, cancel).await,
-            Err(error) => Err(error),
-        };
-        let removal = tokio::spawn(self.clone().clean_up(tag, log.mask().clone()).in_current_span());
-        // Whoever has cancelled a build does not wait for an engine that is slow with it.
-        let _ = tokio::select! {
-            removed = removal => removed,
-            () = async { cancel.cancelled().await; tokio::time::sleep(CLEAN_UP).await } => Ok(()),
-        };
-        if matches!(image, Err(BuildError::EngineFull(_))) {
-            self.full.send_replace(());
-        }
-        image
-    }
-
-    async fn clean_up(self, tag: String, mask: Mask) {
-        if let Err(error) = self.remove(&tag).await {
-            let error = mask.shown(&error.to_string());
-            tracing::warn!(%tag, %error, "a build's tag was left on the docker engine; a later sweep removes it");
+        let transport = self.transport();
+        let _sever = transport.severed.clone().drop_guard();
+        match solve::solve(self, &transport, request, log, cancel).await {
+            Ok(id) => {
+                image.is_called(id);
+                Ok(image)
+            }
+            Err(error) => {
+                if matches!(error, BuildError::EngineFull(_)) {
+                    self.full.send_replace(());
+                }
+                image.remove(cancel).await;
+                Err(error)
+            }
         }
     }
 
@@ -156,7 +144,7 @@ impl DockerEngine {
         }
     }
 
-    async fn remove(&self, tag: &str) -> Result<(), BuildError> {
+    pub(super) async fn remove(&self, tag: &str) -> Result<(), BuildError> {
         // One that hangs is not waited for as long.
         self.answers().await?;
         // Deleting the layers of a large image takes the engine longer than an answer does.
@@ -204,7 +192,7 @@ impl DockerEngine {
     }
 
     /// Connections that end by themselves.
-    fn transport(&self) -> Transport {
+    pub(super) fn transport(&self) -> Transport {
         Transport { address: self.address.clone(), severed: CancellationToken::new() }
     }
 
@@ -248,24 +236,5 @@ impl DockerEngine {
 const PRUNE_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// How long the engine may take to remove an image.
 const REMOVE_LIMIT: Duration = Duration::from_secs(120);
-/// How long a cancelled build waits for that; the removal goes on without it.
-const CLEAN_UP: Duration = Duration::from_secs(2);
 /// How long it may take to hear of a cancellation.
 const CANCEL_LIMIT: Duration = Duration::from_secs(3);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::telemetry::logging::logged;
-
-    #[test]
-    fn what_an_engine_says_of_a_build_is_masked_in_the_programs_log() {
-        let config =
-            EngineConfig { host: "unix:///nowhere/hunter2.sock".to_owned(), ..EngineConfig::default() };
-        let engine = DockerEngine::connect(&config, Duration::from_secs(60)).unwrap();
-        let mask = Mask::new([("s", &b"hunter2"[..])]).unwrap().0;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let log = logged(|| runtime.block_on(engine.clean_up("buildgrid/x".to_owned(), mask)));
-        assert!(log.contains("/nowhere/***.sock") && !log.contains("hunter2"), "{log}");
-    }
-}

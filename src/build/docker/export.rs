@@ -14,29 +14,33 @@ use tokio_util::sync::CancellationToken;
 use super::archive::{self, Index};
 use super::engine::DockerEngine;
 use super::failure;
-use super::transport::Transport;
 use super::watch::{Pulse, Silent};
 use crate::build::engine::{BuildError, BuiltImage};
+use crate::telemetry::pulse as telemetry;
 use crate::timeline::sink::LogSink;
 
 /// Bytes gathered before they are written to the spool file.
 const WRITE_BUFFER: usize = 256 * 1024;
 
-/// Exports the image `tag` to `spool`, from where the answer's layers are read.
+/// Exports the image `tag` to `spool`, from where the answer's layers are read. `pulse` beats meanwhile.
 pub(super) async fn export(
     engine: &DockerEngine,
-    transport: &Transport,
     tag: &str,
     spool: &Path,
     log: &LogSink,
     cancel: &CancellationToken,
+    pulse: &telemetry::Pulse,
 ) -> Result<BuiltImage, BuildError> {
     let begun = Instant::now();
-    let docker = engine.docker(transport.clone(), engine.longest_build());
+    let transport = engine.transport();
+    // Severed at the end of this function, also when its future is dropped.
+    let _sever = transport.severed.clone().drop_guard();
+    let docker = engine.docker(transport, engine.longest_build());
     let archive = pieces(docker, tag.to_owned(), engine.pulse()).take_until(cancel.clone().cancelled_owned());
     let path = spool.join("export.tar");
+    let pulse = pulse.clone();
     let spooled = tokio::task::spawn_blocking(move || {
-        let source = SyncIoBridge::new(StreamReader::new(Box::pin(archive)));
+        let source = pulse.reading(SyncIoBridge::new(StreamReader::new(Box::pin(archive))));
         let (file, index) = spool_to(source, &path)?;
         let size = file.metadata()?.len();
         Ok::<_, io::Error>((archive::image(file, &index)?, size))

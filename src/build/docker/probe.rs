@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::config::EngineConfig;
 use super::engine::DockerEngine;
+use super::storage::{self, Storage};
 use super::transport::Address;
 use crate::build::engine::BuildError;
 
@@ -54,6 +55,36 @@ impl DockerEngine {
         Ok(root(&info, self.config()))
     }
 
+    /// Whether the engine takes a context as a tar. With its containerd image store it does so since Docker 28: before, it
+    /// looks for the tar's made-up address in the network (moby/moby#47717).
+    pub async fn takes_tar(&self) -> Result<bool, BuildError> {
+        let docker = self.short();
+        let info = self.within(docker.info()).await?;
+        Ok(takes_tar(&info))
+    }
+
+    /// Where and how the engine keeps its images, on this machine; or else why they are not read there.
+    pub(super) async fn storage(&self) -> Result<Result<Storage, String>, BuildError> {
+        let docker = self.short();
+        let info = self.within(docker.info()).await?;
+        Ok(root(&info, self.config()).and_then(|root| Storage::of(&info, root)))
+    }
+
+    /// Why images cannot be read in the engine's storage, if they cannot.
+    ///
+    /// # Errors
+    /// [`BuildError::Infrastructure`] when the engine does not answer within `engine.timeout`.
+    pub async fn storage_refused(&self) -> Result<Option<String>, BuildError> {
+        let storage = match self.storage().await? {
+            Ok(storage) => storage,
+            Err(reason) => return Ok(Some(reason)),
+        };
+        match tokio::task::spawn_blocking(move || storage.readable()).await {
+            Ok(readable) => Ok(readable.err().map(|error| storage::refused(&error))),
+            Err(failed) => Err(self.lost(&format!("has storage that cannot be looked at: {failed}"))),
+        }
+    }
+
     /// Asks the engine what it is.
     ///
     /// # Errors
@@ -86,7 +117,7 @@ fn describe(
     EngineInfo {
         platform: format!("{os}/{}", version.arch.unwrap_or_else(unknown)),
         buildkit: os == "linux" && parts(&api_version).is_some_and(|api| api >= BUILDKIT_SINCE),
-        storage: storage(info),
+        storage: images(info),
         cgroup: info.cgroup_version.map_or_else(unknown, |version| version.to_string()),
         limits: limits(info, config, &clipping),
         version: version.version.unwrap_or_else(unknown),
@@ -95,17 +126,26 @@ fn describe(
 }
 
 fn parts(version: &str) -> Option<(u32, u32)> {
-    let (major, minor) = version.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
 }
 
-/// With the containerd image store, the driver is a snapshotter (moby, daemon/containerd/service.go).
-fn storage(info: &SystemInfo) -> String {
+fn images(info: &SystemInfo) -> String {
     let driver = info.driver.as_deref().unwrap_or("unknown");
-    let containerd = info.driver_status.iter().flatten().any(|status| {
+    if is_containerd(info) { format!("containerd image store ({driver})") } else { driver.to_owned() }
+}
+
+fn takes_tar(info: &SystemInfo) -> bool {
+    let version = info.server_version.as_deref().and_then(parts);
+    !is_containerd(info) || version.is_some_and(|version| version >= (28, 0))
+}
+
+/// Whether the engine keeps its images in containerd: the driver is then a snapshotter (moby,
+/// daemon/containerd/service.go).
+pub(super) fn is_containerd(info: &SystemInfo) -> bool {
+    info.driver_status.iter().flatten().any(|status| {
         matches!(status.as_slice(), [key, value] if key == "driver-type" && value.starts_with("io.containerd."))
-    });
-    if containerd { format!("containerd image store ({driver})") } else { driver.to_owned() }
+    })
 }
 
 /// Whether BuildKit cuts the output of a step (moby/buildkit, util/progress/logs).
@@ -247,6 +287,19 @@ mod tests {
             describe(version(api), &SystemInfo::default(), &EngineConfig::default(), Clipping::Never).buildkit
         };
         assert_eq!(["1.38", "1.39", "2.0", "?"].map(buildkit), [false, true, true, false]);
+    }
+
+    #[test]
+    fn a_containerd_image_store_takes_a_tar_since_docker_28() {
+        let info = |version: &str, kind: &str| SystemInfo {
+            server_version: Some(version.into()),
+            driver_status: Some(vec![vec!["driver-type".into(), kind.into()]]),
+            ..SystemInfo::default()
+        };
+        let containerd = |version| takes_tar(&info(version, "io.containerd.snapshotter.v1"));
+        let versions = ["26.1.5+dfsg1", "27.5.1", "28.0.0", "28.0.0-rc.1", "29.1", "dev"];
+        assert_eq!(versions.map(containerd), [false, false, true, true, true, false]);
+        assert!(takes_tar(&info("26.1.5", "")) && takes_tar(&SystemInfo::default()));
     }
 
     #[test]

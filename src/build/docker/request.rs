@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::PathBuf;
 use std::pin::Pin;
 
 use bollard::query_parameters::BuildImageOptions;
@@ -50,8 +49,6 @@ pub struct BuildRequest {
     /// What the engine is given when the build asks for it, and nothing else.
     pub credentials: BuildCredentials,
     pub context: Context,
-    /// An existing private directory, to which the image is exported.
-    pub spool: PathBuf,
 }
 
 /// Keeps the cache mounts of namespaces apart (BuildKit, frontend/dockerfile/builder, `keyCacheNSArg`).
@@ -159,7 +156,6 @@ mod tests {
             network: Network::Default,
             credentials: BuildCredentials::default(),
             context: Context::Tar(Box::pin(futures::stream::empty())),
-            spool: PathBuf::new(),
         }
     }
 

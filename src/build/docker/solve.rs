@@ -24,14 +24,14 @@ use crate::timeline::sink::{Entry, LogSink};
 /// the cancel five seconds late, and ten seconds after it was asked for no process of it is to be left.
 const CANCEL_GRACE: Duration = Duration::from_secs(4);
 
-/// Builds `request` over connections that end when `transport` is severed.
+/// Builds `request` over connections that end when `transport` is severed. Answers what the engine calls the image.
 pub(super) async fn solve(
     engine: &DockerEngine,
     transport: &Transport,
     request: BuildRequest,
     log: &LogSink,
     cancel: &CancellationToken,
-) -> Result<(), BuildError> {
+) -> Result<String, BuildError> {
     let (options, shared_key) = (request.options(), request.shared_key());
     for words in suspect::warnings(&request.args) {
         log.status(words).await;
@@ -52,7 +52,7 @@ pub(super) async fn solve(
         let ended = Box::pin(follow(engine, stream, &session, &mut progress, log)).await;
         write(log, progress.finish()).await;
         match ended {
-            Ok(()) => Ok(()),
+            Ok(id) => Ok(id),
             Err(Ended::Error(Error::DockerStreamError { error })) => {
                 let failed = progress.failed(&error);
                 let error = match session.refused() {
@@ -93,7 +93,7 @@ async fn follow(
     session: &Session,
     progress: &mut Progress,
     log: &LogSink,
-) -> Result<(), Ended> {
+) -> Result<String, Ended> {
     let mut stream = std::pin::pin!(stream);
     let pulse = engine.pulse();
     let mut image = None;
@@ -109,7 +109,7 @@ async fn follow(
             None => {}
         }
     }
-    image.map(drop).ok_or(Ended::WithoutResult)
+    image.ok_or(Ended::WithoutResult)
 }
 
 async fn write(log: &LogSink, entries: Vec<Entry>) {

@@ -8,3 +8,4 @@ mod writer;
 
 pub(super) use directory::{Directory, Swap, sync_directory};
 pub use writer::BlobWriter;
+pub(super) use writer::take;

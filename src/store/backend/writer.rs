@@ -1,7 +1,7 @@
 //! A blob on its way into the store: digested in passing, invisible until it is whole.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read as _, Write};
 use std::sync::Arc;
 
 use tempfile::TempPath;
@@ -11,9 +11,12 @@ use super::super::error::StoreError;
 use super::super::layout;
 use super::batch::{Batch, sync_file, written_in_place};
 use super::directory::{Directory, Temporary};
+use crate::telemetry::pulse::Pulse;
 
 /// Bytes collected for one write to the file.
 const BUFFER: usize = 128 * 1024;
+/// Bytes copied at a time by the system.
+const PIECE: u64 = 32 << 20;
 
 /// Takes the bytes of a blob whose digest is known only at its end. It blocks: use it on a blocking
 /// thread. Dropped without [`commit`](Self::commit), it leaves nothing behind.
@@ -38,22 +41,51 @@ impl BlobWriter {
         let (digest, length, file) = self.file.finish();
         let file =
             file.into_inner().map_err(|error| StoreError::io("write", &self.path, error.into_parts().0))?;
-        let file = Temporary { file, path: self.path };
-        let key = layout::blob(digest);
-        sync_file(&file)?;
-        self.directory.with_known_directories(|| {
-            let mut batch = Batch::new(&self.directory);
-            let path = batch.make_parent(&key)?;
-            batch.place(&file, &path)?;
-            batch.sync()
-        })?;
-        written_in_place(file);
+        place(&self.directory, Temporary { file, path: self.path }, digest)?;
         Ok((digest, length))
     }
 
     fn failed(&self, error: io::Error) -> io::Error {
         io::Error::new(error.kind(), StoreError::io("write", &self.path, error))
     }
+}
+
+/// Makes a blob of what is left of `source`, if it has the digest `expected`; answers which it has. The bytes do not come
+/// through this process, and are shared with the source where the file system can do that (copy_file_range(2)); what
+/// is compared is the copy. `pulse` beats meanwhile.
+pub(in crate::store) fn take(
+    directory: &Directory,
+    source: &File,
+    expected: Digest,
+    pulse: &Pulse,
+) -> Result<Digest, StoreError> {
+    let mut file = directory.temporary()?;
+    let failed = |error| StoreError::io("write", &file.path, error);
+    while io::copy(&mut source.take(PIECE), &mut file.file).map_err(failed)? > 0 {
+        pulse.beat();
+    }
+    let copy = File::open(&file.path).map_err(failed)?;
+    let mut copy = Digesting::new(pulse.reading(copy));
+    io::copy(&mut copy, &mut io::sink()).map_err(failed)?;
+    let (digest, _, _) = copy.finish();
+    if digest == expected {
+        place(directory, file, digest)?;
+    }
+    Ok(digest)
+}
+
+/// Makes a written file durable and visible as the blob `digest`.
+fn place(directory: &Directory, file: Temporary, digest: Digest) -> Result<(), StoreError> {
+    let key = layout::blob(digest);
+    sync_file(&file)?;
+    directory.with_known_directories(|| {
+        let mut batch = Batch::new(directory);
+        let path = batch.make_parent(&key)?;
+        batch.place(&file, &path)?;
+        batch.sync()
+    })?;
+    written_in_place(file);
+    Ok(())
 }
 
 impl Write for BlobWriter {

@@ -23,16 +23,20 @@ fn connect(engine: &TestEngine, dedicated: bool) -> DockerEngine {
 
 /// Builds a layer of so many megabytes.
 async fn built(engine: &DockerEngine, megabytes: u32) -> Result<(), BuildError> {
-    let spool = tempfile::tempdir().unwrap();
     let dockerfile = format!("FROM {BASE}\nRUN head -c {megabytes}m /dev/urandom > /{}\n", unique());
-    let request =
-        buildgrid::build::docker::BuildRequest { spool: spool.path().to_owned(), ..request(&dockerfile) };
     let (sink, mut lines) = LogSink::channel(buildgrid::timeline::mask::Mask::none());
     let reading = tokio::spawn(async move { while lines.recv().await.is_some() {} });
-    let result = engine.build(request, &sink, &CancellationToken::new()).await;
+    let cancel = CancellationToken::new();
+    let result = match engine.build(request(&dockerfile), &sink, &cancel).await {
+        Ok(built) => {
+            built.remove(&cancel).await;
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
     drop(sink);
     reading.await.unwrap();
-    result.map(drop)
+    result
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use buildgrid::build::docker::Way;
+use buildgrid::config::Config;
 use buildgrid::event::result::{ResultEvent, State};
 use buildgrid::timeline::protocol::BuildDetail;
 use oci_spec::image::ImageManifest;
@@ -40,11 +42,15 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    async fn with(adjust: impl FnOnce(&mut Config)) -> Self {
         base_image();
         let server = GitServer::start();
         let (id, word) = (unique(), unique());
         let repository = commit_lasting(&server, &word, 15);
-        let mut grid = TestGrid::idle(|_| ()).await;
+        let mut grid = TestGrid::idle(adjust).await;
         let timeline = TestTimeline::start(&grid.config.queue).await;
         let proxy = Proxy::start(timeline.address.to_string()).await;
         grid.tell(&timeline, Some(&proxy));
@@ -237,7 +243,7 @@ async fn a_worker_killed_in_the_build() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_in_the_export() {
-    let scene = Scene::new().await;
+    let scene = Scene::with(|config| config.publish.source = Way::Export).await;
     let spooled = scene.in_build("spool/export.tar");
     scene.killed_at("unlink", &spooled).await;
     assert!(spooled.exists());

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use buildgrid::build::credentials::BuildCredentials;
 use buildgrid::build::docker::{
-    BuildRequest, Context, DockerEngine, Dockerfile, EngineBuildId, EngineConfig, Network,
+    BuildRequest, Context, DockerEngine, Dockerfile, EngineBuildId, EngineConfig, Network, Way,
 };
 use buildgrid::build::engine::{BuildError, BuiltImage};
 use buildgrid::event::deploy::BuildId;
 use buildgrid::store::digest::Digest;
+use buildgrid::telemetry::pulse::Pulse;
 use buildgrid::timeline::entry::Stream;
 use buildgrid::timeline::mask::Mask;
 use buildgrid::timeline::sink::LogSink;
@@ -68,19 +69,25 @@ pub fn engine_at(socket: impl AsRef<Path>) -> DockerEngine {
 
 /// A build context of these files, in pieces of an odd size.
 pub fn context(files: &[(&str, &str)]) -> Context {
+    let bytes: Vec<_> = files.iter().map(|(name, content)| (*name, content.as_bytes())).collect();
+    context_of(&bytes)
+}
+
+/// As [`context`], of files that are no text.
+pub fn context_of(files: &[(&str, &[u8])]) -> Context {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, content) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
-        archive.append_data(&mut header, name, content.as_bytes()).expect("add a file");
+        archive.append_data(&mut header, name, *content).expect("add a file");
     }
     let bytes = archive.into_inner().expect("finish the archive");
     let pieces: Vec<_> = bytes.chunks(1000).map(|piece| Ok(bytes::Bytes::copy_from_slice(piece))).collect();
     Context::Tar(Box::pin(futures::stream::iter(pieces)))
 }
 
-/// A request to build `dockerfile` in an otherwise empty context; `build` gives it a spool.
+/// A request to build `dockerfile` in an otherwise empty context.
 pub fn request(dockerfile: &str) -> BuildRequest {
     BuildRequest {
         id: EngineBuildId::generate(),
@@ -95,7 +102,6 @@ pub fn request(dockerfile: &str) -> BuildRequest {
         network: Network::Default,
         credentials: BuildCredentials::default(),
         context: context(&[("Dockerfile", dockerfile)]),
-        spool: std::path::PathBuf::new(),
     }
 }
 
@@ -159,7 +165,6 @@ pub async fn build_masked(
     let word = unique();
     request.labels.insert("buildgrid-test.build".to_owned(), word.clone());
     let spool = tempfile::tempdir().expect("a directory");
-    request.spool = spool.path().to_owned();
     let (sink, mut lines) = LogSink::channel(mask);
     let reader = tokio::spawn(async move {
         let mut log = Vec::new();
@@ -169,7 +174,14 @@ pub async fn build_masked(
         }
         log
     });
-    let result = engine.build(request, &sink, cancel).await;
+    let result = match engine.build(request, &sink, cancel).await {
+        Ok(mut built) => {
+            let image = built.read(Way::Export, spool.path(), &sink, cancel, &Pulse::default()).await;
+            built.remove(cancel).await;
+            image
+        }
+        Err(error) => Err(error),
+    };
     drop(sink);
     let left = private_tags(&format!("label=buildgrid-test.build={word}"));
     assert_eq!(left, [""; 0], "a private tag is left on the engine");

@@ -11,12 +11,30 @@ use super::docker::BASE;
 use super::patience::until;
 use super::process::{as_root, output};
 
+const OVERLAY2: &str = "--storage-driver=overlay2";
+/// Where `scripts/setup` puts the engine of Debian 13.
+const NEWER: &str = "/var/cache/buildgrid-test/debian-13";
+
 /// In namespaces of its own, so that all of it (processes of steps, mounts, a bridge) is gone when its
-/// first process is, which ends with its standard input, and so with the test. Each line of that is a start.
+/// first process is, which ends with its standard input, and so with the test. Each line of that is a start. With a
+/// fourth argument, it is the engine that is installed in that directory.
 const RUN: &str = r#"
+    dockerd=dockerd
+    if [ "$4" ]; then
+        mount --make-rprivate /
+        # A file system's root, as the engine expects to have.
+        mount --bind "$4" "$4"
+        for tree in proc sys dev; do mount --rbind "/$tree" "$4/$tree"; done
+        mount -t tmpfs none "$4/run"
+        # With the same name inside, since the engine says where its data is.
+        mount -t tmpfs none "$4/tmp"
+        mkdir -p "$4$1"
+        mount --bind "$1" "$4$1"
+        dockerd="chroot $4 dockerd"
+    fi
     while read -r _; do
-        dockerd --data-root "$2" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
-            --storage-driver overlay2 --iptables=false --ip-forward=false --ip-masq=false $3 \
+        $dockerd --data-root "$2" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
+            $3 --iptables=false --ip-forward=false --ip-masq=false \
             </dev/null >>"$1/log" 2>&1 &
         until [ -S "$1/docker.sock" ]; do sleep 0.05; done
         # For a test that is not root's.
@@ -28,6 +46,7 @@ const RUN: &str = r#"
 pub struct TestEngine {
     namespaces: Child,
     folder: TempDir,
+    root: PathBuf,
 }
 
 impl TestEngine {
@@ -35,34 +54,53 @@ impl TestEngine {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("data");
-        Self::run(folder, &root, &[]).await
+        Self::run(folder, &root, &[OVERLAY2], "").await
     }
 
     /// As [`start`](Self::start), with more options of dockerd, none of which has a space.
     pub async fn start_with(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("data");
-        Self::run(folder, &root, options).await
+        Self::run(folder, &root, &[&[OVERLAY2], options].concat(), "").await
     }
 
     /// As [`start`](Self::start), on a disk of its own.
     pub async fn start_in(root: &Path) -> Self {
-        Self::run(tempfile::tempdir().unwrap(), root, &[]).await
+        Self::run(tempfile::tempdir().unwrap(), root, &[OVERLAY2], "").await
     }
 
-    async fn run(folder: TempDir, root: &Path, options: &[&str]) -> Self {
+    /// A newer engine than this machine's, of Debian 13, which keeps its images in containerd or has the storage driver
+    /// overlay2.
+    pub async fn start_newer(containerd: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("data");
+        let config = folder.path().join("daemon.json");
+        std::fs::write(&config, format!(r#"{{"features":{{"containerd-snapshotter":{containerd}}}}}"#))
+            .unwrap();
+        let config = format!("--config-file={}", config.display());
+        let options = if containerd { vec![config.as_str()] } else { vec![config.as_str(), OVERLAY2] };
+        Self::run(folder, &root, &options, NEWER).await
+    }
+
+    async fn run(folder: TempDir, root: &Path, options: &[&str], installed_in: &str) -> Self {
         let namespaces = as_root("unshare")
             .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", RUN, "sh"])
             .arg(folder.path())
             .arg(root)
             .arg(options.join(" "))
+            .arg(installed_in)
             .stdin(Stdio::piped())
             .spawn()
             .expect("unshare can be run");
-        let mut engine = Self { namespaces, folder };
+        let mut engine = Self { namespaces, folder, root: root.to_owned() };
         engine.start_again().await;
         engine
+    }
+
+    /// Where it has its data.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The engine, as the configuration names it.

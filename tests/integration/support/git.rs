@@ -124,7 +124,7 @@ impl Repository {
     }
 
     /// Writes a file into the working tree, folders included.
-    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+    pub fn write(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
         let path = self.work.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
