@@ -156,6 +156,7 @@ fn configured(grid: &TestGrid) -> PathBuf {
             .unwrap();
     written(grid, |table| {
         table.insert("timeline".into(), section.into());
+        table.insert("publish".into(), toml::Value::try_from(&grid.config.publish).unwrap());
         table["engine"].as_table_mut().unwrap().insert("host".into(), grid.config.engine.host.clone().into());
     })
 }

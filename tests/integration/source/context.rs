@@ -179,18 +179,18 @@ async fn gnu_tar_unpacks_what_git_checks_out() {
     repository.write("Dockerfile", "FROM scratch\n");
     repository.write("empty", "");
     for length in [511, 512, 513, 65_536, 1_000_000] {
-        repository.write(&format!("sizes/{length}"), vec![7; length]);
+        repository.write(format!("sizes/{length}"), vec![7; length]);
     }
     for name in ["white space", "-dash", "new\nline", "ünï☺", "quote\"'", "back\\slash", "tab\t", "*?["] {
         repository.write(name, name);
     }
     for length in [98, 99, 100, 101, 155, 156, 255] {
-        repository.write(&format!("long/{}", "n".repeat(length)), "x");
-        repository.write(&format!("{}/x", "d".repeat(length)), "x");
+        repository.write(format!("long/{}", "n".repeat(length)), "x");
+        repository.write(format!("{}/x", "d".repeat(length)), "x");
         let link = repository.work.join(format!("link{length}"));
         std::os::unix::fs::symlink(format!("./t/..//{}", "t".repeat(length)), link).unwrap();
     }
-    repository.write(&format!("{}file", "deep/".repeat(100)), "x");
+    repository.write(format!("{}file", "deep/".repeat(100)), "x");
     let odd = repository.work.join(OsStr::from_bytes(b"not\xffutf8"));
     std::fs::create_dir(&odd).unwrap();
     std::fs::write(odd.join(OsStr::from_bytes(&[b'\xfe'; 120])), "x").unwrap();

@@ -106,7 +106,7 @@ fn odd(server: &GitServer) -> Repository {
         repository.write(name, name);
     }
     for length in [0, 1, 131_072, 131_073, 1_000_000] {
-        repository.write(&format!("sizes/{length}"), vec![b'7'; length]);
+        repository.write(format!("sizes/{length}"), vec![b'7'; length]);
     }
     for (target, link) in [("../lib", "data/link"), ("lib", "linked"), ("nowhere", "sizes/dangling")] {
         std::os::unix::fs::symlink(target, repository.work.join(link)).unwrap();

@@ -221,7 +221,7 @@ async fn folders_that_are_nested_too_deep_are_refused() {
     let server = git_server().await;
     let repository = server.empty("x");
     repository.write("Dockerfile", "FROM scratch\n");
-    repository.write(&format!("{}file", "d/".repeat(300)), "deep");
+    repository.write(format!("{}file", "d/".repeat(300)), "deep");
     repository.commit("Dig");
     let error = refused(&repository, "", "Dockerfile").await;
     assert!(matches!(&error, SourceError::BadName { reason, .. } if reason.contains("256 deep")), "{error}");
