@@ -1,8 +1,9 @@
 //! The mirrors of one repository: bare repositories under `<mirrors>/<digest of the URL>/` (of the URL and a
 //! namespace, where they were fetched with its credentials), named
 //! `shallow-<n>` and `full-<n>`. A shallow repository stays shallow whatever is fetched later, so the
-//! two are kept apart. The highest number is the one in use: a mirror that is broken, or has gathered
-//! too many packs, is followed by a new one and removed when the last reader has let go of it.
+//! two are kept apart. The highest number is the one in use: a mirror that is broken is followed by a new one, one that
+//! has gathered many packs by itself with fewer ([`packing`](super::packing)), and each is removed when its last reader
+//! has let go of it.
 //! The folder's time is that of the last fetch; one on its way out is called `<digest>.removed`.
 
 use std::fs;
@@ -15,9 +16,10 @@ use std::time::SystemTime;
 use git2::{Repository, RepositoryInitOptions};
 
 use super::error::SourceError;
+use super::packing::{Extent, PACKING, Packed};
 
-/// After so many fetches a mirror is started anew: each leaves a pack, every object is looked for in
-/// all of them, and libgit2 cannot join them.
+/// With so many packs, one from each fetch, a mirror is packed before the next fetch, where the janitor has not been
+/// there in time; and started anew where that does not help.
 const MAX_PACKS: usize = 64;
 
 /// How the name of mirrors ends that are being removed.
@@ -54,6 +56,17 @@ impl Mirror {
         Arc::new(Self { path, discarded: AtomicBool::new(false) })
     }
 
+    /// How a mirror of the repository at `url` is made.
+    pub(super) fn options(url: &str) -> RepositoryInitOptions {
+        let mut options = RepositoryInitOptions::new();
+        options.bare(true).external_template(false).description(url);
+        options
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn open(&self) -> Result<Repository, git2::Error> {
         Repository::open_bare(&self.path)
     }
@@ -65,11 +78,6 @@ impl Mirror {
 
     fn is_discarded(&self) -> bool {
         self.discarded.load(Ordering::Acquire)
-    }
-
-    fn packs(&self) -> usize {
-        let Ok(entries) = fs::read_dir(self.path.join("objects/pack")) else { return 0 };
-        entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "pack")).count()
     }
 }
 
@@ -147,21 +155,73 @@ impl Slot {
     /// The mirror of a kind to fetch into, and whether it is new.
     pub(super) fn get_or_create(&mut self, kind: Kind) -> Result<(Arc<Mirror>, bool), SourceError> {
         if let Some(mirror) = self.get(kind)? {
-            if mirror.packs() < MAX_PACKS {
-                return Ok((mirror, false));
-            }
-            mirror.discard();
-            self.get(kind)?;
+            match self.packed_if_many(kind, mirror) {
+                Some(mirror) => return Ok((mirror, false)),
+                // Puts aside the one that was given up.
+                None => self.get(kind)?,
+            };
         }
-        let number = self.next.unwrap_or(0);
-        let path = self.folder.join(format!("{}-{number}", kind.name()));
-        let mut options = RepositoryInitOptions::new();
-        options.bare(true).external_template(false).description(&self.url);
-        Repository::init_opts(&path, &options).map_err(|error| self.failed(error.message().to_owned()))?;
-        self.next = Some(number + 1);
+        let path = self.next_path(kind);
+        Repository::init_opts(&path, &Mirror::options(&self.url))
+            .map_err(|error| self.failed(error.message().to_owned()))?;
+        Ok((self.use_now(kind, path), true))
+    }
+
+    /// The mirror, packed if it has many packs; `None` where it still has, which it is given up for.
+    fn packed_if_many(&mut self, kind: Kind, mirror: Arc<Mirror>) -> Option<Arc<Mirror>> {
+        let has_many = |mirror: &Mirror| mirror.packs().is_ok_and(|packs| packs.len() >= MAX_PACKS);
+        if !has_many(&mirror) {
+            return Some(mirror);
+        }
+        let packed = mirror.pack(kind, Extent::Quick, &self.folder, &|| false);
+        let followed = packed.and_then(|packed| match packed {
+            Some(packed) => self.follow(kind, &mirror, packed),
+            None => Ok(None),
+        });
+        match followed {
+            Ok(Some(new)) if !has_many(&new) => return Some(new),
+            Ok(_) => {}
+            Err(error) => {
+                let (url, error) = (&self.url, format!("{error:#}"));
+                tracing::warn!(url, error, "a mirror of many packs cannot be packed and is fetched anew");
+            }
+        }
+        for mirror in self.mirrors[kind as usize].iter() {
+            mirror.discard();
+        }
+        None
+    }
+
+    /// Lets a packed mirror follow the one that it was made of. `None` if that one is not in use any more, or has
+    /// got what the packed one would need more of.
+    pub(super) fn follow(
+        &mut self,
+        kind: Kind,
+        old: &Arc<Mirror>,
+        packed: Packed,
+    ) -> anyhow::Result<Option<Arc<Mirror>>> {
+        if !self.get(kind)?.is_some_and(|mirror| Arc::ptr_eq(&mirror, old)) {
+            return Ok(None);
+        }
+        let path = self.next_path(kind);
+        if !packed.finish(old, kind, &path)? {
+            return Ok(None);
+        }
+        old.discard();
+        self.get(kind)?;
+        Ok(Some(self.use_now(kind, path)))
+    }
+
+    fn next_path(&self, kind: Kind) -> PathBuf {
+        self.folder.join(format!("{}-{}", kind.name(), self.next.unwrap_or(0)))
+    }
+
+    /// Takes the mirror into use that is at [`next_path`](Self::next_path).
+    fn use_now(&mut self, kind: Kind, path: PathBuf) -> Arc<Mirror> {
+        self.next = Some(self.next.unwrap_or(0) + 1);
         let mirror = Mirror::new(path);
         self.mirrors[kind as usize] = Some(Arc::clone(&mirror));
-        Ok((mirror, true))
+        mirror
     }
 
     pub(super) fn failed(&self, reason: String) -> SourceError {
@@ -182,6 +242,10 @@ impl Slot {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name();
+            if name.to_string_lossy().starts_with(PACKING) {
+                fs::remove_dir_all(entry.path())?;
+                continue;
+            }
             let parsed = name.to_str().and_then(|name| {
                 let (kind, number) = name.rsplit_once('-')?;
                 let kind = Kind::ALL.into_iter().find(|known| known.name() == kind)?;
@@ -262,6 +326,7 @@ mod tests {
         let (old, _) = first.get_or_create(Kind::Shallow).unwrap();
         let left = old.path.clone();
         fs::create_dir_all(folder.path().join("shallow-7/objects/pack")).unwrap();
+        fs::create_dir_all(folder.path().join("packing-a1b2/objects")).unwrap();
         for file in ["shallow.lock", "objects/pack/pack_git2_a1b2c3", "objects/pack/pack-1.pack"] {
             fs::write(folder.path().join("shallow-7").join(file), "").unwrap();
         }
@@ -300,14 +365,20 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_of_many_packs_is_started_anew() {
+    fn a_mirror_of_many_packs_that_are_not_joined_at_once_is_started_anew() {
         let folder = tempfile::tempdir().unwrap();
         let mut slot = slot(folder.path());
         let (mirror, _) = slot.get_or_create(Kind::Full).unwrap();
+        fs::create_dir_all(mirror.path.join("objects/pack")).unwrap();
         for number in 0..MAX_PACKS {
             assert!(!slot.get_or_create(Kind::Full).unwrap().1);
-            fs::write(mirror.path.join(format!("objects/pack/pack-{number}.pack")), "").unwrap();
+            let pack =
+                fs::File::create(mirror.path.join(format!("objects/pack/pack-{number}.pack"))).unwrap();
+            pack.set_len(1 << 30).unwrap();
         }
         assert!(slot.get_or_create(Kind::Full).unwrap().1);
+        assert_eq!(names(folder.path()), ["full-0", "full-1"]);
+        drop(mirror);
+        assert_eq!(names(folder.path()), ["full-1"]);
     }
 }

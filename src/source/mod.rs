@@ -3,6 +3,7 @@
 //!
 //! - `sources`: `Sources::fetch`, the way in
 //! - `mirror`: the bare repositories kept on disk, and how a broken one is replaced
+//! - `packing`: how a mirror of many fetches becomes one of few packs and refs
 //! - `kept`: which mirrors there are, and how those go that nobody needs
 //! - `session`, `transport`, `http`, `ssh`, `advertisement`: git's protocol for libgit2, over reqwest and russh
 //! - `credentials`: what private repositories are fetched with
@@ -34,6 +35,7 @@ mod ignore;
 mod kept;
 mod libgit2;
 mod mirror;
+mod packing;
 mod pattern;
 mod prefix;
 mod session;

@@ -7,6 +7,7 @@ mod files;
 mod hostile;
 mod limits;
 mod over_ssh;
+mod packing;
 mod private;
 mod rebinding;
 mod refusals;

@@ -134,6 +134,28 @@ pub(super) fn mirrors(
     }
 }
 
+/// Packs mirrors. That takes room before it gives some back.
+pub(super) fn packs(sources: &Sources, drain: &CancellationToken) {
+    let kept = match sources.kept() {
+        Ok(kept) => kept,
+        Err(error) => return tracing::warn!(%error, "the mirrors cannot be looked through for what to pack"),
+    };
+    for mirrors in kept {
+        if drain.is_cancelled() {
+            return;
+        }
+        let path = mirrors.folder.display();
+        match sources.pack(&mirrors, &|| drain.is_cancelled()) {
+            Ok(0) => {}
+            Ok(_) => tracing::info!(%path, "packed the mirrors of a repository"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::warn!(%path, error, "the mirrors of a repository cannot be packed; it is tried again later");
+            }
+        }
+    }
+}
+
 /// What the store remembers of how events ended.
 pub(super) fn ends(store: &Store, limits: &Limits, drain: &CancellationToken, tally: &mut Tally) {
     let forgotten = store.forget_ends(limits.keep_builds, drain, |path, removed| match removed {

@@ -13,6 +13,8 @@
 //! | private tags on the engine | once older than any build can be | |
 //! | the engine's build cache, if it is BuildGrid's alone | above `engine.keep_cache` | the longest unused first; all of it once a build has found the disk full |
 //!
+//! Every hour, unless a disk is too full, it also packs mirrors that many fetches have left something in.
+//!
 //! What is in use stays: a running build's directory, a mirror that a fetch or a build reads, the cache
 //! that a build uses. What cannot be removed is told and passed over.
 
@@ -167,6 +169,10 @@ impl Janitor {
                 Ok(None) => {}
                 Ok(Some(bytes)) => metrics::gauge!("buildgrid_store_bytes").set(bytes as f64),
                 Err(error) => tracing::warn!(%error, "the size of the store cannot be counted"),
+            }
+            // Last, since it may take long.
+            if !round.pressure.is_any() {
+                files::packs(&handler.pipeline.sources, &self.drain);
             }
         }
         tally

@@ -44,7 +44,7 @@ fn replaced(text: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
     [&text[..at], to, &text[at + from.len()..]].concat()
 }
 
-fn refusing_ids(request: &Request) -> Reaction {
+pub(super) fn refusing_ids(request: &Request) -> Reaction {
     match request.is_for_objects() && request.contains("deepen 1") {
         true => Reaction::refusal("upload-pack: not our ref 123"),
         false => foreign(request),

@@ -321,6 +321,36 @@ async fn when_space_is_short_the_longest_unused_mirrors_go() {
     grid.finish().await;
 }
 
+#[tokio::test]
+async fn what_many_fetches_have_left_is_packed() {
+    let mut grid = TestGrid::idle(|_| ()).await;
+    grid.config.source.allow_private_addresses = vec!["127.0.0.1".to_owned()];
+    let server = GitServer::start();
+    let repository = server.empty("busy");
+    let mirrors = grid.config.worker.data_dir.join("mirrors");
+    let sources = Sources::new(grid.config.source.clone(), mirrors.clone()).unwrap();
+    for number in 0..10 {
+        repository.write("file", format!("{number}\n"));
+        fetch(&sources, &repository.url, &repository.commit("Next")).await;
+    }
+    drop(sources);
+    let folder = std::fs::read_dir(&mirrors).unwrap().next().unwrap().unwrap().path();
+    let packs = |mirror: &str| {
+        let entries = std::fs::read_dir(folder.join(mirror).join("objects/pack")).ok()?;
+        Some(entries.filter(|entry| entry.as_ref().unwrap().path().extension().unwrap() == "pack").count())
+    };
+    assert_eq!(packs("shallow-0"), Some(10));
+    grid.start_worker().await;
+    in_time("the mirror is packed", async {
+        while packs("shallow-0").is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(packs("shallow-1"), Some(1));
+    grid.finish().await;
+}
+
 async fn fetch(sources: &Sources, url: &str, commit: &str) {
     let (log, mut lines) = LogSink::channel(buildgrid::timeline::mask::Mask::none());
     let reading = tokio::spawn(async move { while lines.recv().await.is_some() {} });
