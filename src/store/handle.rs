@@ -9,7 +9,7 @@ use tracing::{Span, info, warn};
 use super::backend::{Directory, Swap, sync_directory};
 use super::config::StoreConfig;
 use super::error::StoreError;
-use super::layers::Seen;
+use super::layers::Verified;
 use super::layout;
 use crate::telemetry::status::{self, Readiness};
 
@@ -20,7 +20,7 @@ const SCHEMA: u32 = 1;
 #[derive(Debug, Clone)]
 pub struct Store {
     directory: Arc<Directory>,
-    seen: Arc<Seen>,
+    verified: Arc<Verified>,
 }
 
 impl Store {
@@ -41,7 +41,7 @@ impl Store {
                 check_version(&directory, &config.path)?;
             }
         }
-        let store = Self { directory: Arc::new(directory), seen: Arc::default() };
+        let store = Self { directory: Arc::new(directory), verified: Arc::default() };
         let mut swept = 0;
         store.sweep(&CancellationToken::new(), |_, removed| match removed {
             Ok(_) => swept += 1,
@@ -60,7 +60,7 @@ impl Store {
     pub fn open_read_only(config: &StoreConfig) -> Result<Self, StoreError> {
         let directory = Directory::at(&config.path);
         match check_version(&directory, &config.path)? {
-            true => Ok(Self { directory: Arc::new(directory), seen: Arc::default() }),
+            true => Ok(Self { directory: Arc::new(directory), verified: Arc::default() }),
             false => Err(StoreError::NoStore(config.path.clone())),
         }
     }
@@ -91,8 +91,8 @@ impl Store {
         &self.directory
     }
 
-    pub(super) fn seen(&self) -> &Arc<Seen> {
-        &self.seen
+    pub(super) fn verified(&self) -> &Arc<Verified> {
+        &self.verified
     }
 
     /// Does one operation's file work on a blocking thread, within the caller's span. It is done to

@@ -1,13 +1,14 @@
 //! The index from an uncompressed layer, as engines name it, to its compressed blob in the store, so
-//! that a layer is compressed and stored once.
+//! that a layer is compressed and stored once. What of the blobs was verified lately is known, so that an image of
+//! layers that are there costs no reading.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use oci_spec::image::MediaType;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,21 @@ use super::error::StoreError;
 use super::handle::Store;
 use super::layout;
 use crate::telemetry::pulse::Pulse;
+
+/// How long a blob counts as verified once it was read whole: what changes it later by writing shows in its file's times,
+/// and what the disk damages is found after that.
+const VERIFIED_FOR: Duration = Duration::from_secs(3600);
+/// A file that was changed so lately may be changed once more at what its times call the same time.
+const SETTLED: Duration = Duration::from_secs(1);
+/// As many blobs are remembered. Above it, all are forgotten.
+const MAX_VERIFIED: usize = 16_384;
+
+/// The blobs whose content was verified, and when.
+#[derive(Debug, Default)]
+pub(super) struct Verified(Mutex<HashMap<Digest, (Stamp, Instant)>>);
+
+/// A file as it was: device, inode, length, and when content and inode changed last.
+type Stamp = [i64; 7];
 
 /// The compressed form of a layer: the fields of its descriptor in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,25 +68,25 @@ impl Store {
         }
     }
 
-    /// Whether the store has the blob of a layer whole. Its content is read, unless this process has seen it within
-    /// the hour and the file is the same: a publish must not build on what the disk has damaged, and building again must
-    /// mend it. `pulse` beats meanwhile.
+    /// Whether the store has the blob of a layer whole. Its content is read, unless it was verified within the last
+    /// hour: a publish must not build on what the disk has damaged, and building again must mend it. `pulse` beats
+    /// meanwhile.
     pub async fn has_layer(&self, layer: &Layer, pulse: &Pulse) -> Result<bool, StoreError> {
-        let (digest, size, pulse, seen) = (layer.digest, layer.size, pulse.clone(), self.seen().clone());
+        let (digest, size) = (layer.digest, layer.size);
+        let (pulse, verified) = (pulse.clone(), self.verified().clone());
         self.blocking(move |directory| {
-            let path = directory.path(&layout::blob(digest));
-            let stamp = match Stamp::of(&path) {
-                Ok(stamp) if stamp.size == size => stamp,
-                Ok(_) => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-                Err(error) => return Err(StoreError::io("read", &path, error)),
-            };
-            if seen.has(digest, &stamp) {
+            let key = layout::blob(digest);
+            if directory.size(&key)? != Some(size) {
+                return Ok(false);
+            }
+            let path = directory.path(&key);
+            let stamp = stamp(&path);
+            if stamp.is_some_and(|stamp| verified.has(digest, stamp)) {
                 return Ok(true);
             }
             match digest_of(&path, &pulse) {
                 Ok(found) if found == digest => {
-                    seen.note(digest, stamp);
+                    verified.note(digest, stamp);
                     return Ok(true);
                 }
                 Ok(_) => warn!(path = %path.display(), "a blob is damaged; its layer is stored anew"),
@@ -84,18 +100,53 @@ impl Store {
     }
 
     /// Takes a layer that is compressed already, from the file `source`, if it is the one it is said to be; answers the
-    /// digest that it has.
+    /// digest that it has. Blocks.
     pub fn take_layer(&self, source: &File, layer: &Layer, pulse: &Pulse) -> Result<Digest, StoreError> {
         backend::take(self.directory(), source, layer.digest, pulse)
     }
 
     /// Remembers the blob of a layer. Call it when the blob is in the store and the digest of its
-    /// uncompressed bytes has been verified to be `diff_id`.
+    /// uncompressed bytes has been verified to be `diff_id`. A loss of power may lose it, which costs compressing the
+    /// layer again.
     pub async fn index_layer(&self, diff_id: Digest, layer: &Layer) -> Result<(), StoreError> {
         let json = serde_json::to_vec(layer)
             .map_err(|error| StoreError::Manifest { digest: layer.digest, reason: error.to_string() })?;
-        self.blocking(move |directory| directory.put(&[(&layout::layer_index(diff_id), &json)])).await
+        self.blocking(move |directory| directory.note(&layout::layer_index(diff_id), &json)).await
     }
+}
+
+impl Verified {
+    fn has(&self, blob: Digest, now: Stamp) -> bool {
+        let verified = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.get(&blob).is_some_and(|(then, at)| *then == now && at.elapsed() < VERIFIED_FOR)
+    }
+
+    /// Notes a blob with its stamp from before it was read.
+    fn note(&self, blob: Digest, stamp: Option<Stamp>) {
+        let Some(stamp) = stamp else { return };
+        let changed = UNIX_EPOCH + Duration::from_secs(stamp[5].try_into().unwrap_or(0));
+        if !changed.elapsed().is_ok_and(|age| age > SETTLED) {
+            return;
+        }
+        let mut verified = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= MAX_VERIFIED {
+            verified.clear();
+        }
+        verified.insert(blob, (stamp, Instant::now()));
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let found = std::fs::metadata(path).ok()?;
+    Some([
+        found.dev().cast_signed(),
+        found.ino().cast_signed(),
+        found.len().cast_signed(),
+        found.mtime(),
+        found.mtime_nsec(),
+        found.ctime(),
+        found.ctime_nsec(),
+    ])
 }
 
 fn digest_of(path: &Path, pulse: &Pulse) -> io::Result<Digest> {
@@ -104,78 +155,37 @@ fn digest_of(path: &Path, pulse: &Pulse) -> io::Result<Digest> {
     Ok(content.finish().0)
 }
 
-/// How long a blob counts as whole once it has been read.
-const GOOD_FOR: Duration = Duration::from_secs(60 * 60);
-/// The most blobs remembered; beyond it the memory starts anew, which costs a reading of each.
-const MAX_SEEN: usize = 16_384;
-
-/// The blobs that this process has lately read whole.
-#[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<HashMap<Digest, (Stamp, Instant)>>);
-
-/// What tells a file from one that was put in its place, or written to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    /// Of its content and of its entry, in seconds and nanoseconds.
-    changed: [(i64, i64); 2],
-}
-
-impl Stamp {
-    fn of(path: &Path) -> io::Result<Self> {
-        let found = path.metadata()?;
-        Ok(Self {
-            device: found.dev(),
-            inode: found.ino(),
-            size: found.size(),
-            changed: [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())],
-        })
-    }
-}
-
-impl Seen {
-    fn has(&self, digest: Digest, stamp: &Stamp) -> bool {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&digest).is_some_and(|(known, when)| known == stamp && when.elapsed() < GOOD_FOR)
-    }
-
-    fn note(&self, digest: Digest, stamp: Stamp) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= MAX_SEEN {
-            seen.clear();
-        }
-        seen.insert(digest, (stamp, Instant::now()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_was_touched_is_read_again() {
+    fn a_file_that_was_changed_is_not_verified_any_more() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("blob");
-        let seen = Seen::default();
-        let digest = Digest::of(b"layer");
-        let other = folder.path().join("other");
-        let changes: [&dyn Fn(); 3] = [
-            &|| std::fs::write(&path, b"later").unwrap(),
-            &|| std::fs::write(&other, b"layer").and_then(|()| std::fs::rename(&other, &path)).unwrap(),
-            &|| File::options().write(true).open(&path).unwrap().set_len(4).unwrap(),
-        ];
-        for change in changes {
-            std::fs::write(&path, b"layer").unwrap();
-            let stamp = Stamp::of(&path).unwrap();
-            assert!(!seen.has(digest, &stamp));
-            seen.note(digest, stamp.clone());
-            assert!(seen.has(digest, &Stamp::of(&path).unwrap()));
-            // A file system tells times apart by its own clock, which ticks a few hundred times a second.
-            std::thread::sleep(Duration::from_millis(20));
-            change();
-            assert!(!seen.has(digest, &Stamp::of(&path).unwrap()));
-        }
+        std::fs::write(&path, "one").unwrap();
+        let (verified, blob) = (Verified::default(), Digest::of(b"one"));
+        let now = stamp(&path).unwrap();
+        verified.note(blob, Some(now));
+        assert!(!verified.has(blob, now), "it may be changed within the same tick");
+        std::thread::sleep(SETTLED + Duration::from_secs(1));
+        verified.note(blob, Some(now));
+        assert!(verified.has(blob, stamp(&path).unwrap()));
+        assert!(!verified.has(Digest::of(b"two"), now));
+
+        // The same length, and the time of before.
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::write(&path, "two").unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        assert!(!verified.has(blob, stamp(&path).unwrap()));
+        assert_eq!(stamp(&folder.path().join("none")), None);
+    }
+
+    #[test]
+    fn an_hour_later_it_is_read_again() {
+        let (verified, blob) = (Verified::default(), Digest::of(b"one"));
+        let Some(then) = Instant::now().checked_sub(VERIFIED_FOR) else { return };
+        verified.0.lock().unwrap().insert(blob, ([0; 7], then));
+        assert!(!verified.has(blob, [0; 7]));
     }
 }

@@ -105,6 +105,12 @@ impl Directory {
         })
     }
 
+    /// Puts an object without waiting for the disk: it is whole or absent for who reads it, and after a loss of power
+    /// what it was, absent, or cut short.
+    pub(in crate::store) fn note(&self, key: &Key, bytes: &[u8]) -> Result<(), StoreError> {
+        self.with_known_directories(|| Batch::new(self).note(key, bytes))
+    }
+
     /// Puts `before`, and then `bytes` at `key` unless something stands there, in which case
     /// that is the answer.
     pub(in crate::store) fn put_if_absent(
