@@ -4,13 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
-import commit_to_pullable
+import chart
 import context
 import enqueue_to_log
 import fake_throughput
+import history
 import log_memory
 import masking
 import pages
+import publish
 import publish_memory
 import release_build
 import report
@@ -27,7 +29,8 @@ USUAL = [
     up_start,
     enqueue_to_log,
     fake_throughput,
-    commit_to_pullable,
+    publish,
+    history,
     context,
     publish_memory,
     timeline_ingest,
@@ -47,26 +50,39 @@ def main():
     arguments.add_argument("--binary", type=Path, required=True)
     arguments.add_argument("--vhost", required=True)
     arguments.add_argument("--folder", type=Path, required=True, help="for data and report.json")
-    arguments.add_argument("names", nargs="*", help="the benches to run; by default all but release-build")
+    arguments.add_argument(
+        "names",
+        nargs="*",
+        help="the benches to run, by default all but release-build; NAME:WORDS for those of publish's and history's "
+        "scenarios that have WORDS in their names, _ for a blank",
+    )
     options = arguments.parse_args()
 
     known = {bench.NAME: bench for bench in USUAL + ON_REQUEST}
-    if unknown := set(options.names) - set(known):
+    wanted = {}
+    for name in options.names:
+        bench, _, scenario = name.partition(":")
+        wanted.setdefault(bench, []).append(scenario.replace("_", " "))
+    if unknown := set(wanted) - set(known):
         arguments.error(f"no bench is called {', '.join(unknown)}; there are {', '.join(known)}")
-    benches = [known[name] for name in options.names] or USUAL
+    benches = [known[name] for name in wanted] or USUAL
 
     rows, failed = [], []
     for bench in benches:
         print(f"    {bench.NAME}: {' '.join(bench.__doc__.split('.')[0].split())}", flush=True)
-        grid = Grid(options.binary, options.vhost, options.folder / bench.NAME)
+        grid = Grid(options.binary, options.vhost, options.folder / bench.NAME, wanted.get(bench.NAME, ()))
         try:
-            rows.extend(bench.measure(grid))
+            for row in bench.measure(grid):
+                rows.append(row)
+                print(f"        {report.line(row)}", flush=True)
         except Exception as error:  # noqa: BLE001: the other figures are worth having all the same
             print(f"    {bench.NAME} failed: {error}", file=sys.stderr)
             failed.append(bench.NAME)
         else:
             grid.clear()
     report.write(options.folder / "report.json", rows)
+    if drawn := chart.draw(rows):
+        (options.folder / "publish.svg").write_text(drawn)
     print()
     print(report.table(rows))
     print(f"\nwritten to {options.folder / 'report.json'}")

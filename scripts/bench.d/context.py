@@ -16,7 +16,7 @@ import time
 from statistics import median
 
 from images import base_image
-from publish_memory import forget_peak, peak
+from meter import forget_peak, peak
 from report import row
 from running import DOCKER, GitServer, git
 

@@ -14,8 +14,10 @@ from running import Process, free_port, tail
 class Grid:
     """BuildGrid under measurement: `grid.worker(…)`, `grid.registry()` and `grid.up(…)` start it."""
 
-    def __init__(self, binary, vhost, folder):
+    def __init__(self, binary, vhost, folder, only=()):
         self.binary, self.vhost, self.folder = binary, vhost, Path(folder)
+        # Words, one of which the scenarios' names have that are measured; none: all are.
+        self.only = only
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.worker_status = f"127.0.0.1:{free_port()}"
@@ -27,6 +29,11 @@ class Grid:
         self.data = self.folder / "worker"
         self.up_data = self.folder / "up"
         self.config = self.folder / "worker-config.toml"
+        # An engine of the bench's own; else this machine's.
+        self.engine = None
+
+    def wants(self, scenario):
+        return not self.only or any(words in scenario for words in self.only)
 
     def configure(self, slots):
         self.config.write_text(
@@ -37,6 +44,7 @@ data_dir = "{self.data}"
 slots = {slots}
 status_listen = "{self.worker_status}"
 {self.credentials()}
+{self.engine_section()}
 
 [queue]
 url = "amqp://guest:guest@127.0.0.1:5672/{self.vhost}"
@@ -65,6 +73,9 @@ listen = "{self.timeline_host}"
 data_dir = "{self.up_data}"
 """
         )
+
+    def engine_section(self):
+        return f'[engine]\nhost = "{self.engine.host}"\nnetwork = "{self.engine.network}"' if self.engine else ""
 
     def credentials(self):
         """The builds' secrets, where a bench has made some."""
@@ -133,7 +144,7 @@ data_dir = "{self.up_data}"
 
 @contextlib.contextmanager
 def stock_registry(folder):
-    """Debian's docker-registry (CNCF Distribution), writable; its host."""
+    """Debian's docker-registry (CNCF Distribution), writable; its host and process."""
     folder = Path(folder)
     folder.mkdir(parents=True)
     host = f"127.0.0.1:{free_port()}"
@@ -149,7 +160,7 @@ http: {{addr: {host}}}
     process = Process(["docker-registry", "serve", config], folder / "log")
     try:
         process.await_page(f"http://{host}/v2/")
-        yield host
+        yield host, process
     finally:
         process.stop()
 

@@ -1,9 +1,9 @@
 """The worker's memory while it publishes an image of 1 GiB: a fake's, and one that Docker has built."""
 
 import time
-from pathlib import Path
 
 from images import base_image
+from meter import forget_peak, peak
 from report import row
 from running import GitServer
 
@@ -42,14 +42,3 @@ def docker(server, base):
 
     return enqueue
 
-
-def peak(worker):
-    """The highest resident memory since `forget_peak`, in MiB: proc(5), VmHWM."""
-    for line in Path(f"/proc/{worker.child.pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("the kernel does not tell VmHWM")
-
-
-def forget_peak(worker):
-    Path(f"/proc/{worker.child.pid}/clear_refs").write_text("5")

@@ -57,6 +57,13 @@ def cells_of(row):
     return [row.bench, row.scenario, row.figure, number(row.ours), row.unit, peer, ratio, row.goal or "", verdict]
 
 
+def line(row):
+    """A figure as it comes, before there is a table."""
+    _, scenario, figure, ours, unit, peer, ratio, *_ = cells_of(row)
+    beside = f" ({peer}: {ratio})" if peer else ""
+    return f"{scenario}: {figure}: {ours} {unit}{beside}"
+
+
 def number(value):
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -41,27 +42,25 @@ def run(binary, config, *arguments):
 class Process:
     """A process in the background, what it says in a file."""
 
-    def __init__(self, command, log, **options):
+    def __init__(self, command, log, stdin=subprocess.DEVNULL, **options):
         self.log = log
         with open(log, "wb") as output:
-            self.child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
-            )
+            self.child = subprocess.Popen(command, stdin=stdin, stdout=output, stderr=output, **options)
 
     def await_page(self, url, limit=30.0, pause=0.002):
+        self.await_true(lambda: answers(url), f"{url} is not ready", limit, pause)
+
+    def await_true(self, condition, otherwise, limit=30.0, pause=0.002):
         deadline = time.monotonic() + limit
-        while not answers(url):
+        while not condition():
             if self.child.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{url} is not ready; the log ends with:\n{tail(self.log)}")
+                raise RuntimeError(f"{otherwise}; the log ends with:\n{tail(self.log)}")
             time.sleep(pause)
 
     def await_words(self, words, limit=30.0, pause=0.002):
         """Until the log says this."""
-        deadline = time.monotonic() + limit
-        while words not in self.log.read_text(errors="replace"):
-            if self.child.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the log does not say {words!r}; it ends with:\n{tail(self.log)}")
-            time.sleep(pause)
+        said = lambda: words in self.log.read_text(errors="replace")  # noqa: E731
+        self.await_true(said, f"the log does not say {words!r}", limit, pause)
 
     def stop(self):
         self.child.send_signal(signal.SIGTERM)
@@ -91,10 +90,22 @@ class GitServer:
     def repository(self, name):
         return Repository(self.root, name, f"{self.url}/{name}.git")
 
+    def link(self, name, to):
+        """Another URL of a repository."""
+        with contextlib.suppress(FileExistsError):
+            (self.root / f"{name}.git").symlink_to(f"{to}.git")
+        return Linked(name, f"{self.url}/{name}.git")
+
+
+@dataclass
+class Linked:
+    name: str
+    url: str
+
 
 class Repository:
     def __init__(self, root, name, url):
-        self.url, self.tree = url, root / f"{name}.checkout"
+        self.name, self.url, self.tree = name, url, root / f"{name}.checkout"
         bare = root / f"{name}.git"
         git("init", "--quiet", "--bare", "--initial-branch=main", bare)
         git("clone", "--quiet", bare, self.tree, stderr=subprocess.DEVNULL)
@@ -106,7 +117,7 @@ class Repository:
             (self.tree / name).write_bytes(content)
         identity = ["-c", "user.name=Bench", "-c", "user.email=bench@example.com", "-c", "commit.gpgsign=false"]
         git("-C", self.tree, "add", ".")
-        git("-C", self.tree, *identity, "commit", "--quiet", "--message", "Next")
+        git("-C", self.tree, *identity, "commit", "--quiet", "--allow-empty", "--message", "Next")
         git("-C", self.tree, "push", "--quiet", "origin", "main")
         return git("-C", self.tree, "rev-parse", "HEAD", stdout=subprocess.PIPE).stdout.decode().strip()
 

@@ -1,0 +1,73 @@
+"""A Docker engine of a bench's own: what is measured is its work alone, and what a bench leaves on it goes with it."""
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+from running import DOCKER, Process
+
+# In namespaces of its own, so that its mounts and all of its processes are gone when the first one is, which ends with
+# its standard input. It shares the network, since it pushes to a registry on loopback; and has no bridge, since this
+# machine's engine has the usual one.
+RUN = """
+dockerd --data-root "$1/data" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
+    --storage-driver overlay2 --bridge none --iptables=false --ip-forward=false --ip-masq=false &
+until [ -S "$1/docker.sock" ]; do sleep 0.05; done
+chmod 0666 "$1/docker.sock"
+read -r _
+"""
+NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+class Engine:
+    def __init__(self, folder, client):
+        self.socket = folder / "docker.sock"
+        self.host = f"unix://{self.socket}"
+        # Without a bridge there is no network for steps.
+        self.network = "none"
+        self.environment = {
+            **os.environ,
+            "DOCKER_HOST": self.host,
+            "DOCKER_BUILDKIT": "1",
+            "DOCKER_CONFIG": str(client),
+        }
+
+    def answers(self):
+        asked = subprocess.run([DOCKER, "version"], env=self.environment, capture_output=True)
+        return asked.returncode == 0
+
+    def docker(self, *arguments, **options):
+        """A command of the client; its standard output."""
+        options = {"env": self.environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        done = subprocess.run([DOCKER, *arguments], **options)
+        if done.returncode != 0:
+            said = (done.stderr or b"").decode(errors="replace")
+            raise RuntimeError(f"docker {' '.join(map(str, arguments))} ended with {done.returncode}: {said}")
+        return (done.stdout or b"").decode().strip()
+
+    def pid(self):
+        """Of dockerd, as this side of the namespaces knows it."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                arguments = (process / "cmdline").read_bytes().split(b"\0")
+                if arguments[0] == b"dockerd" and self.host.encode() in arguments:
+                    return int(process.name)
+        raise RuntimeError("the engine has ended")
+
+
+@contextlib.contextmanager
+def own_engine(folder):
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True)
+    root = [] if os.geteuid() == 0 else ["sudo"]
+    log = folder.with_suffix(".log")
+    process = Process([*root, *NAMESPACES, "sh", "-c", RUN, "sh", folder], log, stdin=subprocess.PIPE)
+    try:
+        engine = Engine(folder, folder.with_suffix(".client"))
+        process.await_true(engine.answers, "the engine does not answer", limit=60, pause=0.1)
+        yield engine
+    finally:
+        process.child.stdin.close()
+        process.child.wait()
+        subprocess.run([*root, "rm", "-rf", folder], check=True)
