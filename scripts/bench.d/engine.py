@@ -8,15 +8,19 @@ from pathlib import Path
 from running import DOCKER, Process
 
 # In namespaces of its own, so that its mounts and all of its processes are gone when the first one is, which ends with
-# its standard input. It shares the network, since it pushes to a registry on loopback; and has no bridge, since this
-# machine's engine has the usual one.
+# its standard input. It shares the network, since it pushes to a registry on loopback; with a bridge of its own, since an
+# engine that is to have none removes the usual one, which this machine's engine has.
 RUN = """
+busybox ip link add "$2" type bridge
+busybox ip address add 172.31.254.1/24 dev "$2"
 dockerd --data-root "$1/data" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
-    --storage-driver overlay2 --bridge none --iptables=false --ip-forward=false --ip-masq=false &
+    --storage-driver overlay2 --bridge "$2" --iptables=false --ip-forward=false --ip-masq=false &
 until [ -S "$1/docker.sock" ]; do sleep 0.05; done
 chmod 0666 "$1/docker.sock"
 read -r _
+busybox ip link delete "$2"
 """
+BRIDGE = "buildgrid-bench"
 NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -24,7 +28,7 @@ class Engine:
     def __init__(self, folder, client):
         self.socket = folder / "docker.sock"
         self.host = f"unix://{self.socket}"
-        # Without a bridge there is no network for steps.
+        # Its bridge leads nowhere.
         self.network = "none"
         self.environment = {
             **os.environ,
@@ -62,7 +66,7 @@ def own_engine(folder):
     folder.mkdir(parents=True)
     root = [] if os.geteuid() == 0 else ["sudo"]
     log = folder.with_suffix(".log")
-    process = Process([*root, *NAMESPACES, "sh", "-c", RUN, "sh", folder], log, stdin=subprocess.PIPE)
+    process = Process([*root, *NAMESPACES, "sh", "-c", RUN, "sh", folder, BRIDGE], log, stdin=subprocess.PIPE)
     try:
         engine = Engine(folder, folder.with_suffix(".client"))
         process.await_true(engine.answers, "the engine does not answer", limit=60, pause=0.1)

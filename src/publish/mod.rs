@@ -4,4 +4,5 @@ pub mod compress;
 pub mod config;
 pub mod manifest;
 pub mod name;
+mod one_at_a_time;
 pub mod publisher;

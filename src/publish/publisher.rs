@@ -18,6 +18,7 @@ use super::compress::{Compressed, Format, compress};
 use super::config::PublishConfig;
 use super::manifest::{self, Summary};
 use super::name::ImageName;
+use super::one_at_a_time::OneAtATime;
 use crate::build::docker::Way;
 use crate::build::engine::{BuiltImage, Packed};
 use crate::store::digest::Digest;
@@ -98,16 +99,17 @@ pub struct Publisher {
     store: Store,
     source: Way,
     format: Format,
+    in_hand: Arc<OneAtATime>,
 }
 
 impl Publisher {
     pub fn new(config: &PublishConfig, store: Store) -> Self {
-        Self { store, source: config.source, format: Format::of(config) }
+        Self { store, source: config.source, format: Format::of(config), in_hand: Arc::default() }
     }
 
     /// The same store under another configuration.
     pub fn configured(&self, config: &PublishConfig) -> Self {
-        Self::new(config, self.store.clone())
+        Self { in_hand: self.in_hand.clone(), ..Self::new(config, self.store.clone()) }
     }
 
     /// How it is given what Docker engines have built.
@@ -212,6 +214,8 @@ impl Publisher {
     ) -> Result<(Layer, Origin), PublishError> {
         let diff_id = image.diff_ids[index];
         let place = format!("layer {} of {}", index + 1, image.diff_ids.len());
+        let held = cancel.run_until_cancelled(self.in_hand.hold(diff_id, pulse)).await;
+        let _held = held.ok_or(PublishError::Cancelled)?;
         // It is read whole, which takes its time for a large one.
         let known = cancel.run_until_cancelled(self.known(image, index, pulse)).await;
         if let Some(known) = known.ok_or(PublishError::Cancelled)?? {

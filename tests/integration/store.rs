@@ -2,6 +2,7 @@
 
 mod full_disk;
 mod model;
+mod publishing;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

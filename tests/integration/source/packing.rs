@@ -23,7 +23,7 @@ fn commits(repository: &Repository, numbers: Range<usize>) -> Vec<String> {
         let mut text = text.clone();
         text[number] = "changed\n".to_owned();
         repository.write("text", text.concat());
-        repository.write(&format!("folder-{}/file-{number}", number % 7), format!("{number}\n"));
+        repository.write(format!("folder-{}/file-{number}", number % 7), format!("{number}\n"));
         repository.git(&["add", "--all"]);
         let mut later = git(&repository.work);
         later.env("GIT_COMMITTER_DATE", format!("{} +0000", COMMIT_TIME + number as i64));
