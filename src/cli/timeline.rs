@@ -34,7 +34,8 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
         error => Failure::new(Exit::Configuration, error),
     })?;
     let stop = Stop::at_signals("stopping: running requests go on to their end; a second signal cuts them")?;
-    let own = &["timeline", "policy", "history", "queue", "store", "registry", "logging"];
+    let own =
+        &["timeline", "policy", "history", "queue", "store", "registry", "namespaces", "fake", "logging"];
     let live = reload::at_sighup(file, config, own, &stop)?;
     let queue = Enqueuer::on_demand(config.queue.clone());
     let readiness = database.readiness();

@@ -4,11 +4,12 @@
 //! the pages. [`claims`] decides which worker builds what, and [`turn`] when, by the [`policy`]; [`log`] turns appended lines into compressed
 //! blocks and finds lines in them again; [`follow`] is a live log, a cursor on the stored one; [`history`] removes
 //! logs that are no longer kept; [`timeline`] is the Build & Deploy timeline of an app; [`images`] are what builds
-//! have made; [`search`] finds any of it; [`credentials`] are the registry's; [`db`] keeps everything, with one
+//! have made; [`search`] finds any of it; [`build_form`] makes events of what people type; [`credentials`] are the registry's; [`db`] keeps everything, with one
 //! writer that commits for many callers at once.
 
 pub mod access;
 mod api;
+pub mod build_form;
 mod claims;
 mod clock;
 pub mod credentials;

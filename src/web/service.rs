@@ -18,6 +18,7 @@ use super::policy::PolicyConfig;
 use super::queue::Enqueuer;
 use super::router::router;
 use crate::config;
+use crate::permit::Rules;
 use crate::serving::{self, Guesses, Limits, Proxies};
 use crate::store::{Store, StoreError};
 
@@ -97,6 +98,11 @@ impl Timeline {
     /// The store, where this process sees one.
     pub(super) fn store(&self) -> Result<&Store, StoreError> {
         self.store.as_ref().ok_or_else(|| StoreError::NoStore(self.config.now().store.path))
+    }
+
+    /// What builds may do, as far as the configuration here says: the workers', where both read one file.
+    pub(super) fn rules(&self) -> Rules {
+        Rules::of(&self.config.now())
     }
 
     /// What the arbiter goes by now.

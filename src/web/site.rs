@@ -1,5 +1,6 @@
 //! The pages' routes: what a browser asks for, from the same functions that answer the API.
 
+mod build;
 mod log;
 mod settings;
 
@@ -36,6 +37,7 @@ pub(super) fn router() -> Router<Arc<Timeline>> {
         .route("/", get(all_apps))
         .route("/{namespace}/{app}", get(one_app))
         .route("/{namespace}/{app}/{service}", get(one_service))
+        .route("/build", get(build::form).post(build::order))
         .route("/images/{namespace}/{image}", get(one_image))
         .route("/builds/{id}", get(log::of_build))
         .route("/deploys/{id}", get(log::of_deploy))

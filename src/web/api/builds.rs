@@ -218,7 +218,11 @@ fn accepted(build: Build) -> Response {
 }
 
 /// Puts an event into the queue and takes its build down.
-async fn accept(timeline: &Timeline, principal: &Principal, bytes: &[u8]) -> Result<Build, Refusal> {
+pub(in crate::web) async fn accept(
+    timeline: &Timeline,
+    principal: &Principal,
+    bytes: &[u8],
+) -> Result<Build, Refusal> {
     let (event, ignored) =
         DeployEvent::parse(bytes).map_err(|rejected| Refusal::Unprocessable(rejected.reason))?;
     principal.must_see(&event.namespace, || format!("namespace {}", event.namespace))?;

@@ -21,7 +21,7 @@ use utoipa_axum::routes;
 
 use super::service::Timeline;
 
-pub(super) use builds::{cancel_build, rebuild_build};
+pub(super) use builds::{accept, cancel_build, rebuild_build};
 pub(super) use extract::{body, build_id};
 
 /// Where the API lies.

@@ -58,6 +58,8 @@ struct AppPage {
     frame: Frame,
     namespace: String,
     app: String,
+    /// The form that builds another commit, for those who may.
+    build_form: Option<String>,
     service: Option<String>,
     repository: String,
     usual: Option<String>,
@@ -160,6 +162,9 @@ pub fn app(viewer: &Viewer, view: &AppView<'_>, filters: &BuildFilters, now: Off
         frame: Frame::new(Some(viewer)),
         namespace: app.namespace.to_string(),
         app: app.app.to_string(),
+        build_form: viewer.can_build.then(|| {
+            address("/build", &[("namespace", Some(app.namespace.as_str())), ("app", Some(app.app.as_str()))])
+        }),
         service: view.service.map(printable),
         repository: app.last.repository.to_string(),
         usual: app.usual_s.map(words::seconds),

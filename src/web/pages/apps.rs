@@ -33,6 +33,8 @@ pub struct AppFilters {
 #[template(path = "apps.html")]
 struct Apps {
     frame: Frame,
+    /// Whether the reader may build.
+    can_build: bool,
     apps: Vec<AppRow>,
     namespace: Option<String>,
     /// The page without a filter by namespace.
@@ -68,6 +70,7 @@ pub fn apps(viewer: &Viewer, page: &Page<App>, filters: &AppFilters, now: Offset
     };
     let template = Apps {
         frame: Frame::new(Some(viewer)),
+        can_build: viewer.can_build,
         apps: page.items.iter().map(|app| AppRow::new(app, now)).collect(),
         namespace: namespace.map(printable),
         every_namespace: to(None, None),

@@ -55,6 +55,8 @@ impl IntoResponse for &'static Asset {
 pub static STYLE: LazyLock<Asset> = LazyLock::new(|| sheet("app", &[include_str!("../assets/app.css")]));
 /// Beside it, what pages with a log look like; and what the others do.
 pub static LOG_STYLE: LazyLock<Asset> = LazyLock::new(|| sheet("log", &[include_str!("../assets/log.css")]));
+pub static FORM_STYLE: LazyLock<Asset> =
+    LazyLock::new(|| sheet("form", &[include_str!("../assets/form.css")]));
 pub static PLACES_STYLE: LazyLock<Asset> = LazyLock::new(|| {
     let parts = [
         include_str!("../assets/timeline.css"),
@@ -118,7 +120,8 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 async fn serve(Path(file): Path<String>) -> Response {
-    let assets: [&'static Asset; 6] = [&STYLE, &LOG_STYLE, &PLACES_STYLE, &SCRIPT, &LOG_SCRIPT, &ICON];
+    let assets: [&'static Asset; 7] =
+        [&STYLE, &LOG_STYLE, &FORM_STYLE, &PLACES_STYLE, &SCRIPT, &LOG_SCRIPT, &ICON];
     let asked = |asset: &&&'static Asset| asset.path.strip_prefix("/assets/") == Some(file.as_str());
     match assets.iter().find(asked) {
         Some(asset) => asset.into_response(),
@@ -143,6 +146,7 @@ mod tests {
         for (asset, content_type) in [
             (&STYLE, "text/css; charset=utf-8"),
             (&LOG_STYLE, "text/css; charset=utf-8"),
+            (&FORM_STYLE, "text/css; charset=utf-8"),
             (&PLACES_STYLE, "text/css; charset=utf-8"),
             (&SCRIPT, "text/javascript; charset=utf-8"),
             (&LOG_SCRIPT, "text/javascript; charset=utf-8"),
@@ -161,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_style_is_small_and_loads_nothing() {
-        for beside in [&LOG_STYLE, &PLACES_STYLE] {
+        for beside in [&LOG_STYLE, &FORM_STYLE, &PLACES_STYLE] {
             let style = format!("{}{}", STYLE.body, beside.body);
             assert!(!style.contains("/*") && !style.contains('\n'));
             assert!(

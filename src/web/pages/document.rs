@@ -105,6 +105,11 @@ impl Frame {
         Self { sought: printable(query), place: None, ..self }
     }
 
+    /// The same of a page that is a long form.
+    pub(super) fn of_form(self) -> Self {
+        Self { sheet: &assets::FORM_STYLE.path, ..self }
+    }
+
     /// The same of a page that shows a log.
     pub(super) fn of_log(self) -> Self {
         Self { sheet: &assets::LOG_STYLE.path, log_script: Some(&assets::LOG_SCRIPT.path), ..self }

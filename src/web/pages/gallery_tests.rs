@@ -9,6 +9,7 @@ use super::samples::{self, *};
 use super::*;
 use crate::store::StoreError;
 use crate::timeline::protocol::{App, Attempt, AttemptId, AttemptState, Build, BuildState, Page};
+use crate::web::build_form::{BuildForm, FieldFault};
 use crate::web::credentials::Kept;
 use crate::web::images::{Image, Missing};
 use crate::web::search::Found;
@@ -67,6 +68,15 @@ fn pages() -> Vec<(String, Document)> {
             page_of(published(), &entries(0..500), vec![Attempt { entries: 7000, ..attempt() }]),
         ),
     ];
+    let form = BuildForm::read(b"namespace=acme&app=shop&commit=main&repository=https://git.example.com/acme/storefront.git&ref=main&services=web+worker&args=RAILS_ENV%3Dproduction");
+    let fault = FieldFault::of(
+        Some("commit"),
+        "\"main\" is not a full commit id: 40 hex digits are needed".to_owned(),
+    );
+    for (name, faults) in [("build-form", vec![]), ("build-form-refused", vec![fault])] {
+        let namespaces = ["acme".to_owned(), "globex".to_owned()];
+        pages.push((name.to_owned(), build_form(&viewer, &form, &namespaces, &faults, http::StatusCode::OK)));
+    }
     let (kept, new, names) = (kept(true), new_credential(), ["acme", "globex", "smoke"].map(str::to_owned));
     let fresh = Fresh { new: &new, rotated: true };
     for (name, managed, fresh) in [
@@ -98,6 +108,7 @@ fn pages_can_be_looked_at() {
     for asset in [
         &assets::STYLE,
         &assets::LOG_STYLE,
+        &assets::FORM_STYLE,
         &assets::PLACES_STYLE,
         &assets::SCRIPT,
         &assets::LOG_SCRIPT,

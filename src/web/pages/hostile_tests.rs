@@ -9,6 +9,7 @@ use super::*;
 use crate::telemetry::printable::is_hidden;
 use crate::timeline::entry::{LogEntry, Stream};
 use crate::timeline::protocol::{App, Attempt, Build, BuildState, CommitInfo, DeployState, Page};
+use crate::web::build_form::{self, BuildForm, FieldFault};
 use crate::web::images::Layer;
 use crate::web::timeline::{Current, Entry, TimelinePage};
 
@@ -105,6 +106,19 @@ fn pages() -> Vec<(String, Document)> {
     pages
 }
 
+/// The form keeps what was typed as it is, hidden characters too: it goes back into fields, and to who typed it.
+fn hostile_form() -> Document {
+    let mut fields = url::form_urlencoded::Serializer::new(String::new());
+    fields.extend_pairs(build_form::FIELDS.iter().map(|field| (field.name, HOSTILE)));
+    fields.append_pair("id", HOSTILE).append_pair(HOSTILE, HOSTILE);
+    let form = BuildForm::read(fields.finish().as_bytes());
+    let viewer = Viewer { name: hostile(), can_build: true };
+    let of = |field: &build_form::Field| FieldFault::of(Some(field.name), hostile());
+    let mut faults: Vec<_> = build_form::FIELDS.iter().map(of).collect();
+    faults.push(FieldFault::of(None, hostile()));
+    super::build_form(&viewer, &form, &[hostile()], &faults, http::StatusCode::UNPROCESSABLE_ENTITY)
+}
+
 fn hostile_search(viewer: &Viewer, build: Build) -> Document {
     let mut found = samples::found();
     (found.builds, found.images) = (vec![build], vec![hostile_build(BuildState::Published)]);
@@ -190,14 +204,15 @@ fn tags<'a>(name: &str, html: &'a str) -> Vec<&'a str> {
 
 #[test]
 fn nothing_hostile_becomes_markup() {
-    let ours: BTreeSet<&str> = "a b body button circle code dd details dialog div dl dt footer form g h1 h2 head header html kbd \
-         fieldset h3 input label legend li link main meta nav ol p path pre rect script section span summary svg table tbody td template text \
-         th thead time title tr ul wbr"
+    let ours: BTreeSet<&str> = "a b body button circle code datalist dd details dialog div dl dt footer form g h1 h2 head header html kbd \
+         fieldset h3 input label legend li link main meta nav ol option p path pre rect script section span summary svg table tbody td template text \
+         textarea th thead time title tr ul wbr"
         .split_whitespace()
         .collect();
     let attribute = Regex::new(r#"([a-zA-Z-]+)(?:="([^"]*)")?"#).unwrap();
     let name_of = Regex::new("^</?([a-z0-9]+)").unwrap();
-    for (page, document) in pages() {
+    let form = ("build form".to_owned(), hostile_form());
+    for (page, document) in pages().into_iter().chain([form]) {
         let mut scripts = 0;
         for tag in tags(&page, document.html()) {
             let name = &name_of.captures(tag).unwrap()[1];

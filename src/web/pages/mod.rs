@@ -11,6 +11,7 @@
 //! | `/sign-in` | [`sign_in`]; [`not_signed_in`] at any other address |
 //! | `/` | [`apps`] |
 //! | `/<namespace>/<app>`, and of one `/<service>` | [`app`] |
+//! | `/build` | [`build_form`] |
 //! | `/builds/<id>` | [`build`], with the part of the log from [`first_entry`] on |
 //! | `/images/<namespace>/<app>.<repository>:<tag>` | [`image()`] |
 //! | `/search?q=` | [`search`] |
@@ -24,6 +25,7 @@ mod app;
 mod apps;
 pub mod assets;
 mod build;
+mod build_form;
 mod deploy;
 mod document;
 mod facts;
@@ -56,6 +58,7 @@ mod samples;
 pub use app::{AppView, BuildFilters, app};
 pub use apps::{AppFilters, apps};
 pub use build::build;
+pub use build_form::build_form;
 pub use deploy::deploy;
 pub use document::{CONTENT_SECURITY_POLICY, Document, Viewer};
 pub use fault::fault;

@@ -4,8 +4,9 @@ use std::process::Command;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use thirtyfour::Key;
 
-use crate::support::browser::Browser;
+use crate::support::browser::{Browser, Size, Theme};
 use crate::support::grid::fake_event;
 use crate::support::process::{Ran, run};
 use crate::support::up::{Machine, Up};
@@ -108,5 +109,58 @@ async fn a_credential_is_made_and_rotated_and_docker_logs_in_with_it() {
     browser.click(&format!("#remove-{user} button[value=remove]")).await;
     browser.shows("No credentials yet").await;
     docker_login(&machine, &user, &new).await.failed();
+    browser.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_is_built_by_a_form_that_keeps_what_was_typed() {
+    let machine = Machine::new();
+    let up = machine.start().await;
+    published(&up, "b-1", &"1".repeat(40), 1).await;
+    let browser = Browser::start().await;
+    let service = up.announcement.url.trim_end_matches('/').to_owned();
+    browser.sign_in(&service, "admin", &up.password(), "/smoke/web").await;
+    browser.click("a.button").await;
+    // All but the commit is as it was, and that is where one types.
+    let typed = "return [...document.querySelectorAll('.order input:not([type]), .order textarea')] \
+        .map(field => field.name + '=' + field.value).filter(text => !text.endsWith('='))";
+    let fake = r#"fake={"log_lines":4,"layers":3,"layer_bytes":20000,"seed":1}"#;
+    let kept = json!(["namespace=smoke", "app=web", "ref=main", fake]);
+    assert_eq!(browser.eval(typed).await, kept);
+    assert_eq!(browser.eval("return document.activeElement.name").await, "commit");
+    browser.accessible("the form").await;
+    browser.photograph("build-form").await;
+
+    // By the keyboard alone, and on a phone.
+    browser.press("main").await;
+    browser.press(Key::Enter).await;
+    browser.shows("One field needs another look").await;
+    assert!(browser.text("#f-commit-fault").await.contains("40 hex digits are needed"));
+    let described = "return document.getElementById('f-commit').getAttribute('aria-describedby')";
+    assert_eq!(browser.eval(described).await, "f-commit-fault f-commit-hint");
+    assert_eq!(browser.eval("return document.getElementById('f-commit').value").await, "main");
+    assert_eq!(browser.complaints().await.len(), 1, "the answer was 422, which the browser notes");
+    browser.eval("document.querySelector('[name=args]').value = 'A=1\\nno'; document.querySelector('[name=namespace]').value = 'acme'").await;
+    browser.click(".send button").await;
+    browser.shows("3 fields need another look").await;
+    assert!(browser.text("#f-namespace-fault").await.contains("fake.namespaces"));
+    browser.accessible("the form, refused").await;
+    browser.photograph("build-form-refused").await;
+    browser.looks(Theme::Light, Size::Phone).await;
+    let wide = "return document.documentElement.scrollWidth <= innerWidth";
+    assert_eq!(browser.eval(wide).await, true);
+
+    browser
+        .eval(
+            "for (const [name, value] of [['args', ''], ['namespace', 'smoke'], ['commit', '2'.repeat(40)]]) \
+        document.querySelector(`[name=${name}]`).value = value",
+        )
+        .await;
+    browser.complaints().await;
+    browser.click(".send button").await;
+    browser.until("the new build's page", "return location.pathname.startsWith('/builds/')").await;
+    browser.shows("Published").await;
+    browser.shows("2222222").await;
+    browser.shows("admin").await;
     browser.finish().await;
 }

@@ -1,0 +1,84 @@
+//! Building a commit by a form. One that is refused comes back as it was typed, with what is wrong at its field.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use http::{StatusCode, Uri};
+
+use super::{Fault, Visitor};
+use crate::event::deploy::{BuildId, MAX_EVENT};
+use crate::web::access::Scope;
+use crate::web::api::{self, apps, builds};
+use crate::web::build_form::{BuildForm, FieldFault, NAMESPACE};
+use crate::web::pages;
+use crate::web::refusal::Refusal;
+use crate::web::service::Timeline;
+
+/// The largest form, in bytes: an event, escaped.
+const MAX_FORM: usize = 3 * MAX_EVENT + (64 << 10);
+/// The most namespaces that the form offers.
+const OFFERED: usize = 48;
+
+/// The form; for an app that is named in the address, as its last build was ordered.
+pub(super) async fn form(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    uri: Uri,
+) -> Result<Response, Fault> {
+    visitor.0.must(Scope::Build)?;
+    let asked: Vec<_> = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
+    let named = |name: &str| asked.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
+    let mut form = match (named(NAMESPACE), named("app")) {
+        (Some(namespace), Some(app)) => {
+            let app = apps::visible(&timeline, &visitor.0, namespace, app).await?;
+            let last = builds::visible(&timeline, &visitor.0, &app.last.id).await?;
+            // What is kept was parsed once; were it not JSON, the form would come empty.
+            BuildForm::like(&serde_json::from_str(&last.event).unwrap_or_default())
+        }
+        _ => BuildForm::default(),
+    };
+    form.fill(asked.iter().map(|(name, value)| (name.as_ref(), value.as_ref())));
+    show(&timeline, &visitor, &form, &[], StatusCode::OK).await
+}
+
+pub(super) async fn order(
+    State(timeline): State<Arc<Timeline>>,
+    visitor: Visitor,
+    request: Request,
+) -> Result<Response, Fault> {
+    visitor.0.must(Scope::Build)?;
+    let mut form = BuildForm::read(&api::body(request, MAX_FORM).await?);
+    let refusal = loop {
+        let event = match form.event(&visitor.0, &timeline.rules()) {
+            Ok(event) => event,
+            Err(faults) => {
+                return show(&timeline, &visitor, &form, &faults, StatusCode::UNPROCESSABLE_ENTITY).await;
+            }
+        };
+        match api::accept(&timeline, &visitor.0, &event).await {
+            Ok(build) => return Ok(Redirect::to(&format!("/builds/{}", build.id)).into_response()),
+            // The form was sent before, with something else in it: this is another build. A new id is nobody's.
+            Err(Refusal::Conflict(_)) => form.id = BuildId::generate(),
+            Err(refusal) => break refusal,
+        }
+    };
+    let fault = FieldFault::of(None, refusal.detail());
+    show(&timeline, &visitor, &form, &[fault], refusal.status()).await
+}
+
+async fn show(
+    timeline: &Timeline,
+    visitor: &Visitor,
+    form: &BuildForm,
+    faults: &[FieldFault],
+    status: StatusCode,
+) -> Result<Response, Fault> {
+    let names = visitor.0.namespaces.names();
+    let namespaces = match &names {
+        // A login may build in a namespace that has nothing yet.
+        Some(own) => own.iter().take(OFFERED).cloned().collect(),
+        None => timeline.database.namespaces(None, OFFERED).await?,
+    };
+    Ok(pages::build_form(&visitor.viewer(), form, &namespaces, faults, status).into_response())
+}
