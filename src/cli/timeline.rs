@@ -30,7 +30,9 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
     let database = Database::open(&config.timeline.data_dir).await;
     let database = database.map_err(|error| match error {
         // A disk that is full or away may be back at the next start, which systemd leaves out after a 78.
-        OpenError::Directory { .. } | OpenError::Database { .. } => Failure::new(Exit::Internal, error),
+        OpenError::Directory { .. } | OpenError::Database { .. } | OpenError::Space { .. } => {
+            Failure::new(Exit::Internal, error)
+        }
         error => Failure::new(Exit::Configuration, error),
     })?;
     let stop = Stop::at_signals("stopping: running requests go on to their end; a second signal cuts them")?;

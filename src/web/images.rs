@@ -7,23 +7,22 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::access::Principal;
-use super::db::millis;
-use super::db::selection::Selection;
+use super::db::builds::BuildRow;
 use super::refusal::Refusal;
 use super::service::Timeline;
 use super::timeline::{self, Deployed};
 use crate::publish::manifest::DEFINITION;
-use crate::publish::name::{AppName, ImageName, ImageRepository};
+use crate::publish::name::{ImageName, ImageRepository};
 use crate::store::digest::Digest;
 use crate::store::{Store, StoreError};
-use crate::timeline::protocol::{Build, BuildState};
+use crate::timeline::protocol::Build;
 
 /// The largest configuration of an image that is read, in bytes.
 const MAX_CONFIG: u64 = 4 << 20;
 /// Builds of one commit, and deploys of one image, that are looked at.
 const MOST: usize = 50;
-/// Earlier builds of the app among which the previous image of the repository is looked for.
-const EARLIER: usize = 50;
+/// Digits of a commit, with which a tag begins.
+const COMMIT: usize = 40;
 
 /// All that is known of an image.
 #[derive(Debug)]
@@ -31,7 +30,9 @@ pub struct Image {
     pub name: ImageName,
     /// What `docker pull` takes.
     pub url: String,
-    /// The builds that ended with it, newest first; the one that made it is the last that did not find it there.
+    /// The build that made it, as far as is known.
+    pub made: Option<Build>,
+    /// The newest builds that ended with it, newest first.
     pub builds: Vec<Build>,
     /// Newest first.
     pub deploys: Vec<Deployed>,
@@ -133,7 +134,10 @@ pub(super) async fn visible(
     let absent = || Refusal::NotFound(format!("image {namespace:.100}/{image:.300}"));
     let name = image_name(namespace, image).ok_or_else(absent)?;
     principal.must_see(&name.repository.namespace, || format!("image {namespace:.100}/{image:.300}"))?;
-    let builds = builds(timeline, &name).await?;
+    let now = OffsetDateTime::now_utc();
+    let shown = |row: BuildRow| row.shown(&timeline.base, now);
+    let builds = timeline.database.builds_of_image(&name, MOST).await?;
+    let builds: Vec<Build> = builds.into_iter().map(shown).collect();
     let store = timeline.store();
     let content = match &store {
         Err(error) => Err(missing(&name, error)),
@@ -145,30 +149,24 @@ pub(super) async fn visible(
     let url = builds.iter().find_map(|build| build.image.clone());
     let url = url.unwrap_or_else(|| name.url(&timeline.registry_host()));
     let digest = content.as_ref().ok().map(|content| content.digest);
-    let previous = match (&store, builds.last()) {
-        (Ok(store), Some(made)) => previous(timeline, store, made, digest).await?,
+    let mut made = timeline.database.maker(&name, digest).await?;
+    if made.is_none() && digest.is_some() {
+        // What the store has was made by a build that is not known here.
+        made = timeline.database.maker(&name, None).await?;
+    }
+    let made = made.map(shown).or_else(|| builds.last().cloned());
+    let previous = match (&store, &made) {
+        (Ok(store), Some(made)) => previous(timeline, store, made, &name, digest).await?,
         _ => None,
     };
     let deploys = timeline::of_image(timeline, &name.repository, &builds, &url, MOST).await?;
-    Ok(Image { name, url, builds, deploys, content, previous })
+    Ok(Image { name, url, made, builds, deploys, content, previous })
 }
 
 fn image_name(namespace: &str, image: &str) -> Option<ImageName> {
     let (repository, tag) = image.split_once(':')?;
     let repository: ImageRepository = format!("{namespace}/{repository}").parse().ok()?;
     Some(ImageName { repository, tag: tag.parse().ok()? })
-}
-
-/// The builds that ended with an image of this name, newest first. A tag begins with the commit.
-async fn builds(timeline: &Timeline, name: &ImageName) -> Result<Vec<Build>, Refusal> {
-    let commit = name.tag.as_str().get(..40).unwrap_or_default();
-    let (namespace, app) = (&name.repository.namespace, &name.repository.app);
-    let rows = timeline.database.builds_of_commit(namespace, app, commit, MOST).await?;
-    let now = OffsetDateTime::now_utc();
-    let mut builds: Vec<Build> = rows.into_iter().map(|row| row.shown(&timeline.base, now)).collect();
-    let named = format!("/{name}");
-    builds.retain(|build| build.image.as_ref().is_some_and(|image| image.ends_with(&named)));
-    Ok(builds)
 }
 
 /// Why a store cannot say what is in an image; what is an operator's matter stands in the log.
@@ -229,40 +227,20 @@ async fn previous(
     timeline: &Timeline,
     store: &Store,
     made: &Build,
+    name: &ImageName,
     digest: Option<Digest>,
 ) -> Result<Option<Previous>, Refusal> {
-    let earlier = Selection {
-        app: Some((made.namespace.clone(), made.app.clone())),
-        state: Some(BuildState::Published),
-        before: Some((millis(made.created_at), made.id.to_string())),
-        ..Selection::default()
-    };
-    let now = OffsetDateTime::now_utc();
-    for row in timeline.database.builds(&earlier, EARLIER, now).await? {
-        let build = row.shown(&timeline.base, now);
-        let other = build.digest.filter(|_| build.digest != digest && build.digest != made.digest);
-        let alike = build.repository == made.repository && variant(&build) == variant(made);
-        let Some(other) = other.filter(|_| alike) else { continue };
-        let repository = ImageRepository {
-            namespace: build.namespace.clone(),
-            app: AppName::clone(&build.app),
-            repository: build.repository.clone(),
-        };
-        return Ok(match content_of(store, &repository, other).await {
-            Ok(found) => found.map(|content| Previous { build, layers: content.layers, size: content.size }),
-            Err(error) => {
-                tracing::warn!(%repository, digest = %other, %error, "the previous image cannot be read");
-                None
-            }
-        });
-    }
-    Ok(None)
-}
-
-/// What follows the commit in the tag of a build's image.
-fn variant(build: &Build) -> Option<&str> {
-    let (_, tag) = build.image.as_deref()?.rsplit_once(':')?;
-    tag.get(40..)
+    let variant = name.tag.as_str().get(COMMIT..).unwrap_or_default();
+    let Some(row) = timeline.database.predecessor(made, variant, digest).await? else { return Ok(None) };
+    let build = row.shown(&timeline.base, OffsetDateTime::now_utc());
+    let Some(other) = build.digest else { return Ok(None) };
+    Ok(match content_of(store, &name.repository, other).await {
+        Ok(found) => found.map(|content| Previous { build, layers: content.layers, size: content.size }),
+        Err(error) => {
+            tracing::warn!(repository = %name.repository, digest = %other, %error, "the previous image cannot be read");
+            None
+        }
+    })
 }
 
 #[cfg(test)]

@@ -18,10 +18,6 @@ pub const SHOWN: usize = 8;
 /// Commits that begin with the same digits, and builds of each.
 const COMMITS: usize = 4;
 const BUILDS: usize = 4;
-/// Namespaces in which a deploy is looked for by the builds that name it.
-const NAMESPACES: usize = 200;
-/// Builds whose digests begin alike: an image names its namespace, so that few of them are others'.
-const DIGESTS: usize = 64;
 /// The least digits of a commit and of a digest that are looked for: fewer are in too many.
 const MIN_COMMIT: usize = 4;
 const MIN_DIGEST: usize = 8;
@@ -65,14 +61,8 @@ pub(super) async fn find(timeline: &Timeline, principal: &Principal, query: &str
     let mut found = Found::default();
 
     if let Some((namespace, app)) = &wanted.app {
-        let namespaces = match namespace {
-            // Only the principal's own; none is not all of them.
-            Some(namespace) => {
-                let own = namespace.parse::<Namespace>().ok().filter(|own| principal.namespaces.hold(own));
-                Some(own.into_iter().map(|own| own.to_string()).collect())
-            }
-            None => names.map(<[String]>::to_vec),
-        };
+        let own = namespace.as_deref().map(|namespace| own(principal, namespace));
+        let namespaces = own.or_else(|| names.map(<[String]>::to_vec));
         found.apps = database.apps(namespaces.as_deref(), Some(app), None, SHOWN).await?;
     }
     if let Ok(id) = query.parse::<BuildId>() {
@@ -80,37 +70,20 @@ pub(super) async fn find(timeline: &Timeline, principal: &Principal, query: &str
         found.builds.extend(shown(row.into_iter().collect()));
     }
     if let Some(commit) = &wanted.commit {
-        let mut after = String::new();
-        for _ in 0..COMMITS {
-            let Some(next) = database.next_commit(commit, &after).await? else { break };
-            let rows = database.builds_of_any_app(&next, names, BUILDS).await?;
-            found.builds.extend(shown(rows));
-            after = next;
+        for commit in database.commits_like(commit, names, COMMITS).await? {
+            found.builds.extend(shown(database.builds_of_commit(&commit, names, BUILDS).await?));
         }
     }
-    let known = match names {
-        Some(names) => names.to_vec(),
-        None => database.namespaces(None, NAMESPACES).await?,
-    };
-    for namespace in known.iter().filter_map(|name| name.parse::<Namespace>().ok()) {
-        if found.builds.len() >= SHOWN {
-            break;
-        }
-        let rows = database.builds_of_deploys(&namespace, &[query.to_owned()], BUILDS).await?;
-        found.builds.extend(shown(rows));
-    }
+    found.builds.extend(shown(database.builds_of_any_deploy(query, names, BUILDS).await?));
     if let Some(digest) = &wanted.digest {
-        let rows = database.builds_of_digest(digest, DIGESTS).await?;
-        found.images.extend(shown(rows).filter(|build| principal.namespaces.hold(&build.namespace)));
+        found.images.extend(shown(database.builds_of_digest(digest, names, SHOWN).await?));
     }
     if let Some(image) = &wanted.image {
-        let commit = image.commit.as_str();
-        let mut after = String::new();
-        for _ in 0..COMMITS {
-            let Some(next) = database.next_commit(commit, &after).await? else { break };
-            let rows = shown(database.builds_of_any_app(&next, names, SHOWN).await?);
+        let within = image.namespaces(principal);
+        let within = within.as_deref().or(names);
+        for commit in database.commits_like(&image.commit, within, COMMITS).await? {
+            let rows = shown(database.builds_of_commit(&commit, within, SHOWN).await?);
             found.images.extend(rows.filter(|build| image.is_of(build)));
-            after = next;
         }
     }
     found.refs = database.refs_like(query, names, SHOWN).await?;
@@ -148,7 +121,18 @@ struct WantedImage {
     commit: String,
 }
 
+/// A namespace, if it is one of the principal's own; else none, which is not all of them.
+fn own(principal: &Principal, namespace: &str) -> Vec<String> {
+    let own = namespace.parse::<Namespace>().ok().filter(|own| principal.namespaces.hold(own));
+    own.into_iter().map(|own| own.to_string()).collect()
+}
+
 impl WantedImage {
+    /// Where it is looked for, if its name says so.
+    fn namespaces(&self, principal: &Principal) -> Option<Vec<String>> {
+        self.namespace.as_deref().map(|namespace| own(principal, namespace))
+    }
+
     fn is_of(&self, build: &Build) -> bool {
         build.image.is_some()
             && build.app.as_str() == self.app

@@ -23,13 +23,16 @@ use super::access::session::{self, SignIn};
 use super::access::{Identity, Principal, Scope};
 use super::api::{self, apps};
 use super::images;
-use super::pages::{self, AppFilters, AppView, BuildFilters, Viewer};
+use super::pages::{self, AppFilters, AppView, AppsView, BuildFilters, Viewer};
 use super::refusal::Refusal;
 use super::search;
 use super::service::Timeline;
 use super::timeline::{self, Wanted};
 use crate::serving::Peer;
 use crate::timeline::protocol::App;
+
+/// The most namespaces that a page offers to choose from.
+const OFFERED: usize = 48;
 
 /// The pages.
 pub(super) fn router() -> Router<Arc<Timeline>> {
@@ -145,7 +148,20 @@ async fn all_apps(
         cursor: filters.cursor.clone(),
     };
     let page = apps::page(&timeline, &visitor.0, &query).await?;
-    Ok(pages::apps(&visitor.viewer(), &page, &filters, OffsetDateTime::now_utc()).into_response())
+    let (database, now) = (&timeline.database, OffsetDateTime::now_utc());
+    let mut recent = Vec::with_capacity(page.items.len());
+    for app in &page.items {
+        recent.push(database.recent(&app.namespace, &app.app, pages::BARS, now).await?);
+    }
+    let within = apps::within(&visitor.0, filters.namespace.as_deref())?;
+    let names = visitor.0.namespaces.names();
+    let view = AppsView {
+        page: &page,
+        recent: &recent,
+        overview: database.overview(within.as_deref(), now).await?,
+        namespaces: &database.namespaces(names.as_deref(), OFFERED).await?,
+    };
+    Ok(pages::apps(&visitor.viewer(), &view, &filters, now).into_response())
 }
 
 async fn one_app(

@@ -14,15 +14,15 @@ use super::db::selection::{Place, Selection};
 use super::db::{millis, time_of};
 use super::refusal::Refusal;
 use super::service::Timeline;
-use crate::publish::name::{AppName, ImageRepository, Namespace};
+use crate::publish::name::ImageRepository;
 use crate::timeline::protocol::{App, Build, BuildState, DeployReport};
 
 /// Rows of a page: builds, and deploys without one.
 const ROWS: usize = 40;
 /// Builds of the deploys of a page, at most, also those that are older than the page.
 const JOINED: usize = 400;
-/// Deploys that are looked at for what serves now.
-const DONE: usize = 20;
+/// Parts of the timeline that are read until one has something to show.
+const STRETCHES: usize = 8;
 /// Services, and refs, that a page tells apart.
 const SERVICES: usize = 64;
 const REFS: usize = 20;
@@ -80,14 +80,45 @@ pub struct Current {
 
 /// A page of the timeline of an app that the caller may see.
 pub(super) async fn page(timeline: &Timeline, app: &App, wanted: &Wanted) -> Result<TimelinePage, Refusal> {
+    let database = &timeline.database;
+    let mut before: Option<Place> = wanted.cursor.as_deref().map(cursor::read).transpose()?;
+    // All of a stretch may stand on earlier pages, beside the newest build of its deploy: then the next is read.
+    let mut found = stretch(timeline, app, wanted, before.as_ref()).await?;
+    for _ in 1..STRETCHES {
+        if !found.entries.is_empty() || found.next.is_none() {
+            break;
+        }
+        before = found.next;
+        found = stretch(timeline, app, wanted, before.as_ref()).await?;
+    }
+    let Stretch { entries, next } = found;
+    Ok(TimelinePage {
+        entries,
+        next: next.map(|place| cursor::write(&place)),
+        services: database.services(&app.namespace, &app.app, false, SERVICES).await?,
+        refs: database.refs(&app.namespace, &app.app, REFS).await?,
+    })
+}
+
+/// What a part of the timeline has, and where the next begins.
+struct Stretch {
+    entries: Vec<Entry>,
+    next: Option<Place>,
+}
+
+async fn stretch(
+    timeline: &Timeline,
+    app: &App,
+    wanted: &Wanted,
+    before: Option<&Place>,
+) -> Result<Stretch, Refusal> {
     let (database, now) = (&timeline.database, OffsetDateTime::now_utc());
-    let before: Option<Place> = wanted.cursor.as_deref().map(cursor::read).transpose()?;
     let selection = Selection {
         app: Some((app.namespace.clone(), app.app.clone())),
         service: wanted.service.clone(),
         state: wanted.state,
         git_ref: wanted.git_ref.clone(),
-        before: before.clone(),
+        before: before.cloned(),
         ..Selection::default()
     };
     let mut rows = database.builds(&selection, ROWS + 1, now).await?;
@@ -98,8 +129,8 @@ pub(super) async fn page(timeline: &Timeline, app: &App, wanted: &Wanted) -> Res
     // A deploy has neither a build's state nor a ref.
     if wanted.state.is_none() && wanted.git_ref.is_none() {
         let oldest = items.last().filter(|_| more).map(|item| item.place.clone());
-        let between = (before.as_ref(), oldest.as_ref());
-        let alone = database.deploys_alone(&app.namespace, &app.app, between, ROWS + 1).await?;
+        let (service, between) = (wanted.service.as_deref(), (before, oldest.as_ref()));
+        let alone = database.deploys_alone(&app.namespace, &app.app, service, between, ROWS + 1).await?;
         more |= alone.len() > ROWS;
         let last = alone.last().filter(|_| alone.len() > ROWS);
         let last = last.map(|placed| placed.place.clone());
@@ -114,18 +145,8 @@ pub(super) async fn page(timeline: &Timeline, app: &App, wanted: &Wanted) -> Res
     items.sort_by(|one, other| other.place.cmp(&one.place));
     more |= items.len() > ROWS;
     items.truncate(ROWS);
-    let next = items.last().filter(|_| more).map(|item| cursor::write(&item.place));
-    // Only now: what was the last of a page must be its cursor, also where it is shown elsewhere.
-    items.retain(|item| match (&item.what, &wanted.service) {
-        (What::Deploy(deploy), Some(service)) => is_for(&deploy.report, service),
-        _ => true,
-    });
-    Ok(TimelinePage {
-        entries: join(timeline, app, wanted, items, before.as_ref(), now).await?,
-        next,
-        services: database.services(&app.namespace, &app.app, SERVICES).await?,
-        refs: database.refs(&app.namespace, &app.app, REFS).await?,
-    })
+    let next = items.last().filter(|_| more).map(|item| item.place.clone());
+    Ok(Stretch { entries: join(timeline, app, wanted, items, before, now).await?, next })
 }
 
 /// A row before it is joined, with its place in the timeline.
@@ -167,7 +188,7 @@ async fn join(
     }
     ids.sort_unstable();
     ids.dedup();
-    let serving = serving(timeline, (&app.namespace, &app.app), &app.services).await?;
+    let serving = timeline.database.serving(&app.namespace, &app.app, &app.services).await?;
     let mut groups: HashMap<String, Vec<Build>> = HashMap::new();
     let mut reports = HashMap::new();
     if !ids.is_empty() {
@@ -248,27 +269,8 @@ pub(super) async fn of_image(
     rows.sort_by_key(|row| std::cmp::Reverse(row.reported_at));
     rows.truncate(most);
     let services = builds.first().map(|build| build.services.clone()).unwrap_or_default();
-    let serving = serving(timeline, (namespace, &repository.app), &services).await?;
+    let serving = database.serving(namespace, &repository.app, &services).await?;
     Ok(rows.into_iter().map(|row| Deployed::new(row.id, Some(row.report), &serving)).collect())
-}
-
-/// What each service is served by: the newest deploy that is done, by the service's name. One that names no
-/// services is for `services`.
-async fn serving(
-    timeline: &Timeline,
-    (namespace, app): (&Namespace, &AppName),
-    services: &[String],
-) -> Result<HashMap<String, DeployRow>, Refusal> {
-    let mut done = timeline.database.deploys_done(namespace, app, DONE).await?;
-    done.sort_by_key(|row| std::cmp::Reverse(row.report.finished_at.unwrap_or(row.reported_at)));
-    let mut serving = HashMap::new();
-    for row in done {
-        let services = if row.report.services.is_empty() { services } else { &row.report.services };
-        for service in services {
-            serving.entry(service.clone()).or_insert_with(|| row.clone());
-        }
-    }
-    Ok(serving)
 }
 
 impl Deployed {
@@ -276,10 +278,6 @@ impl Deployed {
         let serving = report.is_some() && serving.values().any(|row| row.id == id);
         Self { id, report, serving }
     }
-}
-
-fn is_for(report: &DeployReport, service: &str) -> bool {
-    report.services.is_empty() || report.services.iter().any(|name| name == service)
 }
 
 /// The images of the app's services, those that share one together.
@@ -292,7 +290,7 @@ pub(super) async fn current(
         Some(service) => vec![service.to_owned()],
         None => app.services.iter().take(SERVICES).cloned().collect(),
     };
-    let serving = serving(timeline, (&app.namespace, &app.app), &app.services).await?;
+    let serving = timeline.database.serving(&app.namespace, &app.app, &app.services).await?;
     let now = OffsetDateTime::now_utc();
     let mut groups: Vec<Current> = Vec::new();
     for service in services {

@@ -11,6 +11,7 @@ mod pages;
 mod reading;
 mod search;
 mod settings;
+mod space;
 mod timeline;
 
 use buildgrid::queue::QueueConfig;

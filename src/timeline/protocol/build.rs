@@ -156,7 +156,7 @@ pub struct App {
     pub namespace: Namespace,
     #[schema(value_type = String)]
     pub app: AppName,
-    /// The services of its last build.
+    /// The services of its last build, then the others of its last 50 builds and of the deploys since then.
     pub services: Vec<String>,
     pub last: Build,
     /// The newest build with an image.

@@ -16,6 +16,9 @@ use crate::web::db::selection::Selection;
 use crate::web::refusal::Refusal;
 use crate::web::service::Timeline;
 
+/// Services of an app that are told apart.
+const SERVICES: usize = 64;
+
 /// Which apps to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +33,19 @@ pub(in crate::web) struct AppsQuery {
     pub cursor: Option<String>,
 }
 
+/// The namespaces that are asked for among a principal's own; `None`: all there are.
+pub(in crate::web) fn within(
+    principal: &Principal,
+    namespace: Option<&str>,
+) -> Result<Option<Vec<String>>, Refusal> {
+    let Some(name) = namespace else { return Ok(principal.namespaces.names()) };
+    let namespace: Namespace = parameter("namespace", name, "a namespace")?;
+    Ok(Some(match principal.namespaces.hold(&namespace) {
+        true => vec![namespace.to_string()],
+        false => Vec::new(),
+    }))
+}
+
 /// One page of apps; what the API and the pages show.
 pub(in crate::web) async fn page(
     timeline: &Timeline,
@@ -37,14 +53,7 @@ pub(in crate::web) async fn page(
     query: &AppsQuery,
 ) -> Result<Page<App>, Refusal> {
     let size = page_size(query.limit)?;
-    let mut namespaces = principal.namespaces.names();
-    if let Some(name) = &query.namespace {
-        let namespace: Namespace = parameter("namespace", name, "a namespace")?;
-        namespaces = Some(match principal.namespaces.hold(&namespace) {
-            true => vec![namespace.to_string()],
-            false => Vec::new(),
-        });
-    }
+    let namespaces = within(principal, query.namespace.as_deref())?;
     let after: Option<(String, String)> = query.cursor.as_deref().map(cursor::read).transpose()?;
     let contained = query.name.as_deref();
     let mut names =
@@ -73,7 +82,7 @@ pub(in crate::web) async fn visible(
     show(timeline, namespace, app).await?.ok_or_else(absent)
 }
 
-/// An app that the principal may see, and that was built for this service.
+/// An app that the principal may see, and that was built or deployed for this service.
 pub(in crate::web) async fn with_service(
     timeline: &Timeline,
     principal: &Principal,
@@ -82,6 +91,9 @@ pub(in crate::web) async fn with_service(
     service: &str,
 ) -> Result<App, Refusal> {
     let known = visible(timeline, principal, namespace, app).await?;
+    if known.services.iter().any(|known| known == service) {
+        return Ok(known);
+    }
     let any = Selection {
         app: Some((known.namespace.clone(), known.app.clone())),
         service: Some(service.to_owned()),
@@ -104,7 +116,14 @@ async fn show(timeline: &Timeline, namespace: Namespace, app: AppName) -> Result
         _ => database.builds(&published, 1, now).await?.pop().map(|row| row.shown(&timeline.base, now)),
     };
     let usual_s = database.usual(&namespace, &app).await?;
-    Ok(Some(App { services: last.services.clone(), namespace, app, last, current, usual_s }))
+    // Those of the last build first, in its order.
+    let mut services = last.services.clone();
+    for other in database.services(&namespace, &app, true, SERVICES).await? {
+        if !services.contains(&other) {
+            services.push(other);
+        }
+    }
+    Ok(Some(App { services, namespace, app, last, current, usual_s }))
 }
 
 /// List apps by name, each with its last build and its current image

@@ -10,6 +10,9 @@ use super::selection::{LAST, only};
 use crate::event::deploy::DeployEvent;
 use crate::publish::name::{AppName, Namespace};
 
+/// The last builds of an app that say which services it has: one that none of them names is no longer its.
+const RECENT: i64 = 50;
+
 /// Keeps that a ref of an app is built.
 pub(super) async fn built(
     connection: &mut SqliteConnection,
@@ -61,24 +64,46 @@ impl Database {
         query.build_query_scalar().fetch_all(&self.readers).await
     }
 
-    /// The services that builds of the app were for, by name.
+    /// The services that builds and deploys of the app were for, by name; with `recent`, of its last builds and of
+    /// the deploys since then alone.
     pub(in crate::web) async fn services(
         &self,
         namespace: &Namespace,
         app: &AppName,
+        recent: bool,
         most: usize,
     ) -> sqlx::Result<Vec<String>> {
-        // From one name to the next: there are few of them, and many rows of each.
-        let select = "WITH RECURSIVE known (service) AS (
-                SELECT min(service) FROM build_services WHERE namespace = $1 AND app = $2
-                UNION ALL
-                SELECT (SELECT min(service) FROM build_services
-                    WHERE namespace = $1 AND app = $2 AND service > known.service)
-                FROM known WHERE service IS NOT NULL
-            )
-            SELECT service FROM known WHERE service IS NOT NULL LIMIT $3";
-        let select = sqlx::query_scalar(select).bind(namespace.as_str()).bind(app.as_str());
-        select.bind(i64::try_from(most).unwrap_or(i64::MAX)).fetch_all(&self.readers).await
+        let oldest = "SELECT created_at FROM builds WHERE namespace = $1 AND app = $2
+            ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET $3";
+        let since: Option<i64> = match recent {
+            true => {
+                let oldest = sqlx::query_scalar(oldest).bind(namespace.as_str()).bind(app.as_str());
+                oldest.bind(RECENT - 1).fetch_optional(&self.readers).await?
+            }
+            false => None,
+        };
+        let mut services = Vec::new();
+        for table in ["build_services", "deploy_services"] {
+            // From one name to the next: there are few of them, and many rows of each.
+            let of_app = format!("FROM {table} WHERE namespace = $1 AND app = $2");
+            let select = sqlx::AssertSqlSafe(format!(
+                "WITH RECURSIVE known (service) AS (
+                    SELECT min(service) {of_app} AND service > ''
+                    UNION ALL
+                    SELECT (SELECT min(service) {of_app} AND service > known.service)
+                    FROM known WHERE service IS NOT NULL
+                )
+                SELECT service FROM known WHERE service IS NOT NULL
+                    AND (SELECT max(created_at) {of_app} AND service = known.service) >= $3 LIMIT $4"
+            ));
+            let select = sqlx::query_scalar(select).bind(namespace.as_str()).bind(app.as_str());
+            let select = select.bind(since.unwrap_or_default()).bind(i64::try_from(most).unwrap_or(i64::MAX));
+            services.extend(select.fetch_all(&self.readers).await?);
+        }
+        services.sort_unstable();
+        services.dedup();
+        services.truncate(most);
+        Ok(services)
     }
 
     /// Refs that begin with `text`, or whose branch or tag does, of these namespaces (`None`: all).

@@ -50,14 +50,12 @@ impl BuildRow {
     /// The build as it is shown: one whose lease is over is never running, and has ended if that was asked
     /// for. That it waits is said while it is heard of.
     pub(in crate::web) fn shown(self, base: &str, now: OffsetDateTime) -> Build {
-        let interrupted = self.build.state.is_running() && !self.is_leased(now);
         let waits = self.in_line_at.is_some_and(|at| at + PATIENCE > now);
+        let interrupted = self.build.state.is_running() && !self.is_leased(now);
         let mut build = self.build;
-        if interrupted && build.cancel_requested_at.is_some() {
-            build.state = BuildState::Cancelled;
+        build.state = shown_state(build.state, interrupted, build.cancel_requested_at.is_some());
+        if interrupted && build.state == BuildState::Cancelled {
             build.finished_at = self.lease_until;
-        } else if interrupted {
-            build.state = BuildState::Interrupted;
         }
         build.waiting = build.waiting.filter(|_| waits && !build.state.is_final());
         build.retry_at = build.retry_at.filter(|_| build.waiting.is_none());
@@ -66,12 +64,21 @@ impl BuildRow {
     }
 }
 
+/// How a build is shown that is kept as `state`; `interrupted`: it should be running, and its lease is over.
+pub(super) fn shown_state(state: BuildState, interrupted: bool, cancel_requested: bool) -> BuildState {
+    match (interrupted, cancel_requested) {
+        (true, true) => BuildState::Cancelled,
+        (true, false) => BuildState::Interrupted,
+        (false, _) => state,
+    }
+}
+
 /// Everything of a build, and of the attempt that counts.
-const SELECT: &str =
+pub(super) const SELECT: &str =
     "SELECT b.*, a.number AS attempt_number, a.worker AS attempt_worker, a.ended_at AS attempt_ended_at
     FROM builds b LEFT JOIN attempts a ON a.id = b.attempt";
 
-fn read(row: &SqliteRow) -> sqlx::Result<BuildRow> {
+pub(super) fn read(row: &SqliteRow) -> sqlx::Result<BuildRow> {
     let at = |column: &str| -> sqlx::Result<Option<OffsetDateTime>> {
         Ok(row.try_get::<Option<i64>, _>(column)?.map(time_of))
     };
@@ -247,67 +254,18 @@ impl Database {
         most: usize,
         now: OffsetDateTime,
     ) -> sqlx::Result<Vec<BuildRow>> {
-        let rows = selection.query(SELECT, most, now).build().fetch_all(&self.readers).await?;
-        rows.iter().map(read).collect()
-    }
-
-    /// The builds of an app that are of this commit, newest first.
-    pub(in crate::web) async fn builds_of_commit(
-        &self,
-        namespace: &Namespace,
-        app: &AppName,
-        commit: &str,
-        most: usize,
-    ) -> sqlx::Result<Vec<BuildRow>> {
-        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
-        query.push(" WHERE b.namespace = ").push_bind(namespace.to_string());
-        query.push(" AND b.app = ").push_bind(app.to_string());
-        query.push(" AND b.commit_id = ").push_bind(commit.to_owned());
-        query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
-        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
-        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
-    }
-
-    /// The first commit after `after` that begins with `prefix`, in lower-case hex.
-    pub(in crate::web) async fn next_commit(
-        &self,
-        prefix: &str,
-        after: &str,
-    ) -> sqlx::Result<Option<String>> {
-        let select = "SELECT min(commit_id) FROM builds WHERE commit_id >= $1 AND commit_id < $2
-            AND commit_id > $3";
-        // After every hex digit.
-        let select = sqlx::query_scalar(select).bind(prefix).bind(format!("{prefix}g")).bind(after);
-        select.fetch_one(&self.readers).await
-    }
-
-    /// The builds of a commit in these namespaces (`None`: all), newest first.
-    pub(in crate::web) async fn builds_of_any_app(
-        &self,
-        commit: &str,
-        namespaces: Option<&[String]>,
-        most: usize,
-    ) -> sqlx::Result<Vec<BuildRow>> {
-        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
-        query.push(" WHERE b.commit_id = ").push_bind(commit.to_owned());
-        only(&mut query, "b.namespace", namespaces);
-        query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
-        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
-        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
-    }
-
-    /// Builds that ended with an image whose digest begins with `prefix`, of any namespace.
-    pub(in crate::web) async fn builds_of_digest(
-        &self,
-        prefix: &str,
-        most: usize,
-    ) -> sqlx::Result<Vec<BuildRow>> {
-        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
-        query.push(" WHERE b.digest >= ").push_bind(prefix.to_owned());
-        query.push(" AND b.digest < ").push_bind(format!("{prefix}g"));
-        query.push(" ORDER BY b.digest, b.id LIMIT ");
-        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
-        query.build().fetch_all(&self.readers).await?.iter().map(read).collect()
+        let mut found: Vec<BuildRow> = Vec::new();
+        let mut queries = selection.queries(SELECT, most, now);
+        for query in &mut queries {
+            let rows = query.build().fetch_all(&self.readers).await?;
+            found.extend(rows.iter().map(read).collect::<sqlx::Result<Vec<_>>>()?);
+        }
+        if queries.len() > 1 {
+            let place = |row: &BuildRow| (row.build.created_at, row.build.id.clone());
+            found.sort_by_cached_key(|row| std::cmp::Reverse(place(row)));
+            found.truncate(most);
+        }
+        Ok(found)
     }
 
     /// The builds of a namespace that are for one of these deploys, newest first.

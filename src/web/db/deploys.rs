@@ -1,5 +1,7 @@
 //! Deploys, as Maestro reports them: the other column of the timeline.
 
+use std::collections::{BTreeSet, HashMap};
+
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
@@ -26,6 +28,11 @@ pub(in crate::web) struct Placed {
     /// By when it was first reported.
     pub place: Place,
 }
+
+/// The service of a deploy that names none: it is for all.
+const EVERY: &str = "";
+/// Services of an app that are told apart.
+const SERVICES: usize = 256;
 
 const SELECT: &str = "SELECT d.id, d.report, d.reported_at, d.created_at FROM deploys d";
 
@@ -67,7 +74,31 @@ pub(in crate::web) async fn put(
         .bind(i64::from(alone))
         .execute(&mut *connection)
         .await?;
+    name_services(connection, id, report, now).await?;
     logs::create(connection, &LogId::of_deploy(report.namespace.as_str(), id)).await
+}
+
+/// Keeps which services a deploy is for, and since when it is done.
+async fn name_services(
+    connection: &mut SqliteConnection,
+    id: &str,
+    report: &DeployReport,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let delete = "DELETE FROM deploy_services WHERE namespace = $1 AND deploy_id = $2";
+    sqlx::query(delete).bind(report.namespace.as_str()).bind(id).execute(&mut *connection).await?;
+    let done_at = (report.state == DeployState::Done).then(|| millis(report.finished_at.unwrap_or(now)));
+    let named: BTreeSet<&str> = match report.services.is_empty() {
+        true => BTreeSet::from([EVERY]),
+        false => report.services.iter().map(String::as_str).collect(),
+    };
+    for service in named {
+        let insert = "INSERT INTO deploy_services (namespace, deploy_id, app, service, created_at, done_at)
+            SELECT namespace, id, app, $3, created_at, $4 FROM deploys WHERE namespace = $1 AND id = $2";
+        let insert = sqlx::query(insert).bind(report.namespace.as_str()).bind(id).bind(service);
+        insert.bind(done_at).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 /// A build of the app is for this deploy, should it have been reported.
@@ -111,20 +142,43 @@ impl Database {
         self.read_deploys(query).await
     }
 
-    /// The app's deploys that were reported as done, newest first.
-    pub(in crate::web) async fn deploys_done(
+    /// What serves each of these services of an app now, and every other that a deploy is done for: the deploy that
+    /// was done last.
+    pub(in crate::web) async fn serving(
         &self,
         namespace: &Namespace,
         app: &AppName,
-        most: usize,
-    ) -> sqlx::Result<Vec<DeployRow>> {
-        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
-        query.push(" WHERE d.namespace = ").push_bind(namespace.to_string());
-        query.push(" AND d.app = ").push_bind(app.to_string());
-        query.push(" AND d.state = ").push_bind(DeployState::Done.as_str());
-        query.push(" ORDER BY d.created_at DESC, d.id DESC LIMIT ");
-        query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
-        self.read_deploys(query).await
+        services: &[String],
+    ) -> sqlx::Result<HashMap<String, DeployRow>> {
+        let named = self.services(namespace, app, false, SERVICES).await?;
+        let services: BTreeSet<&String> = services.iter().chain(&named).collect();
+        let for_all = self.done_last(namespace, app, EVERY).await?;
+        let mut serving: HashMap<String, String> = HashMap::new();
+        for service in services {
+            let own = self.done_last(namespace, app, service).await?;
+            // One of either kind may be the later.
+            if let Some((_, id)) = own.max(for_all.clone()) {
+                serving.insert(service.clone(), id);
+            }
+        }
+        let ids: BTreeSet<&String> = serving.values().collect();
+        let ids: Vec<String> = ids.into_iter().cloned().collect();
+        let rows = self.deploys_called(namespace, &ids).await?;
+        let row_of = |id: &String| rows.iter().find(|row| row.id == *id).cloned();
+        Ok(serving.iter().filter_map(|(service, id)| Some((service.clone(), row_of(id)?))).collect())
+    }
+
+    /// The deploy for a service that was done last, and when.
+    async fn done_last(
+        &self,
+        namespace: &Namespace,
+        app: &AppName,
+        service: &str,
+    ) -> sqlx::Result<Option<(i64, String)>> {
+        let select = "SELECT done_at, deploy_id FROM deploy_services WHERE namespace = $1 AND app = $2
+            AND service = $3 AND done_at IS NOT NULL ORDER BY done_at DESC, deploy_id DESC LIMIT 1";
+        let select = sqlx::query_as(select).bind(namespace.as_str()).bind(app.as_str()).bind(service);
+        select.fetch_optional(&self.readers).await
     }
 
     /// Deploys whose ids begin with `text`, of these namespaces (`None`: all).
@@ -157,12 +211,13 @@ impl Database {
         self.read_deploys(query).await
     }
 
-    /// The app's deploys that no build is for, between two places in its timeline: newest first, before the one
+    /// The app's deploys that no build is for, of this service or all, between two places in its timeline: newest first, before the one
     /// and after the other.
     pub(in crate::web) async fn deploys_alone(
         &self,
         namespace: &Namespace,
         app: &AppName,
+        service: Option<&str>,
         (before, after): (Option<&Place>, Option<&Place>),
         most: usize,
     ) -> sqlx::Result<Vec<Placed>> {
@@ -176,6 +231,11 @@ impl Database {
             }
         }
         query.push(" AND d.alone = 1");
+        if let Some(service) = service {
+            query.push(" AND EXISTS (SELECT 1 FROM deploy_services s WHERE s.namespace = d.namespace");
+            query.push(" AND s.deploy_id = d.id AND s.service IN (").push_bind(EVERY);
+            query.push(", ").push_bind(service.to_owned()).push("))");
+        }
         query.push(" ORDER BY d.created_at DESC, d.id DESC LIMIT ");
         query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
         let rows = query.build().fetch_all(&self.readers).await?;

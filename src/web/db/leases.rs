@@ -55,7 +55,7 @@ pub(in crate::web) async fn change(
 ) -> sqlx::Result<()> {
     let update = "UPDATE builds SET state = $2, attempt = $3, lease_until = $4, heard_at = $5, requeued = $6,
             result = $7, reused = $8, started_at = $9, finished_at = $10, ended_because = $11, in_line_at = $12,
-            waiting = NULL, digest = $13
+            waiting = NULL, digest = $13, variant = $14
         WHERE id = $1";
     let json = change.result.map(row::json).transpose()?;
     sqlx::query(update)
@@ -72,9 +72,17 @@ pub(in crate::web) async fn change(
         .bind(change.ended_because)
         .bind(change.in_line_at.map(millis))
         .bind(change.result.and_then(|result| result.digest).map(|digest| digest.to_string()))
+        .bind(change.result.and_then(variant))
         .execute(connection)
         .await
         .map(drop)
+}
+
+/// What follows the commit in the tag of the image that a build ended with.
+fn variant(result: &ResultEvent) -> Option<&str> {
+    result.digest?;
+    let (_, tag) = result.image.as_deref()?.rsplit_once(':')?;
+    tag.strip_prefix(result.commit.as_ref()?.as_str())
 }
 
 /// Renews the lease of a build whose attempt was heard of.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use sqlx::ConnectOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
@@ -49,6 +50,12 @@ pub enum OpenError {
         file.display()
     )]
     Newer { file: PathBuf, found: i64, known: i64 },
+    #[error(
+        "the database {} is copied before its schema is changed, which needs {} free on its disk, the change included; \
+         there are {}. Free space there, or move timeline.data_dir to a larger disk",
+        file.display(), ByteSize(*needed), ByteSize(*free)
+    )]
+    Space { file: PathBuf, needed: u64, free: u64 },
     #[error("the schema of the database {} cannot be changed: {error}", file.display())]
     Migration { file: PathBuf, error: MigrateError },
     #[error("the database {}: {reason}", file.display())]

@@ -1,4 +1,4 @@
-//! Which builds a list shows, as a query that an index answers.
+//! Which builds a list shows, as queries that indexes answer.
 
 use sqlx::{QueryBuilder, Sqlite};
 use time::OffsetDateTime;
@@ -22,7 +22,7 @@ pub(in crate::web) struct Selection {
     pub namespace: Option<Namespace>,
     pub service: Option<String>,
     pub state: Option<BuildState>,
-    /// A full ref, or the name of a branch.
+    /// A full ref, or the name of a branch or tag.
     pub git_ref: Option<String>,
     /// The beginning of a commit's id, in lower-case hex.
     pub commit: Option<String>,
@@ -31,17 +31,77 @@ pub(in crate::web) struct Selection {
     pub before: Option<Place>,
 }
 
+/// Namespaces that are asked one by one; with more, the list is walked through in the order of time.
+const NAMESPACES: usize = 16;
+
+/// A part of a selection: what one index has in the order of time.
+#[derive(Debug, Clone, Default)]
+struct Branch {
+    namespace: Option<String>,
+    state: Option<(&'static str, Lease)>,
+    git_ref: Option<String>,
+}
+
+/// What else must hold for a kept state to be shown as the wanted one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lease {
+    Any,
+    Live,
+    Over,
+    /// Over, and the end was asked for.
+    OverAndCancelled,
+}
+
 impl Selection {
-    /// The query that takes its columns and tables from `select`, where `b` are the builds.
-    pub(super) fn query(
+    /// The queries that together find it, each of which an index answers from its newest build on; with the columns
+    /// and tables of `select`, where `b` are the builds.
+    pub(super) fn queries(
         &self,
+        select: &'static str,
+        most: usize,
+        now: OffsetDateTime,
+    ) -> Vec<QueryBuilder<Sqlite>> {
+        self.branches().iter().map(|branch| self.query(branch, select, most, now)).collect()
+    }
+
+    fn branches(&self) -> Vec<Branch> {
+        let one = self.namespace.is_some() || self.app.is_some();
+        let namespaces: Vec<Option<String>> = match &self.namespaces {
+            Some(names) if !one && names.len() <= NAMESPACES => names.iter().cloned().map(Some).collect(),
+            _ => vec![None],
+        };
+        let refs: Vec<Option<String>> = match &self.git_ref {
+            None => vec![None],
+            Some(full) if full.starts_with("refs/") => vec![Some(full.clone())],
+            Some(short) => ["refs/heads/", "refs/tags/", "refs/"]
+                .iter()
+                .map(|prefix| Some(format!("{prefix}{short}")))
+                .collect(),
+        };
+        let mut branches = Vec::new();
+        for namespace in &namespaces {
+            for state in kept_as(self.state) {
+                for git_ref in &refs {
+                    let (namespace, git_ref) = (namespace.clone(), git_ref.clone());
+                    branches.push(Branch { namespace, state, git_ref });
+                }
+            }
+        }
+        branches
+    }
+
+    fn query(
+        &self,
+        branch: &Branch,
         select: &'static str,
         most: usize,
         now: OffsetDateTime,
     ) -> QueryBuilder<Sqlite> {
         let mut query = QueryBuilder::<Sqlite>::new(select);
-        // In the order of the services' own index, which has few rows where a service has few builds.
-        let by_service = self.app.as_ref().zip(self.service.as_ref());
+        // In the order of the services' own index, which has few rows where a service has few builds; but for what
+        // is rare among a service's builds there are better ones.
+        let usual = branch.git_ref.is_none() && self.state.is_none_or(|state| state == BuildState::Published);
+        let by_service = self.app.as_ref().zip(self.service.as_ref()).filter(|_| usual);
         if by_service.is_some() {
             query.push(" JOIN build_services s ON s.build_id = b.id");
         }
@@ -55,51 +115,38 @@ impl Selection {
             Some(_) => ("s.created_at", "s.build_id"),
             None => ("b.created_at", "b.id"),
         };
-        only(&mut query, "b.namespace", self.namespaces.as_deref());
+        if branch.namespace.is_none() {
+            only(&mut query, "+b.namespace", self.namespaces.as_deref());
+        }
         let mut equal = |column: &str, value: Option<String>| {
             if let Some(value) = value {
                 query.push(" AND b.").push(column).push(" = ").push_bind(value);
             }
         };
+        equal("namespace", branch.namespace.clone());
         equal("namespace", self.namespace.as_ref().map(ToString::to_string));
         equal("namespace", self.app.as_ref().map(|(namespace, _)| namespace.to_string()));
         equal("app", self.app.as_ref().map(|(_, app)| app.to_string()));
         equal("deploy_id", self.deploy_id.clone());
-        match self.state {
-            None => {}
-            // Not a state that is kept, but one that has ceased to be true.
-            Some(BuildState::Interrupted) => {
-                query.push(" AND b.state IN ('claimed', 'fetching', 'building', 'publishing')");
+        equal("git_ref", branch.git_ref.clone());
+        equal("state", branch.state.map(|(state, _)| state.to_owned()));
+        match branch.state.map_or(Lease::Any, |(_, lease)| lease) {
+            Lease::Any => {}
+            Lease::Live => {
+                query.push(" AND b.lease_until > ").push_bind(millis(now));
+            }
+            lease => {
                 query.push(" AND coalesce(b.lease_until, 0) <= ").push_bind(millis(now));
-                query.push(" AND b.cancel_requested_at IS NULL");
-            }
-            Some(BuildState::Cancelled) => {
-                query.push(" AND (b.state = 'cancelled' OR (b.cancel_requested_at IS NOT NULL");
-                query.push(" AND b.state IN ('claimed', 'fetching', 'building', 'publishing')");
-                query.push(" AND coalesce(b.lease_until, 0) <= ").push_bind(millis(now)).push("))");
-            }
-            Some(state) => {
-                query.push(" AND b.state = ").push_bind(state.as_str());
-                if state.is_running() {
-                    query.push(" AND b.lease_until > ").push_bind(millis(now));
-                }
+                query.push(" AND b.cancel_requested_at IS ").push(match lease {
+                    Lease::OverAndCancelled => "NOT NULL",
+                    _ => "NULL",
+                });
             }
         }
         if let (Some(service), None) = (&self.service, by_service) {
             query
                 .push(" AND EXISTS (SELECT 1 FROM build_services s WHERE s.build_id = b.id AND s.service = ");
             query.push_bind(service.clone()).push(")");
-        }
-        match &self.git_ref {
-            None => {}
-            Some(full) if full.starts_with("refs/") => {
-                query.push(" AND b.git_ref = ").push_bind(full.clone());
-            }
-            Some(short) => {
-                query.push(" AND b.git_ref IN (").push_bind(short.clone());
-                query.push(", ").push_bind(format!("refs/heads/{short}"));
-                query.push(", ").push_bind(format!("refs/tags/{short}")).push(")");
-            }
         }
         if let Some(commit) = &self.commit {
             query.push(" AND b.commit_id >= ").push_bind(commit.clone());
@@ -110,9 +157,34 @@ impl Selection {
             query.push(format!(" AND ({column}, {id_column}) < (")).push_bind(*at);
             query.push(", ").push_bind(id.clone()).push(")");
         }
-        query.push(format!(" ORDER BY {column} DESC, {id_column} DESC LIMIT "));
+        // Few builds are of one commit or deploy: they are found by that, and put in order.
+        let found = self.commit.is_some() || self.deploy_id.is_some();
+        let sign = if found { "+" } else { "" };
+        query.push(format!(" ORDER BY {sign}{column} DESC, {sign}{id_column} DESC LIMIT "));
         query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
         query
+    }
+}
+
+/// How builds are kept that are shown in this state; `None`: in any.
+fn kept_as(shown: Option<BuildState>) -> Vec<Option<(&'static str, Lease)>> {
+    use BuildState as S;
+    let running = |lease| {
+        let running = [S::Claimed, S::Fetching, S::Building, S::Publishing];
+        running.map(|state| Some((state.as_str(), lease))).to_vec()
+    };
+    match shown {
+        None => vec![None],
+        // Not a state that is kept, but one that has ceased to be true.
+        Some(S::Interrupted) => running(Lease::Over),
+        Some(S::Cancelled) => {
+            let mut kept = running(Lease::OverAndCancelled);
+            kept.push(Some((S::Cancelled.as_str(), Lease::Any)));
+            kept
+        }
+        Some(state) => {
+            vec![Some((state.as_str(), if state.is_running() { Lease::Live } else { Lease::Any }))]
+        }
     }
 }
 
@@ -124,4 +196,72 @@ pub(super) fn only(query: &mut QueryBuilder<Sqlite>, column: &str, namespaces: O
         query.push(", ").push_bind(namespace.clone());
     }
     query.push(")");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::db::Database;
+
+    /// What SQLite does for a selection, step by step.
+    async fn plan(database: &Database, selection: &Selection) -> Vec<String> {
+        let select = "EXPLAIN QUERY PLAN SELECT b.* FROM builds b";
+        let mut plan = Vec::new();
+        for mut query in selection.queries(select, 41, OffsetDateTime::now_utc()) {
+            let rows: Vec<(i64, i64, i64, String)> =
+                query.build_query_as().fetch_all(&database.readers).await.unwrap();
+            plan.extend(rows.into_iter().map(|(.., step)| step));
+        }
+        plan
+    }
+
+    #[tokio::test]
+    async fn no_list_walks_through_the_history_or_sorts_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path()).await.unwrap();
+        let of_app = Selection {
+            app: Some(("acme".parse().unwrap(), "shop".parse().unwrap())),
+            ..Selection::default()
+        };
+        let namespaces = |names: &[&str]| Some(names.iter().map(|&name| name.to_owned()).collect());
+        let before = Some((7, "b-1".to_owned()));
+        let mut asked = vec![
+            of_app.clone(),
+            Selection { service: Some("web".to_owned()), ..of_app.clone() },
+            Selection { git_ref: Some("main".to_owned()), ..of_app.clone() },
+            Selection { git_ref: Some("refs/tags/v1".to_owned()), before: before.clone(), ..of_app.clone() },
+            Selection::default(),
+            Selection { namespaces: namespaces(&["acme", "smoke"]), before, ..Selection::default() },
+        ];
+        for &state in BuildState::ALL {
+            let state = Some(state);
+            asked.push(Selection { state, ..of_app.clone() });
+            asked.push(Selection { state, git_ref: Some("main".to_owned()), ..of_app.clone() });
+            asked.push(Selection { state, service: Some("web".to_owned()), ..of_app.clone() });
+            asked.push(Selection { state, ..Selection::default() });
+            asked.push(Selection { state, namespaces: namespaces(&["acme"]), ..Selection::default() });
+            asked.push(Selection { state, namespace: "acme".parse().ok(), ..Selection::default() });
+        }
+        for selection in asked {
+            let plan = plan(&database, &selection).await;
+            let bad = |step: &String| {
+                step.contains("TEMP B-TREE")
+                    || (step.starts_with("SCAN b") && !step.contains("builds_by_time"))
+            };
+            assert!(!plan.iter().any(bad), "{selection:?}: {plan:#?}");
+            let by = |index: &str| plan.iter().all(|step| !step.contains(" b ") || step.contains(index));
+            let rare = selection.state.is_some_and(|state| state != BuildState::Published);
+            if rare && selection.git_ref.is_none() {
+                assert!(by("state="), "{selection:?}: {plan:#?}");
+            }
+            if selection.git_ref.is_some() {
+                assert!(by("git_ref="), "{selection:?}: {plan:#?}");
+            }
+        }
+        // Few builds are of one deploy, and a commit's digits leave few: those may be sorted.
+        let commit = Selection { commit: Some("abcd".to_owned()), ..of_app };
+        let plan = plan(&database, &commit).await;
+        assert!(plan[0].contains("commit_id>"), "{plan:#?}");
+        database.close().await;
+    }
 }

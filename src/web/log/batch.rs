@@ -231,10 +231,10 @@ fn decompress(body: &[u8], encoding: Encoding) -> Result<Vec<u8>, BatchError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::web) mod tests {
     use super::*;
 
-    pub(in crate::web::log) fn line(seq: u64, service: Option<&str>, text: &str) -> String {
+    pub(in crate::web) fn line(seq: u64, service: Option<&str>, text: &str) -> String {
         let service = service.map_or("null".to_owned(), |name| format!("{name:?}"));
         format!(
             r#"{{"seq":{seq},"at":"2026-11-23T10:15:02.{:03}Z","stream":"stdout","step":"[1/1] RUN x","server":"w","service":{service},"pod":null,"text":"{text}"}}"#,

@@ -5,6 +5,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
+use super::bars::{BARS, Bars};
 use super::document::{Document, Frame, Viewer};
 use super::icons::Icon;
 use super::image::ImageUrl;
@@ -14,6 +15,7 @@ use super::words;
 use crate::telemetry::printable::printable;
 use crate::timeline::entry::timestamp;
 use crate::timeline::protocol::{App, Page};
+use crate::web::db::overview::{Overview, Recent};
 
 /// The query of the page. An empty value is none.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -29,6 +31,17 @@ pub struct AppFilters {
     pub cursor: Option<String>,
 }
 
+/// What the page shows.
+pub struct AppsView<'a> {
+    pub page: &'a Page<App>,
+    /// The last builds of each of these apps, newest first.
+    pub recent: &'a [Vec<Recent>],
+    /// Of the namespace that is filtered by, or of all.
+    pub overview: Overview,
+    /// The namespaces to choose from.
+    pub namespaces: &'a [String],
+}
+
 #[derive(Template)]
 #[template(path = "apps.html")]
 struct Apps {
@@ -36,7 +49,12 @@ struct Apps {
     /// Whether the reader may build.
     can_build: bool,
     apps: Vec<AppRow>,
+    /// `7 apps in 3 namespaces`
+    sums: String,
+    overview: Overview,
     namespace: Option<String>,
+    /// Address and name of each that can be filtered by.
+    namespaces: Vec<(String, String)>,
     /// The page without a filter by namespace.
     every_namespace: String,
     app: String,
@@ -51,6 +69,7 @@ struct Icons {
     copy: Icon,
     search: Icon,
     close: Icon,
+    caret: Icon,
 }
 
 struct AppRow {
@@ -58,12 +77,14 @@ struct AppRow {
     app: String,
     services: String,
     last: Row,
+    bars: Bars,
     usual: Option<String>,
     image: Option<ImageUrl>,
     size: Option<String>,
 }
 
-pub fn apps(viewer: &Viewer, page: &Page<App>, filters: &AppFilters, now: OffsetDateTime) -> Document {
+pub fn apps(viewer: &Viewer, view: &AppsView<'_>, filters: &AppFilters, now: OffsetDateTime) -> Document {
+    let &AppsView { page, recent, overview, namespaces } = view;
     let (namespace, app) = (filters.namespace.as_deref(), filters.app.as_deref());
     let to = |namespace: Option<&str>, cursor: Option<&str>| {
         address("/", &[("namespace", namespace), ("app", app), ("cursor", cursor)])
@@ -71,26 +92,38 @@ pub fn apps(viewer: &Viewer, page: &Page<App>, filters: &AppFilters, now: Offset
     let template = Apps {
         frame: Frame::new(Some(viewer)),
         can_build: viewer.can_build,
-        apps: page.items.iter().map(|app| AppRow::new(app, now)).collect(),
+        apps: page.items.iter().zip(recent).map(|(app, recent)| AppRow::new(app, recent, now)).collect(),
+        sums: sums(overview),
+        overview,
         namespace: namespace.map(printable),
+        namespaces: namespaces.iter().map(|name| (to(Some(name), None), printable(name))).collect(),
         every_namespace: to(None, None),
         app: printable(app.unwrap_or_default()),
         first: filters.cursor.is_none(),
         next: page.next.as_deref().map(|cursor| to(namespace, Some(cursor))),
         now: timestamp::to_string(now),
-        icons: Icons { copy: Icon::Copy, search: Icon::Search, close: Icon::Close },
+        icons: Icons { copy: Icon::Copy, search: Icon::Search, close: Icon::Close, caret: Icon::Caret },
     };
     Document::render(StatusCode::OK, &template)
 }
 
+fn sums(overview: Overview) -> String {
+    let of = |count: u64, one: &str| match count {
+        1 => format!("1 {one}"),
+        count => format!("{} {one}s", words::thousands(count)),
+    };
+    format!("{} in {}", of(overview.apps, "app"), of(overview.namespaces, "namespace"))
+}
+
 impl AppRow {
-    fn new(app: &App, now: OffsetDateTime) -> Self {
+    fn new(app: &App, recent: &[Recent], now: OffsetDateTime) -> Self {
         let current = app.current.as_ref();
         Self {
             namespace: app.namespace.to_string(),
             app: app.app.to_string(),
             services: printable(&app.services.join(", ")),
             last: Row::new(&app.last, now),
+            bars: Bars::of(recent, now),
             usual: app.usual_s.map(words::seconds),
             image: current.and_then(|build| build.image.as_deref()).map(ImageUrl::new),
             size: current.and_then(|build| build.size).map(words::size),

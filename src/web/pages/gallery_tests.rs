@@ -38,10 +38,10 @@ fn pages() -> Vec<(String, Document)> {
     let second = Attempt { number: 2, claimed_at: NOW - Duration::seconds(52), ..running.clone() };
     let mut pages = vec![
         ("sign-in".to_owned(), sign_in(Some("User name or password is wrong."), "/")),
-        ("apps".to_owned(), super::apps(&viewer, &list(apps), &AppFilters::default(), NOW)),
+        ("apps".to_owned(), page_of_apps(&viewer, &list(apps), &AppFilters::default())),
         (
             "apps-empty".to_owned(),
-            super::apps(&viewer, &Page { items: vec![], next: None }, &AppFilters::default(), NOW),
+            page_of_apps(&viewer, &Page { items: vec![], next: None }, &AppFilters::default()),
         ),
         ("app".to_owned(), page_of_app(&app_of("shop", building()), &history(), &BuildFilters::default())),
         ("app-first".to_owned(), page_of_app(&first, &empty, &filters)),

@@ -62,7 +62,10 @@ fn pages() -> Vec<(String, Document)> {
         ("sign-in".to_owned(), sign_in(Some(HOSTILE), &format!("/{HOSTILE}"))),
         ("sign-in, next".to_owned(), sign_in(None, "/\"><script>alert('xss')</script>")),
         ("fault".to_owned(), fault(http::StatusCode::NOT_FOUND, HOSTILE, HOSTILE)),
-        ("no apps".to_owned(), apps(&viewer, &Page { items: vec![], next: next() }, &filters, samples::NOW)),
+        (
+            "no apps".to_owned(),
+            samples::page_of_apps(&viewer, &Page { items: vec![], next: next() }, &filters),
+        ),
     ];
     for &state in BuildState::ALL {
         let build = hostile_build(state);
@@ -79,7 +82,7 @@ fn pages() -> Vec<(String, Document)> {
         pages.push((format!("app, {state}"), hostile_app(&viewer, &list, &build)));
         pages.push((
             format!("apps, {state}"),
-            apps(&viewer, &Page { items: vec![list], next: next() }, &filters, samples::NOW),
+            samples::page_of_apps(&viewer, &Page { items: vec![list], next: next() }, &filters),
         ));
         pages.push((format!("search, {state}"), hostile_search(&viewer, build.clone())));
         pages.push((format!("image, {state}"), hostile_image(&viewer, state)));
@@ -161,6 +164,7 @@ fn hostile_app(viewer: &Viewer, app: &App, build: &Build) -> Document {
 fn hostile_image(viewer: &Viewer, state: BuildState) -> Document {
     let mut image = samples::image();
     (image.url, image.builds) = (hostile(), vec![hostile_build(state)]);
+    image.made = Some(hostile_build(state));
     for deploy in &mut image.deploys {
         deploy.id = hostile();
     }

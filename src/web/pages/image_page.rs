@@ -104,8 +104,7 @@ struct LayerView {
 
 pub fn image(viewer: &Viewer, image: &Image, now: OffsetDateTime) -> Document {
     let repository = &image.name.repository;
-    // What found it there made nothing.
-    let made = image.builds.iter().rfind(|build| !build.reused).or(image.builds.last());
+    let made = image.made.as_ref();
     let content = image.content.as_ref().ok();
     let digest = content.map(|content| content.digest).or(made.and_then(|build| build.digest));
     let size = content.map(|content| content.size).or(made.and_then(|build| build.size));

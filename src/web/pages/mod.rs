@@ -24,6 +24,7 @@ mod ansi;
 mod app;
 mod apps;
 pub mod assets;
+mod bars;
 mod build;
 mod build_form;
 mod deploy;
@@ -56,7 +57,8 @@ mod hostile_tests;
 mod samples;
 
 pub use app::{AppView, BuildFilters, app};
-pub use apps::{AppFilters, apps};
+pub use apps::{AppFilters, AppsView, apps};
+pub use bars::BARS;
 pub use build::build;
 pub use build_form::build_form;
 pub use deploy::deploy;

@@ -16,6 +16,7 @@ use crate::timeline::protocol::{
     DeployState, Page,
 };
 use crate::web::credentials::Kept;
+use crate::web::db::overview::{Overview, Recent};
 use crate::web::images::{Content, Image, Layer, Previous};
 use crate::web::log::outline::Outline;
 use crate::web::log::read::Counted;
@@ -413,6 +414,7 @@ pub(super) fn image() -> Image {
     Image {
         name: ImageName { repository: "acme/shop.storefront".parse().unwrap(), tag: COMMIT.parse().unwrap() },
         url: format!("registry.example.com/acme/shop.storefront:{COMMIT}"),
+        made: Some(published()),
         builds: vec![published()],
         deploys: vec![Deployed { serving: true, ..deployed("shop-418", Some(DeployState::Done)) }],
         content: Ok(Content {
@@ -518,4 +520,38 @@ pub(super) fn new_credential() -> NewCredential {
 
 pub(super) fn settings_of(managed: Option<&Kept>) -> Settings<'_> {
     Settings { host: "registry.example.com", managed, fresh: None, namespaces: &[], any_namespace: true }
+}
+
+/// The last builds of an app.
+pub(super) fn recent() -> Vec<Recent> {
+    let took = |state, seconds| Recent {
+        state,
+        kind: None,
+        reused: false,
+        started_at: Some(NOW - Duration::seconds(seconds)),
+        finished_at: (state != BuildState::Building).then_some(NOW),
+    };
+    let mut recent: Vec<Recent> = [40, 38, 41, 39, 90, 52, 40, 2, 44]
+        .iter()
+        .map(|&seconds| took(BuildState::Published, seconds))
+        .collect();
+    recent.insert(0, took(BuildState::Building, 34));
+    recent.insert(4, took(BuildState::Failed, 30));
+    recent.insert(6, Recent { kind: Some(Kind::Infrastructure), ..took(BuildState::Failed, 12) });
+    recent
+}
+
+/// The page of these apps.
+pub(super) fn page_of_apps(viewer: &Viewer, apps: &Page<App>, filters: &AppFilters) -> Document {
+    let recent = vec![recent(); apps.items.len()];
+    let count = apps.items.len() as u64;
+    let overview =
+        Overview { apps: count, namespaces: 3, running: 2, waiting: 1, published_today: 38, failed_today: 3 };
+    let namespaces = ["acme", "globex", "smoke"].map(str::to_owned);
+    super::apps(
+        viewer,
+        &AppsView { page: apps, recent: &recent, overview, namespaces: &namespaces },
+        filters,
+        NOW,
+    )
 }

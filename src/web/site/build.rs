@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use http::{StatusCode, Uri};
 
-use super::{Fault, Visitor};
+use super::{Fault, OFFERED, Visitor};
 use crate::event::deploy::{BuildId, MAX_EVENT};
 use crate::web::access::Scope;
 use crate::web::api::{self, apps, builds};
@@ -17,8 +17,6 @@ use crate::web::service::Timeline;
 
 /// The largest form, in bytes: an event, escaped.
 const MAX_FORM: usize = 3 * MAX_EVENT + (64 << 10);
-/// The most namespaces that the form offers.
-const OFFERED: usize = 48;
 
 /// The form; for an app that is named in the address, as its last build was ordered.
 pub(super) async fn form(

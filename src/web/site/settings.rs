@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use time::OffsetDateTime;
 
-use super::{Fault, Visitor};
+use super::{Fault, OFFERED, Visitor};
 use crate::publish::name::Namespace;
 use crate::store::UserName;
 use crate::web::access::Scope;
@@ -22,8 +22,6 @@ use crate::web::service::Timeline;
 const HERE: &str = "/settings/buildgrid";
 /// The largest form, in bytes: as many namespaces as a credential may have.
 const MAX_FORM: usize = 16 << 10;
-/// The most namespaces that the form offers.
-const OFFERED: usize = 48;
 
 pub(super) async fn settings(
     State(timeline): State<Arc<Timeline>>,

@@ -112,3 +112,32 @@ async fn an_image_that_no_build_is_known_of_is_shown_out_of_the_store() {
     service.timeline.finish().await;
     registry.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maker_and_predecessor_are_found_behind_any_number_of_builds() {
+    let registry = TestRegistry::start().await;
+    let service = Service::beside(&registry).await;
+    for (number, commit) in COMMITS.iter().enumerate() {
+        let image = TestImage::saying(&format!("hello {number}"));
+        let name = image_name("acme/shop.fake", commit);
+        let digest = image.publish(&registry.store, &name).await.to_string();
+        let url = name.url(&registry.host);
+        service.published(&format!("made-{number}"), commit, &url, &digest, 1).await;
+        // Then others under another variant, of the same commit among them.
+        for other in 0..55 {
+            let digest = format!("sha256:{:064x}", 1000 * number + other);
+            let (commit, url) = match other % 2 {
+                0 => (format!("{other:040x}"), format!("{}/acme/shop.fake:{other:040x}-slim", registry.host)),
+                _ => ((*commit).to_owned(), format!("{url}-slim")),
+            };
+            service.published(&format!("other-{number}-{other}"), &commit, &url, &digest, 1).await;
+        }
+    }
+    let session = service.signed_in("mara", Role::Viewer, Namespaces::All).await;
+    let page = service.page(&session, &format!("/images/acme/shop.fake:{}", COMMITS[1])).await;
+    assert!(page.contains("href=\"/builds/made-1\"") && !page.contains("/builds/other"), "{page}");
+    let first = format!("/images/acme/shop.fake:{}", COMMITS[0]);
+    assert!(page.contains(&format!("compared with <a href=\"{first}\">")), "{page}");
+    service.timeline.finish().await;
+    registry.stop().await;
+}

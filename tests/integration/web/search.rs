@@ -4,7 +4,7 @@ use buildgrid::web::access::{Namespaces, Role};
 use reqwest::{Method, StatusCode, header};
 use serde_json::json;
 
-use super::Service;
+use super::{Service, claim, event};
 
 const COMMIT: &str = "abcd1234abcd1234abcd1234abcd1234abcd1234";
 
@@ -68,6 +68,42 @@ async fn anything_is_found_by_what_one_has_of_it() {
     for odd in ["/search", "/search?q=", "/search?q=%00", &format!("/search?q={}", "é".repeat(2000))] {
         let page = service.nobody(Method::GET, odd).header(header::COOKIE, &own).send().await.unwrap();
         assert_eq!(page.status(), StatusCode::OK, "{odd:.40}");
+    }
+    service.timeline.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_hides_nothing_of_ones_own() {
+    let service = Service::start().await;
+    let digest = |number: usize| format!("sha256:5f5f5f5f{number:056x}");
+    // Others' come first in every order: more of them than a search shows.
+    for number in 0..12 {
+        let mut event: serde_json::Value =
+            serde_json::from_str(&event(&format!("g-{number}"), "globex", "shop")).unwrap();
+        event["commit"] = json!(format!("abcd{number:036x}"));
+        let attempt = buildgrid::timeline::protocol::AttemptId::generate().to_string();
+        let body = claim(&event.to_string(), &attempt);
+        let claimed =
+            service.worker(Method::PUT, &format!("/builds/g-{number}")).json(&body).send().await.unwrap();
+        assert_eq!(claimed.status(), StatusCode::OK);
+        let result = json!({"version": 1, "id": format!("g-{number}"), "deploy_id": "shop-418", "attempt": 1,
+            "namespace": "globex", "app": "shop", "services": ["web"], "repository": "fake", "commit": event["commit"],
+            "state": "published", "kind": null, "reused": false, "image": format!("h/globex/shop.fake:abcd{number:036x}"),
+            "digest": digest(number), "size": 1, "reason": null, "step": null, "excerpt": [], "log_url": null,
+            "worker": "worker-1", "started_at": null, "finished_at": null});
+        let nothing = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let report = json!({"state": "published", "at": "2026-11-23T10:16:50.000Z", "result": result,
+            "log": {"count": 0, "checksum": nothing}});
+        let path = format!("/builds/g-{number}/attempts/{attempt}/state");
+        let reported = service.worker(Method::POST, &path).json(&report).send().await.unwrap();
+        assert_eq!(reported.status(), StatusCode::OK);
+    }
+    let image = format!("registry.example.com/acme/shop.fake:{COMMIT}");
+    service.published("b-77", COMMIT, &image, &digest(99), 98_700_000).await;
+    let own = service.signed_in("mara", Role::Viewer, "acme smoke".parse().unwrap()).await;
+    for query in ["abcd", "sha256:5f5f5f5f", "shop-418", "shop.fake:abcd", "acme/shop.fake:abcd"] {
+        let page = service.page(&own, &format!("/search?q={query}")).await;
+        assert!(page.contains("href=\"/builds/b-77\"") && !page.contains("/builds/g-"), "{query}: {page}");
     }
     service.timeline.finish().await;
 }

@@ -164,3 +164,64 @@ async fn a_service_shows_its_image_and_how_it_is_pulled() {
     assert!(other.contains(&format!("data-copy=\"{image}\"")) && !other.contains("deployed "), "{other}");
     service.timeline.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_serves_a_service_is_known_however_long_ago_it_was_deployed() {
+    let service = Service::start().await;
+    let session = service.signed_in("mara", Role::Viewer, Namespaces::All).await;
+    let report = |state: &str, services: &[&str]| json!({"namespace": "acme", "app": "shop", "state": state, "services": services});
+    service.built("b-1", Some("d-web"), &["web", "worker"], "refs/heads/main").await;
+    service.deployed("d-web", report("done", &["web"])).await;
+    for number in 0..60 {
+        service.deployed(&format!("d-{number}"), report("done", &["worker"])).await;
+    }
+    service.deployed("d-cron", report("running", &["cron"])).await;
+    let page = service.page(&session, "/acme/shop?service=web").await;
+    let serving = |page: &str, id: &str| {
+        let entries = page.split("<li class=\"entry\"").skip(1);
+        let shown: Vec<_> = entries.filter(|entry| entry.contains(&format!(">{id}<"))).collect();
+        assert_eq!(shown.len(), 1, "{id}: {page}");
+        shown[0].contains(">serving<")
+    };
+    assert!(serving(&page, "d-web"), "{page}");
+    let page = service.page(&session, "/acme/shop/worker").await;
+    assert!(serving(&page, "d-59") && !serving(&page, "d-58"), "{page}");
+    // One that names no services is for all of them; one that fails after all serves nothing.
+    service.deployed("d-all", report("done", &[])).await;
+    let page = service.page(&session, "/acme/shop").await;
+    assert!(serving(&page, "d-all") && !serving(&page, "d-59"), "{page}");
+    service.deployed("d-all", report("failed", &[])).await;
+    let page = service.page(&session, "/acme/shop/worker").await;
+    assert!(serving(&page, "d-59") && !serving(&page, "d-all"), "{page}");
+
+    // The services of an app are those of its last builds and deploys, whichever is the last of all.
+    service.built("b-2", None, &["api"], "refs/heads/main").await;
+    assert_eq!(service.get("/apps/acme/shop").await["services"], json!(["api", "cron", "web", "worker"]));
+    assert!(service.page(&session, "/acme/shop").await.contains("href=\"/acme/shop/cron\""));
+    assert!(told(&service.page(&session, "/acme/shop/cron").await).contains("d-cron"));
+    for number in 0..50 {
+        service.built(&format!("c-{number}"), None, &["api"], "refs/heads/main").await;
+    }
+    assert_eq!(
+        service.get("/apps/acme/shop").await["services"],
+        json!(["api"]),
+        "the others are of the past"
+    );
+    service.timeline.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_is_empty_while_there_is_more() {
+    let service = Service::start().await;
+    let session = service.signed_in("mara", Role::Viewer, Namespaces::All).await;
+    // More builds of one deploy than a page has rows: all but the newest stand on the first page.
+    service.built("oldest", None, &["web"], "refs/heads/main").await;
+    for number in 0..100 {
+        service.built(&format!("b-{number}"), Some("wide"), &["web"], "refs/heads/main").await;
+    }
+    let page = service.page(&session, "/acme/shop?service=web").await;
+    assert!(told(&page).starts_with("[b-99 b-98 "), "{}", told(&page));
+    let page = service.page(&session, &next(&page).unwrap()).await;
+    assert_eq!((told(&page).as_str(), next(&page)), ("[oldest]", None));
+    service.timeline.finish().await;
+}
