@@ -479,7 +479,9 @@ impl From<PublishError> for Outcome {
         match error {
             PublishError::Conflict { .. } => Self::Rejected(error.to_string()),
             PublishError::Cancelled => Self::Cancelled,
-            PublishError::Store(_) | PublishError::Image(_) => Self::Infrastructure(error.to_string()),
+            PublishError::Store(_) | PublishError::Image(_) | PublishError::Internal(_) => {
+                Self::Infrastructure(error.to_string())
+            }
         }
     }
 }

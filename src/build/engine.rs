@@ -4,6 +4,8 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use serde::Deserialize;
+
 use crate::store::Layer;
 use crate::store::digest::Digest;
 
@@ -18,7 +20,7 @@ pub struct BuiltImage {
 
 /// Where a built image's layers are read from.
 pub trait Layers: Send + Sync {
-    /// Opens the layer at `index` as its uncompressed tar. It is read on a blocking thread, and its
+    /// Opens the layer at `index`, of which there are as many as diff ids, as its uncompressed tar. It is read on a blocking thread, and its
     /// digest is checked by the reader: an implementation need not.
     fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send>>;
 
@@ -36,6 +38,36 @@ pub struct Packed {
     pub path: PathBuf,
 }
 
+/// The diff ids of an image's configuration.
+///
+/// # Errors
+/// It is no configuration, or has none: there is no image without a layer that engines export or clients pull.
+pub fn diff_ids(config: &[u8]) -> Result<Vec<Digest>, NoLayers> {
+    #[derive(Deserialize)]
+    struct Config {
+        rootfs: RootFs,
+    }
+    // Of none, engines write null.
+    #[derive(Deserialize)]
+    struct RootFs {
+        diff_ids: Option<Vec<Digest>>,
+    }
+    let config: Config = serde_json::from_slice(config).map_err(NoLayers::Unreadable)?;
+    match config.rootfs.diff_ids.unwrap_or_default() {
+        none if none.is_empty() => Err(NoLayers::Empty),
+        ids => Ok(ids),
+    }
+}
+
+/// Why an image has no layers to publish.
+#[derive(Debug, thiserror::Error)]
+pub enum NoLayers {
+    #[error("the image's configuration: {0}")]
+    Unreadable(serde_json::Error),
+    #[error("the image has no layer; let the Dockerfile put something into it, with COPY, ADD or RUN")]
+    Empty,
+}
+
 impl BuiltImage {
     pub fn new(config: Vec<u8>, diff_ids: Vec<Digest>, layers: impl Layers + 'static) -> Self {
         Self { config, diff_ids, layers: Box::new(layers) }
@@ -43,6 +75,9 @@ impl BuiltImage {
 
     /// Opens the layer at `index` of [`diff_ids`](Self::diff_ids), uncompressed.
     pub fn open_layer(&self, index: usize) -> io::Result<Box<dyn Read + Send>> {
+        if index >= self.diff_ids.len() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("the image has no layer {index}")));
+        }
         self.layers.open(index)
     }
 

@@ -48,6 +48,11 @@ impl Format {
         }
     }
 
+    /// Whether a layer of this media type can be pulled by all who can pull what this makes.
+    pub fn is_at_least(self, media_type: &MediaType) -> bool {
+        *media_type == MediaType::ImageLayerGzip || *media_type == self.media_type()
+    }
+
     /// A whole gzip member, or zstd frame. A row of them is read as one (RFC 1952, 2.2; RFC 8878, 3).
     fn pack(self, piece: &[u8]) -> io::Result<Vec<u8>> {
         match self.compression {

@@ -38,6 +38,10 @@ const LEAVE: Duration = Duration::from_secs(2);
 /// system may hold back some gigabytes; a disk that takes longer for it has stopped.
 pub const LONGEST_PIECE: Duration = Duration::from_secs(600);
 
+/// After this long no publish goes on, so that what it reads from may be removed: a thousand gigabytes, on a disk that
+/// takes ten megabytes a second.
+pub const LONGEST: Duration = Duration::from_secs(28 * 60 * 60);
+
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The name is taken by an image of another definition.
@@ -52,6 +56,9 @@ pub enum PublishError {
     /// The engine's layers could not be read, or are not what its configuration says.
     #[error("{0:#}")]
     Image(anyhow::Error),
+    /// None of these: what should not happen.
+    #[error("{0:#}")]
+    Internal(anyhow::Error),
 }
 
 /// How an image is to be published.
@@ -182,7 +189,7 @@ impl Publisher {
         let parts = layers.iter().chain([&config]).map(|part| part.digest).collect();
         self.store.link_blobs(&name.repository, parts).await?;
         annotations.insert(manifest::DEFINITION.to_owned(), definition.to_string());
-        let bytes = manifest::assemble(&config, &layers, &annotations).map_err(PublishError::Image)?;
+        let bytes = manifest::assemble(&config, &layers, &annotations).map_err(PublishError::Internal)?;
         let digest = self.store.put_manifest(&name.repository, bytes).await?;
         metrics::counter!("buildgrid_published_bytes_total", "source" => "stored").increment(fresh);
         metrics::counter!("buildgrid_published_bytes_total", "source" => "reused").increment(known);
@@ -196,7 +203,7 @@ impl Publisher {
             }
             TagOutcome::Exists(_) => match self.existing(name, definition).await? {
                 Existing::Same(existing) => Ok(existing),
-                Existing::Nothing | Existing::Damaged(_) => Err(PublishError::Image(anyhow::anyhow!(
+                Existing::Nothing | Existing::Damaged(_) => Err(PublishError::Internal(anyhow::anyhow!(
                     "{name} was published by another build and is gone again"
                 ))),
             },
@@ -230,7 +237,7 @@ impl Publisher {
         let layer = self.store_layer(image.clone(), index, cancel.clone(), pulse.clone()).await?;
         // Of one that came compressed nobody has seen that it is the layer of that diff id: its manifest says so, which may
         // be anybody's. Under its own digest it is found all the same.
-        if image.packed_layer(index).is_none() {
+        if self.packed(image, index).is_none() {
             self.store.index_layer(diff_id, &layer).await?;
         }
         log.status(format!(
@@ -242,6 +249,12 @@ impl Publisher {
         Ok((layer, Origin::Engine))
     }
 
+    /// The layer at `index` as the engine has compressed it, where every client can pull that which can pull what this
+    /// publisher makes.
+    fn packed<'a>(&self, image: &'a BuiltImage, index: usize) -> Option<&'a Packed> {
+        image.packed_layer(index).filter(|packed| self.format.is_at_least(&packed.layer.media_type))
+    }
+
     /// The stored blob of the layer at `index`, if there is one.
     async fn known(
         &self,
@@ -249,7 +262,7 @@ impl Publisher {
         index: usize,
         pulse: &Pulse,
     ) -> Result<Option<Layer>, StoreError> {
-        match (self.store.find_layer(image.diff_ids[index], pulse).await?, image.packed_layer(index)) {
+        match (self.store.find_layer(image.diff_ids[index], pulse).await?, self.packed(image, index)) {
             (None, Some(packed)) => {
                 Ok(self.store.has_layer(&packed.layer, pulse).await?.then(|| packed.layer.clone()))
             }
@@ -265,31 +278,34 @@ impl Publisher {
         pulse: Pulse,
     ) -> Result<Layer, PublishError> {
         let (store, format, cancelled) = (self.store.clone(), self.format, cancel.clone());
+        let packed = self.packed(&image, index).cloned();
         let span = tracing::Span::current();
         let pass = move || -> Result<Layer, PublishError> {
             let _entered = span.enter();
             let expected = image.diff_ids[index];
-            let reading = |error: io::Error| match cancel.is_cancelled() {
-                true => PublishError::Cancelled,
-                false => PublishError::Image(
+            // What the store could not write comes through the same pass as what could not be read.
+            let failed = |error: io::Error| match (cancel.is_cancelled(), error.downcast::<StoreError>()) {
+                (true, _) => PublishError::Cancelled,
+                (false, Ok(error)) => PublishError::Store(error),
+                (false, Err(error)) => PublishError::Image(
                     anyhow::Error::from(error).context(format!("store the layer {expected}")),
                 ),
             };
-            if let Some(Packed { layer, path }) = image.packed_layer(index) {
+            if let Some(Packed { layer, path }) = packed {
                 let place = || path.display().to_string();
-                let file = File::open(path).with_context(place).map_err(PublishError::Image)?;
-                let found = store.take_layer(&file, layer, &pulse)?;
+                let file = File::open(&path).with_context(place).map_err(PublishError::Image)?;
+                let found = store.take_layer(&file, &layer, &pulse, &cancel).map_err(failed)?;
                 if found != layer.digest {
                     return Err(PublishError::Image(anyhow::anyhow!("{} has the digest {found}", place())));
                 }
-                return Ok(layer.clone());
+                return Ok(layer);
             }
             let layer = image
                 .open_layer(index)
                 .with_context(|| format!("open the layer {expected}"))
                 .map_err(PublishError::Image)?;
             let Compressed { diff_id, writer, .. } =
-                compress(pulse.reading(layer), store.blob_writer()?, format, &cancel).map_err(reading)?;
+                compress(pulse.reading(layer), store.blob_writer()?, format, &cancel).map_err(failed)?;
             if diff_id != expected {
                 return Err(PublishError::Image(anyhow::anyhow!(
                     "the engine's layer {expected} has the digest {diff_id}; nothing was published"
@@ -305,6 +321,6 @@ impl Publisher {
                 return Err(PublishError::Cancelled);
             }
         };
-        stored.context("compress a layer").map_err(PublishError::Image)?
+        stored.context("compress a layer").map_err(PublishError::Internal)?
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use oci_spec::image::MediaType;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::backend;
@@ -84,8 +85,11 @@ impl Store {
             if stamp.is_some_and(|stamp| verified.has(digest, stamp)) {
                 return Ok(true);
             }
+            let stamp = stamp.filter(is_settled);
             match digest_of(&path, &pulse) {
                 Ok(found) if found == digest => {
+                    // Whoever put it may not have come to its own sync.
+                    directory.settle(&key)?;
                     verified.note(digest, stamp);
                     return Ok(true);
                 }
@@ -100,9 +104,16 @@ impl Store {
     }
 
     /// Takes a layer that is compressed already, from the file `source`, if it is the one it is said to be; answers the
-    /// digest that it has. Blocks.
-    pub fn take_layer(&self, source: &File, layer: &Layer, pulse: &Pulse) -> Result<Digest, StoreError> {
-        backend::take(self.directory(), source, layer.digest, pulse)
+    /// digest that it has. Blocks; ends with [`io::ErrorKind::Interrupted`] soon after `cancel` is cancelled. What the store
+    /// could not write is an error around a [`StoreError`].
+    pub fn take_layer(
+        &self,
+        source: &File,
+        layer: &Layer,
+        pulse: &Pulse,
+        cancel: &CancellationToken,
+    ) -> io::Result<Digest> {
+        backend::take(self.directory(), source, layer.digest, pulse, cancel)
     }
 
     /// Remembers the blob of a layer. Call it when the blob is in the store and the digest of its
@@ -124,16 +135,19 @@ impl Verified {
     /// Notes a blob with its stamp from before it was read.
     fn note(&self, blob: Digest, stamp: Option<Stamp>) {
         let Some(stamp) = stamp else { return };
-        let changed = UNIX_EPOCH + Duration::from_secs(stamp[5].try_into().unwrap_or(0));
-        if !changed.elapsed().is_ok_and(|age| age > SETTLED) {
-            return;
-        }
         let mut verified = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if verified.len() >= MAX_VERIFIED {
             verified.clear();
         }
         verified.insert(blob, (stamp, Instant::now()));
     }
+}
+
+/// Whether the file was changed long enough ago, as of now.
+fn is_settled(stamp: &Stamp) -> bool {
+    let [.., seconds, nanoseconds] = *stamp;
+    let since = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
+    (UNIX_EPOCH + since).elapsed().is_ok_and(|age| age > SETTLED)
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -166,9 +180,9 @@ mod tests {
         std::fs::write(&path, "one").unwrap();
         let (verified, blob) = (Verified::default(), Digest::of(b"one"));
         let now = stamp(&path).unwrap();
-        verified.note(blob, Some(now));
-        assert!(!verified.has(blob, now), "it may be changed within the same tick");
-        std::thread::sleep(SETTLED + Duration::from_secs(1));
+        assert!(!is_settled(&now), "it may be changed within the same tick");
+        std::thread::sleep(SETTLED + Duration::from_millis(100));
+        assert!(is_settled(&now));
         verified.note(blob, Some(now));
         assert!(verified.has(blob, stamp(&path).unwrap()));
         assert!(!verified.has(Digest::of(b"two"), now));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use buildgrid::build::docker::{Context, DockerEngine, EngineConfig, open_archive};
 use buildgrid::build::engine::BuildError;
+use buildgrid::publish::publisher;
 use buildgrid::timeline::entry::Stream;
 use buildgrid::timeline::mask::Mask;
 use buildgrid::timeline::sink::LogSink;
@@ -418,10 +419,12 @@ async fn sweeps_the_tags_that_are_older_than_any_build() {
     let second = Duration::from_secs(1);
     let config = EngineConfig { host: only.host(), ..EngineConfig::default() };
     for longest in [Duration::from_secs(3600), Duration::MAX] {
-        assert_eq!(DockerEngine::connect(&config, longest).unwrap().sweep().await.unwrap(), 0);
+        assert_eq!(DockerEngine::connect(&config, longest).unwrap().sweep(Duration::ZERO).await.unwrap(), 0);
         assert_eq!(left(), [&*tag], "a tag that a running build may have was removed");
     }
-    assert_eq!(DockerEngine::connect(&config, second).unwrap().sweep().await.unwrap(), 1);
+    assert_eq!(DockerEngine::connect(&config, second).unwrap().sweep(publisher::LONGEST).await.unwrap(), 0);
+    assert_eq!(left(), [&*tag], "a tag whose image may still be published was removed");
+    assert_eq!(DockerEngine::connect(&config, second).unwrap().sweep(Duration::ZERO).await.unwrap(), 1);
     assert_eq!(left(), [""; 0]);
     docker(&["image", "inspect", BASE]);
 }

@@ -12,10 +12,9 @@ use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 
-use crate::build::engine::{BuiltImage, Layers};
+use crate::build::engine::{BuiltImage, Layers, diff_ids};
 use crate::store::digest::Digest;
 
 /// The largest `manifest.json` and image configuration taken, in bytes: they are read into memory.
@@ -135,10 +134,7 @@ pub(super) fn image(file: File, index: &Index) -> io::Result<BuiltImage> {
     };
     let config = index.document(&file, &saved.config)?;
     check_name(&saved.config, &config)?;
-    let parsed = ImageConfiguration::from_reader(&config[..])
-        .map_err(|error| malformed(format_args!("{}: {error}", saved.config)))?;
-    let diff_ids = parsed.rootfs().diff_ids().iter().map(|id| id.parse().map_err(malformed));
-    let diff_ids = diff_ids.collect::<io::Result<Vec<Digest>>>()?;
+    let diff_ids = diff_ids(&config).map_err(malformed)?;
     let layers = saved.layers.unwrap_or_default();
     if layers.len() != diff_ids.len() {
         return Err(malformed(format_args!("{} layers, but {} diff ids", layers.len(), diff_ids.len())));
@@ -180,9 +176,8 @@ struct Spooled {
 
 impl Layers for Spooled {
     fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send>> {
-        let (Some(file), Some(&rest)) = (&self.file, self.spans.get(index)) else {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("the image has no layer {index}")));
-        };
+        let rest = self.spans[index];
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let mut magic = [0; 4];
         let count = Part { file: file.clone(), rest }.read(&mut magic)?;
         let part = BufReader::with_capacity(READ_BUFFER, Part { file: file.clone(), rest });

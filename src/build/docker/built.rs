@@ -12,7 +12,7 @@ use super::engine::DockerEngine;
 use super::export;
 use super::storage;
 use super::tags::EngineBuildId;
-use crate::build::engine::{BuildError, BuiltImage};
+use crate::build::engine::{BuildError, BuildFailure, BuiltImage, NoLayers};
 use crate::store::digest::Digest;
 use crate::telemetry::pulse::Pulse;
 use crate::timeline::mask::Mask;
@@ -81,6 +81,9 @@ impl OnEngine {
                 self.has_another_way = way == Way::Auto;
                 Ok(image)
             }
+            (Err(reason), _) if matches!(reason.downcast_ref(), Some(NoLayers::Empty)) => {
+                Err(without_layers())
+            }
             (Err(reason), Way::EngineStorage) => Err(BuildError::Infrastructure(format!(
                 "publish.source is \"engine-storage\", but the engine's storage cannot be read: {}",
                 storage::refused(&reason)
@@ -113,7 +116,11 @@ impl OnEngine {
         cancel: &CancellationToken,
         pulse: &Pulse,
     ) -> Result<BuiltImage, BuildError> {
-        export::export(&self.engine, &self.tag, spool, log, cancel, pulse).await
+        let image = export::export(&self.engine, &self.tag, spool, log, cancel, pulse).await;
+        if matches!(image, Err(BuildError::EngineFull(_))) {
+            self.engine.found_full();
+        }
+        image
     }
 
     async fn stored(&self) -> anyhow::Result<BuiltImage> {
@@ -149,6 +156,11 @@ impl OnEngine {
             .in_current_span(),
         ))
     }
+}
+
+/// Whoever wrote the Dockerfile can mend it.
+pub(super) fn without_layers() -> BuildError {
+    BuildError::Failed(BuildFailure { reason: NoLayers::Empty.to_string(), ..BuildFailure::default() })
 }
 
 impl Drop for OnEngine {

@@ -20,6 +20,7 @@ use super::tags::{self, EngineBuildId};
 use super::transport::{Address, Transport};
 use super::watch::{Pulse, SILENCE};
 use crate::build::engine::BuildError;
+use crate::telemetry::pulse as telemetry;
 use crate::timeline::sink::LogSink;
 
 /// A Docker engine that builds images with BuildKit. Any number of builds can run at a time.
@@ -85,7 +86,7 @@ impl DockerEngine {
             }
             Err(error) => {
                 if matches!(error, BuildError::EngineFull(_)) {
-                    self.full.send_replace(());
+                    self.found_full();
                 }
                 image.remove(cancel).await;
                 Err(error)
@@ -108,13 +109,19 @@ impl DockerEngine {
         self.full.subscribe()
     }
 
-    /// Removes the private tags that crashed workers have left: those that are older than any build
-    /// can be, since other workers may share the engine. Answers how many. One that cannot be removed is
-    /// told and left.
-    pub async fn sweep(&self) -> Result<usize, BuildError> {
+    pub(super) fn found_full(&self) {
+        self.full.send_replace(());
+    }
+
+    /// Removes the private tags that crashed workers have left: those that are older than any build, with the
+    /// `publish` of its image, can be, since other workers may share the engine. Answers how many. One that cannot be
+    /// removed is told and left.
+    pub async fn sweep(&self, publish: Duration) -> Result<usize, BuildError> {
         let docker = self.short();
         let mut removed = 0;
-        for (tag, bytes) in self.within(tags::older_than(&docker, self.longest_build)).await? {
+        for (tag, bytes) in
+            self.within(tags::older_than(&docker, self.longest_build.saturating_add(publish))).await?
+        {
             match self.remove(&tag).await {
                 Ok(()) => {
                     tracing::info!(
@@ -218,6 +225,7 @@ impl DockerEngine {
             docker: self.short(),
             timeout: self.config.timeout,
             silence: SILENCE.min(self.config.timeout),
+            of_run: telemetry::Pulse::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{self, Index};
+use super::built;
 use super::engine::DockerEngine;
 use super::failure;
 use super::watch::{Pulse, Silent};
@@ -36,7 +37,9 @@ pub(super) async fn export(
     // Severed at the end of this function, also when its future is dropped.
     let _sever = transport.severed.clone().drop_guard();
     let docker = engine.docker(transport, engine.longest_build());
-    let archive = pieces(docker, tag.to_owned(), engine.pulse()).take_until(cancel.clone().cancelled_owned());
+    // The engine writes all of it to a file of its own first, in silence.
+    let alive = Pulse { of_run: pulse.clone(), ..engine.pulse() };
+    let archive = pieces(docker, tag.to_owned(), alive).take_until(cancel.clone().cancelled_owned());
     let path = spool.join("export.tar");
     let pulse = pulse.clone();
     let spooled = tokio::task::spawn_blocking(move || {
@@ -62,6 +65,10 @@ pub(super) async fn export(
 }
 
 fn failed(tag: &str, error: &dyn std::fmt::Display) -> BuildError {
+    // Of an image without layers (moby, image/tarexport/save.go).
+    if error.to_string().contains("empty export - not implemented") {
+        return built::without_layers();
+    }
     failure::said(format!("export {tag} from the docker engine: {error}"))
 }
 

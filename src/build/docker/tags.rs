@@ -1,4 +1,4 @@
-//! The private tag that a build's image has on the engine between build and export.
+//! The private tag that a build's image has on the engine until it is published.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bollard::Docker;
 use futures::{Stream, StreamExt};
 
+use crate::telemetry::pulse as telemetry;
+
 /// How long the engine may be silent before it is asked whether it is there; no longer than it may take to
 /// answer.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
@@ -16,6 +18,8 @@ pub(super) struct Pulse {
     pub(super) docker: Docker,
     pub(super) timeout: Duration,
     pub(super) silence: Duration,
+    /// Beats with the engine's.
+    pub(super) of_run: telemetry::Pulse,
 }
 
 /// The engine has stopped answering.
@@ -39,7 +43,11 @@ impl Pulse {
     }
 
     async fn beats(&self) -> bool {
-        matches!(tokio::time::timeout(self.timeout, self.docker.ping()).await, Ok(Ok(_)))
+        let beats = matches!(tokio::time::timeout(self.timeout, self.docker.ping()).await, Ok(Ok(_)));
+        if beats {
+            self.of_run.beat();
+        }
+        beats
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Read as _, Write};
 use std::sync::Arc;
 
 use tempfile::TempPath;
+use tokio_util::sync::CancellationToken;
 
 use super::super::digest::{Digest, Digesting};
 use super::super::error::StoreError;
@@ -58,20 +59,41 @@ pub(in crate::store) fn take(
     source: &File,
     expected: Digest,
     pulse: &Pulse,
-) -> Result<Digest, StoreError> {
-    let mut file = directory.temporary()?;
-    let failed = |error| StoreError::io("write", &file.path, error);
-    while io::copy(&mut source.take(PIECE), &mut file.file).map_err(failed)? > 0 {
-        pulse.beat();
+    cancel: &CancellationToken,
+) -> io::Result<Digest> {
+    let mut file = directory.temporary().map_err(of_store)?;
+    let failed = |error| of_store(StoreError::io("write", &file.path, error));
+    let goes_on = || match cancel.is_cancelled() {
+        true => Err(io::Error::new(io::ErrorKind::Interrupted, "cancelled")),
+        false => {
+            pulse.beat();
+            Ok(())
+        }
+    };
+    // The system does not say at which end it failed. A disk without space is ours for sure; where another fault of ours
+    // is taken for the source's, it is met again on the next way.
+    let either = |error: io::Error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem => {
+            failed(error)
+        }
+        _ => error,
+    };
+    while io::copy(&mut source.take(PIECE), &mut file.file).map_err(either)? > 0 {
+        goes_on()?;
     }
-    let copy = File::open(&file.path).map_err(failed)?;
-    let mut copy = Digesting::new(pulse.reading(copy));
-    io::copy(&mut copy, &mut io::sink()).map_err(failed)?;
+    let mut copy = Digesting::new(File::open(&file.path).map_err(failed)?);
+    while io::copy(&mut (&mut copy).take(PIECE), &mut io::sink()).map_err(failed)? > 0 {
+        goes_on()?;
+    }
     let (digest, _, _) = copy.finish();
     if digest == expected {
-        place(directory, file, digest)?;
+        place(directory, file, digest).map_err(of_store)?;
     }
     Ok(digest)
+}
+
+fn of_store(error: StoreError) -> io::Error {
+    io::Error::other(error)
 }
 
 /// Makes a written file durable and visible as the blob `digest`.

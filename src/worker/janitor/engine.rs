@@ -6,6 +6,7 @@ use super::removal::Tally;
 use super::{Janitor, Round};
 use crate::build::docker::{DockerEngine, Prune};
 use crate::disk::aside;
+use crate::publish::publisher;
 
 /// The steps in which the build cache of an engine whose disk is too full goes, until there is room again.
 const STEPS: [(Prune, &str); 3] = [
@@ -19,7 +20,7 @@ impl Janitor {
         let mut tally = Tally::default();
         let Some(engine) = &self.handler.pipeline.engine else { return tally };
         if round.is_hourly || round.pressure.engine {
-            match engine.sweep().await {
+            match engine.sweep(publisher::LONGEST).await {
                 Ok(removed) => tally.things += removed as u64,
                 Err(error) => {
                     tracing::warn!(%error, "cannot look for what earlier builds left on the Docker engine");

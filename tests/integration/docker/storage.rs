@@ -29,11 +29,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::source::Fetcher;
-use crate::support::docker::{BASE, context_of, docker, engine, request, unique};
+use crate::support::disk::SmallDisk;
+use crate::support::docker::{
+    BASE, base_image, context_of, docker, engine, host, private_tags, request, unique,
+};
 use crate::support::engine::TestEngine;
 use crate::support::git::GitServer;
 use crate::support::grid::TestGrid;
 use crate::support::image::image_name;
+use crate::support::patience::until;
 use crate::support::process::{as_root, output};
 
 /// An image on an engine, to be read in one way and another.
@@ -381,12 +385,13 @@ fn event(id: &str, url: &str, commit: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_that_is_damaged_or_gone_costs_no_build() {
-    // Of the same length; shorter; not there; no file any more; elsewhere; no directory at all.
+    // Of the same length; shorter; not there; no file any more (two kinds); elsewhere; no directory at all.
     let damages = [
         ("printf x | dd of=bin/busybox bs=1 seek=1000000 conv=notrunc", "has the digest"),
         ("truncate -s 1000000 bin/busybox", "is not the file of"),
         ("rm bin/busybox", "No such file"),
         ("rm bin/busybox; mkfifo bin/busybox", "is not the file of"),
+        ("rm bin/busybox; mknod bin/busybox c 1 5", "is not the file of"),
         ("rm -r bin; ln -s /usr/bin bin", "bin/busybox"),
         ("cd ..; rm -r diff", "diff is missing"),
     ];
@@ -454,4 +459,55 @@ async fn reading_the_storage_needs_one_capability() {
     assert!(line.contains("Permission denied") && line.contains("CAP_DAC_READ_SEARCH"), "{line}");
     let with = check(&["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]);
     assert!(with.contains("linux/") && !with.contains("by docker save"), "{with}");
+}
+
+#[tokio::test]
+async fn an_image_without_layers_is_the_builds_fault() {
+    let mut trial = Trial::of(&engine(), request(&format!("FROM scratch\nLABEL a={}\n", unique()))).await;
+    for way in [Way::Auto, Way::EngineStorage, Way::Export] {
+        let error = trial.read(way).await.err().unwrap();
+        let BuildError::Failed(failure) = error else { panic!("{way:?}: {error:?}") };
+        assert!(failure.reason.starts_with("the image has no layer"), "{way:?}: {}", failure.reason);
+    }
+    let log = trial.end().await;
+    assert!(!log.iter().any(|line| line.contains("docker save")), "{log:#?}");
+}
+
+#[tokio::test]
+async fn an_image_is_kept_on_the_engine_as_long_as_it_is_read() {
+    let engine = engine();
+    let request = request(&format!("FROM {BASE}\nRUN echo {} > /x\n", unique()));
+    let tag = format!("buildgrid.local/build:{}", request.id);
+    let is_kept = || !private_tags(&format!("reference={tag}")).is_empty();
+    let mut trial = Trial::of(&engine, request).await;
+    let image = trial.read(Way::EngineStorage).await.unwrap();
+    assert!(is_kept());
+    assert!(content(&image).layers.iter().all(|(diff_id, digest)| diff_id == digest));
+    // Without a word, as of a build whose future was dropped.
+    drop(trial);
+    until("the image is gone", || !is_kept()).await;
+}
+
+/// That the store is full is not the engine's storage's fault, and its export would be in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_is_no_reason_to_export() {
+    base_image();
+    let disk = SmallDisk::mount("32m");
+    let store = disk.path().join("store");
+    let git = GitServer::start();
+    let repository = git.empty("plain");
+    let grid = TestGrid::with(|config| {
+        config.engine.host = host();
+        config.store.path.clone_from(&store);
+        config.source.allow_private_addresses = vec!["127.0.0.1".to_owned()];
+    })
+    .await;
+    repository
+        .write("Dockerfile", format!("FROM {BASE}\nRUN head -c 60000000 /dev/urandom > /{}\n", unique()));
+    let id = unique();
+    grid.publish(event(&id, &repository.url, &repository.commit("Add much"))).await;
+    let reason = grid.result(&id, State::Retrying).await.reason.unwrap();
+    assert!(reason.contains("no space is left for "), "{reason}");
+    let log: Vec<_> = grid.log(&id).into_iter().map(|entry| entry.text).collect();
+    assert!(!log.iter().any(|line| line.contains("docker save")), "{log:#?}");
 }

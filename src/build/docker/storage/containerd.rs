@@ -7,53 +7,49 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
+use oci_spec::image::{Arch, Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::verified;
-use crate::build::engine::{BuiltImage, Layers, Packed};
+use crate::build::engine::{BuiltImage, Layers, Packed, diff_ids};
 use crate::store::Layer;
 use crate::store::digest::Digest;
 
 const READ_BUFFER: usize = 128 * 1024;
 
-/// Where the content store may be: under the engine's directory where it runs a containerd of its own, or else where the
-/// system's has it (containerd, defaults/defaults_unix.go).
-fn candidates(root: &Path) -> [PathBuf; 2] {
-    [root.join("containerd/daemon"), PathBuf::from("/var/lib/containerd")]
-        .map(|root| root.join("io.containerd.content.v1.content/blobs/sha256"))
+/// The directory of all blobs, in which `there` finds what is looked for: under the engine's directory where it runs a
+/// containerd of its own, or else where the system's has it (containerd, defaults/defaults_unix.go).
+fn blobs(root: &Path, there: impl Fn(&Path) -> io::Result<()>) -> anyhow::Result<PathBuf> {
+    let mut absent = None;
+    for root in [root.join("containerd/daemon"), PathBuf::from("/var/lib/containerd")] {
+        let path = root.join("io.containerd.content.v1.content/blobs/sha256");
+        match there(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                absent = absent.or(Some(error));
+            }
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+    Err(absent.unwrap_or(io::ErrorKind::NotFound.into()))
+        .context("containerd's content store has no such image")
 }
 
 pub(super) fn readable(root: &Path) -> anyhow::Result<()> {
-    let mut refused = None;
-    for path in candidates(root) {
-        match std::fs::read_dir(&path) {
-            Ok(_) => return Ok(()),
-            Err(error) => {
-                refused = refused.or(Some(anyhow::Error::from(error).context(path.display().to_string())))
-            }
-        }
-    }
-    refused.map_or(Ok(()), Err)
+    blobs(root, |path| std::fs::read_dir(path).map(drop)).map(drop)
 }
 
 pub(super) fn image(root: &Path, id: Digest) -> anyhow::Result<BuiltImage> {
-    let [own, systems] = candidates(root);
-    let blobs = Blobs(match own.join(id.hex()).exists() {
-        true => own,
-        false => systems,
-    });
+    let blobs = Blobs(blobs(root, |path| File::open(path.join(id.hex())).map(drop))?);
     let manifest = blobs.manifest(id)?;
-    let (config, path) = blobs.document(manifest.config())?;
-    let parsed = ImageConfiguration::from_reader(&config[..]).with_context(|| path.display().to_string())?;
-    let diff_ids =
-        parsed.rootfs().diff_ids().iter().map(|id| id.parse()).collect::<Result<Vec<Digest>, _>>()?;
+    let (config, _) = blobs.document(manifest.config())?;
+    let diff_ids = diff_ids(&config)?;
     let layers = manifest.layers();
     ensure!(layers.len() == diff_ids.len(), "{} layers, but {} diff ids", layers.len(), diff_ids.len());
     let layers = layers.iter().map(|layer| blobs.layer(layer)).collect::<anyhow::Result<_>>()?;
     Ok(BuiltImage::new(config, diff_ids, Content(layers)))
 }
 
-/// The directory of all blobs.
+/// The directory of all blobs, each under its digest.
 struct Blobs(PathBuf);
 
 impl Blobs {
@@ -121,10 +117,7 @@ struct Content(Vec<Packed>);
 
 impl Layers for Content {
     fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send>> {
-        let packed = self.0.get(index);
-        let packed = packed.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("the image has no layer {index}"))
-        })?;
+        let packed = &self.0[index];
         let named =
             |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", packed.path.display()));
         let blob = BufReader::with_capacity(READ_BUFFER, File::open(&packed.path).map_err(named)?);

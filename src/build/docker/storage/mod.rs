@@ -42,17 +42,15 @@ enum Layout {
 impl Storage {
     /// The storage of an engine whose directory is `root`, by what it says of itself; or else why it is not read.
     pub(super) fn of(info: &SystemInfo, root: PathBuf) -> Result<Self, String> {
-        let layout = match info.driver.as_deref() {
-            _ if probe::is_containerd(info) => Layout::Containerd,
-            Some("overlay2") => Layout::Overlay2,
+        if probe::is_containerd(info) {
+            return Ok(Self { root, layout: Layout::Containerd });
+        }
+        match info.driver.as_deref().unwrap_or("unknown") {
+            "overlay2" => Ok(Self { root, layout: Layout::Overlay2 }),
             driver => {
-                let driver = driver.unwrap_or("unknown");
-                return Err(format!(
-                    "its storage driver is {driver}; of overlay2 and containerd it is known how"
-                ));
+                Err(format!("its storage driver is {driver}; of overlay2 and containerd it is known how"))
             }
-        };
-        Ok(Self { root, layout })
+        }
     }
 
     /// The image `id`: its configuration, and where its layers are. Blocks.

@@ -13,11 +13,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use oci_spec::image::ImageConfiguration;
 
 use super::tar_split::TarSplit;
 use super::{document, verified};
-use crate::build::engine::{BuiltImage, Layers};
+use crate::build::engine::{BuiltImage, Layers, diff_ids};
 use crate::store::digest::Digest;
 
 fn contents(root: &Path) -> PathBuf {
@@ -37,11 +36,8 @@ pub(super) fn readable(root: &Path) -> anyhow::Result<()> {
 }
 
 pub(super) fn image(root: &Path, id: Digest) -> anyhow::Result<BuiltImage> {
-    let path = contents(root).join(id.hex());
-    let config = verified(&path, id)?;
-    let parsed = ImageConfiguration::from_reader(&config[..]).with_context(|| path.display().to_string())?;
-    let diff_ids =
-        parsed.rootfs().diff_ids().iter().map(|id| id.parse()).collect::<Result<Vec<Digest>, _>>()?;
+    let config = verified(&contents(root).join(id.hex()), id)?;
+    let diff_ids = diff_ids(&config)?;
     let mut chain: Option<Digest> = None;
     let mut found = Vec::with_capacity(diff_ids.len());
     for &diff_id in &diff_ids {
@@ -89,10 +85,7 @@ struct Overlay2(Vec<Kept>);
 
 impl Layers for Overlay2 {
     fn open(&self, index: usize) -> io::Result<Box<dyn Read + Send>> {
-        let kept = self.0.get(index);
-        let kept = kept.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("the image has no layer {index}"))
-        })?;
+        let kept = &self.0[index];
         let named = |path: &Path, error: io::Error| {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         };

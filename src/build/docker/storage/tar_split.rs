@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -110,18 +111,19 @@ impl<R: Read> TarSplit<R> {
     fn open(&self, name: &Path, size: u64) -> io::Result<(File, PathBuf)> {
         let path = self.path.join(name.strip_prefix("/").unwrap_or(name));
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        // What is no file by now, such as a pipe, must not make the opening wait.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let file: File = openat2(&self.files, name, flags, Mode::empty(), resolve)
+        // Looked at before it is opened: to open a pipe waits, and to open a device does something to it.
+        let place: File = openat2(&self.files, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
             .map_err(|error| named(error.into()))?
             .into();
-        let found = file.metadata().map_err(named)?;
+        let found = place.metadata().map_err(named)?;
         if !found.is_file() || found.len() != size {
             let words =
                 format!("{} is not the file of {size} bytes that the layer has there", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, words));
         }
+        // The very thing that was looked at (proc_pid_fd(5)).
+        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).map_err(named)?;
         Ok((file, path))
     }
 }
