@@ -27,6 +27,27 @@ pub(super) struct Beginning {
     /// The server looks for a commit that it is asked for by id behind all of its refs: if it refuses
     /// it, no fetch of refs can bring it. True for those that announce it and for git itself over HTTP.
     pub(super) refuses_only_missing: bool,
+    /// What the server announces, as libgit2 shall see it.
+    pub(super) announced: Option<Announced>,
+}
+
+/// What a server has said that it can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Announced {
+    capabilities: Bytes,
+    pub(super) refuses_only_missing: bool,
+}
+
+/// A list in which the server announces the same and has no refs, as that of an empty repository.
+pub(super) fn list_without_refs(announced: &Announced) -> Bytes {
+    let mut none = format!("{} capabilities^{{}}\0", "0".repeat(40)).into_bytes();
+    none.extend_from_slice(&announced.capabilities);
+    none.push(b'\n');
+    let mut list = b"001e# service=git-upload-pack\n0000".to_vec();
+    list.extend_from_slice(format!("{:04x}", none.len() + 4).as_bytes());
+    list.extend_from_slice(&none);
+    list.extend_from_slice(b"0000");
+    list.into()
 }
 
 impl Advertisement {
@@ -47,7 +68,7 @@ impl Advertisement {
             // Not what it should be: libgit2 shall say so.
             Scan::Incomplete | Scan::Unknown => {
                 let bytes = Bytes::from(std::mem::take(&mut self.begun));
-                Some(Beginning { bytes, refuses_only_missing: false })
+                Some(Beginning { bytes, refuses_only_missing: false, announced: None })
             }
         }
     }
@@ -84,19 +105,29 @@ fn first_ref(bytes: &[u8]) -> Scan {
 }
 
 fn announce(bytes: &[u8], start: usize, end: usize, is_stateless: bool) -> Beginning {
-    let unchanged =
-        |refuses_only_missing| Beginning { bytes: Bytes::copy_from_slice(bytes), refuses_only_missing };
+    let unchanged = |refuses_only_missing, announced| Beginning {
+        bytes: Bytes::copy_from_slice(bytes),
+        refuses_only_missing,
+        announced,
+    };
     let packet = &bytes[start + 4..end];
-    let Some(nul) = packet.iter().position(|byte| *byte == 0) else { return unchanged(false) };
-    let mut capabilities = packet[nul + 1..].trim_ascii().split(|byte| *byte == b' ');
+    let Some(nul) = packet.iter().position(|byte| *byte == 0) else { return unchanged(false, None) };
+    let announced = |list: &[u8], refuses_only_missing| {
+        // Of a list without refs, nothing can be said of HEAD.
+        let known = list.split(|byte| *byte == b' ').filter(|one| !one.starts_with(b"symref="));
+        let capabilities = known.collect::<Vec<_>>().join(&b' ').into();
+        Some(Announced { capabilities, refuses_only_missing })
+    };
+    let list = packet[nul + 1..].trim_ascii();
+    let mut capabilities = list.split(|byte| *byte == b' ');
     let has = |wanted: &[u8]| capabilities.clone().any(|capability| capability == wanted);
     if has(b"allow-reachable-sha1-in-want") {
-        return unchanged(true);
+        return unchanged(true, announced(list, true));
     }
     let git = is_stateless && capabilities.any(|capability| capability.starts_with(b"agent=git/"));
     let length = end - start + BY_ID.len();
     if length > MAX_PACKET {
-        return unchanged(false);
+        return unchanged(false, None);
     }
     let text = packet.strip_suffix(b"\n").unwrap_or(packet);
     let mut changed = bytes[..start].to_vec();
@@ -105,7 +136,8 @@ fn announce(bytes: &[u8], start: usize, end: usize, is_stateless: bool) -> Begin
     changed.extend_from_slice(BY_ID);
     changed.push(b'\n');
     changed.extend_from_slice(&bytes[end..]);
-    Beginning { bytes: changed.into(), refuses_only_missing: git }
+    let announced = announced(&[list, BY_ID].concat(), git);
+    Beginning { bytes: changed.into(), refuses_only_missing: git, announced }
 }
 
 /// The text of an error packet that a server's answer begins with, as in
@@ -177,6 +209,21 @@ mod tests {
         }
         let full = list(&"x".repeat(MAX_PACKET - 4 - ID.len() - " HEAD\0\n".len()));
         assert_eq!(seen(&full, 4096), (full, false));
+    }
+
+    #[test]
+    fn what_was_announced_stands_in_a_list_without_refs() {
+        let announced = |list: &str| Advertisement::new(true).push(list.as_bytes()).unwrap().announced;
+        let git = announced(&list("shallow symref=HEAD:refs/heads/main agent=git/2.39.5")).unwrap();
+        assert!(git.refuses_only_missing);
+        let service = packet("# service=git-upload-pack\n");
+        let none = format!("{} capabilities^{{}}\0", "0".repeat(40));
+        let expected = "shallow agent=git/2.39.5 allow-reachable-sha1-in-want\n";
+        let expected = format!("{service}0000{}0000", packet(&format!("{none}{expected}")));
+        assert_eq!(list_without_refs(&git), expected);
+        // It is read like any other.
+        assert_eq!(announced(&expected).unwrap(), Announced { refuses_only_missing: true, ..git });
+        assert_eq!(announced("<html>"), None);
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Fetch {
         let _guard = self.session.enter();
         let id = self.commit.as_str();
         let by_id = [format!("+{id}:refs/buildgrid/commits/{id}")];
-        let reason = match self.healing(slot, Kind::Shallow, &by_id, 1) {
+        let reason = match self.by_id(slot, &by_id) {
             Ok(()) => match self.find_in(slot)? {
                 Some(found) => return Ok(found),
                 None => "the server sent something else".to_owned(),
@@ -99,6 +99,29 @@ impl Fetch {
             }
         }
         Ok(None)
+    }
+
+    /// Fetches a commit by its id; first without the server's list of refs, where it is known what that announces.
+    fn by_id(&self, slot: &mut Slot, refspecs: &[String]) -> Result<(), Trouble> {
+        if let Some(announced) = slot.announced.take() {
+            let (mirror, _) = slot.get_or_create(Kind::Shallow)?;
+            self.session.remember(Some(announced.clone()));
+            let result = self.transfer(&mirror, refspecs, 1);
+            self.session.remember(None);
+            match result {
+                Ok(()) => {
+                    slot.announced = Some(announced);
+                    return Ok(());
+                }
+                Err(Trouble::Other(error)) if is_last_word(&error) => return Err(error.into()),
+                // The server may have changed: what is wrong is found out with its list.
+                Err(_) => {}
+            }
+        }
+        self.healing(slot, Kind::Shallow, refspecs, 1)?;
+        // Where it redirects to, another namespace may not be allowed to follow.
+        slot.announced = self.session.announced().filter(|_| self.session.is_at_its_url());
+        Ok(())
     }
 
     /// Fetches into a mirror. If libgit2 fails on one that was there before, it may be broken: it is
@@ -232,6 +255,12 @@ impl Fetch {
     fn not_found(&self) -> SourceError {
         SourceError::CommitNotFound { url: self.session.url.clone(), commit: self.commit.clone() }
     }
+}
+
+/// Whether nothing more is to be asked.
+fn is_last_word(error: &SourceError) -> bool {
+    use SourceError::{Cancelled, TimedOut, TooLarge, TooMany};
+    matches!(error, Cancelled | TimedOut { .. } | TooLarge { .. } | TooMany { .. })
 }
 
 #[cfg(test)]

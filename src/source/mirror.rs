@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use git2::{Repository, RepositoryInitOptions};
 
+use super::advertisement::Announced;
 use super::error::SourceError;
 use super::packing::{Extent, PACKING, Packed};
 
@@ -110,11 +111,13 @@ pub(super) struct Slot {
     mirrors: [Option<Arc<Mirror>>; 2],
     /// Those that others have followed, as long as somebody reads them.
     followed: Vec<Weak<Mirror>>,
+    /// What the server announced to the last fetch by id that succeeded.
+    pub(super) announced: Option<Announced>,
 }
 
 impl Slot {
     pub(super) fn new(folder: PathBuf, url: String) -> Self {
-        Self { folder, url, next: None, mirrors: [None, None], followed: Vec::new() }
+        Self { folder, url, next: None, mirrors: [None, None], followed: Vec::new(), announced: None }
     }
 
     /// Begins a fetch: notes the time as that of the last use. A time that cannot be noted makes the

@@ -5,7 +5,7 @@
 //! - `mirror`: the bare repositories kept on disk, and how a broken one is replaced
 //! - `packing`: how a mirror of many fetches becomes one of few packs and refs
 //! - `kept`: which mirrors there are, and how those go that nobody needs
-//! - `session`, `transport`, `http`, `ssh`, `advertisement`: git's protocol for libgit2, over reqwest and russh
+//! - `session`, `transport`, `http`, `ssh`, `advertisement`, `deepen`: git's protocol for libgit2, over reqwest and russh
 //! - `credentials`: what private repositories are fetched with
 //! - `address`: which addresses may be connected to
 //! - `fetch`: one fetch: which mirror, which request, which fallback
@@ -25,6 +25,7 @@ pub mod config;
 mod content;
 pub mod context;
 pub mod credentials;
+mod deepen;
 pub mod error;
 mod fetch;
 pub mod fetched;

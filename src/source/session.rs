@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::address::AllowedAddress;
+use super::advertisement::Announced;
 use super::config::SourceConfig;
 use super::credentials::Credential;
 use super::error::SourceError;
@@ -83,6 +84,10 @@ struct Notes {
     failure: Option<SourceError>,
     /// What the server said instead of a pack.
     remote_error: Option<String>,
+    /// What it has announced to an earlier session, which takes the place of its list of refs.
+    remembered: Option<Announced>,
+    /// What it announces in its list of refs.
+    announced: Option<Announced>,
 }
 
 impl Session {
@@ -105,7 +110,13 @@ impl Session {
             cancel,
             budget,
             refuses_only_missing: AtomicBool::new(false),
-            notes: Mutex::new(Notes { base: url.as_url().clone(), failure: None, remote_error: None }),
+            notes: Mutex::new(Notes {
+                base: url.as_url().clone(),
+                failure: None,
+                remote_error: None,
+                remembered: None,
+                announced: None,
+            }),
         }
     }
 
@@ -221,6 +232,32 @@ impl Session {
 
     pub(super) fn set_base(&self, base: Url) {
         self.notes().base = base;
+    }
+
+    /// What the server has announced before, where it is not to be asked for its list of refs.
+    pub(super) fn remembered(&self) -> Option<Announced> {
+        self.notes().remembered.clone()
+    }
+
+    pub(super) fn remember(&self, announced: Option<Announced>) {
+        if let Some(announced) = &announced {
+            self.set_refuses_only_missing(announced.refuses_only_missing);
+        }
+        self.notes().remembered = announced;
+    }
+
+    /// What the server announces in its list of refs, if that was read.
+    pub(super) fn announced(&self) -> Option<Announced> {
+        self.notes().announced.clone()
+    }
+
+    pub(super) fn set_announced(&self, announced: Option<Announced>) {
+        self.notes().announced = announced;
+    }
+
+    /// Whether the server was found at the repository's URL, and not where that redirects to.
+    pub(super) fn is_at_its_url(&self) -> bool {
+        self.notes().base == *self.repository.as_url()
     }
 
     pub(super) fn set_refuses_only_missing(&self, value: bool) {

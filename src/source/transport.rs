@@ -8,7 +8,8 @@ use bytes::{Buf, Bytes};
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport};
 use git2::{Error, ErrorClass, ErrorCode, Remote};
 
-use super::advertisement::{Advertisement, error_packet};
+use super::advertisement::{Advertisement, error_packet, list_without_refs};
+use super::deepen;
 use super::error::SourceError;
 use super::http::{Body, Http};
 use super::session::Session;
@@ -123,15 +124,39 @@ impl SmartSubtransport for Subtransport {
         let http = Arc::clone(&self.http);
         match service {
             Service::UploadPackLs => {
+                if let Some(announced) = http.session.remembered() {
+                    return Ok(Box::new(Remembered(list_without_refs(&announced))));
+                }
                 let body = http.refs().map_err(|error| kept(&http.session, error))?;
                 Ok(Box::new(Refs { http, body, beginning: Some(Advertisement::new(true)), read: 0 }))
             }
-            Service::UploadPack => Ok(Box::new(Exchange { http, request: Vec::new(), answer: None })),
+            Service::UploadPack => {
+                Ok(Box::new(Exchange { http, request: Vec::new(), answer: None, known: Bytes::new() }))
+            }
             Service::ReceivePackLs | Service::ReceivePack => Err(Error::from_str("nothing is ever pushed")),
         }
     }
 
     fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// A list of refs that is not asked for.
+struct Remembered(Bytes);
+
+impl Read for Remembered {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(take(&mut self.0, buffer))
+    }
+}
+
+impl Write for Remembered {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::Error::other("the list of refs takes no request"))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -154,6 +179,7 @@ impl Refs {
             refs_fit(session, self.read)?;
             let Some(beginning) = &mut self.beginning else { return Ok(piece) };
             if let Some(begun) = beginning.push(&piece) {
+                session.set_announced(begun.announced);
                 session.set_refuses_only_missing(begun.refuses_only_missing);
                 self.beginning = None;
                 return Ok(begun.bytes);
@@ -179,11 +205,13 @@ impl Write for Refs {
     }
 }
 
-/// One request and its answer: what libgit2 writes is sent when it begins to read.
+/// One request and its answer: what libgit2 writes is sent when it begins to read, unless the answer is known.
 struct Exchange {
     http: Arc<Http>,
     request: Vec<u8>,
     answer: Option<Body>,
+    /// What is left of an answer that was known.
+    known: Bytes,
 }
 
 impl Exchange {
@@ -200,6 +228,15 @@ impl Exchange {
 
 impl Read for Exchange {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.answer.is_none()
+            && let Some(answer) = deepen::answer(&self.request)
+        {
+            self.request.clear();
+            self.known = answer;
+        }
+        if !self.known.is_empty() {
+            return Ok(take(&mut self.known, buffer));
+        }
         let answer = match self.answer.take() {
             Some(answer) => answer,
             None => self.begin().map_err(|error| kept_io(&self.http.session, error))?,

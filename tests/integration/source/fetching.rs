@@ -1,5 +1,8 @@
 //! The ways a commit comes: by its id, by a ref, from a mirror that has it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use buildgrid::source::{Fault, SourceError};
 
 use super::{Fetcher, git_server};
@@ -218,9 +221,78 @@ async fn concurrent_fetches_of_one_repository_share_the_work() {
     assert_eq!(a.unwrap().subject, "Say two");
     assert_eq!(b.unwrap().subject, "Say two");
     assert_eq!(c.unwrap().subject, "Say three");
-    assert_eq!(proxy.seen().iter().filter(|line| line.ends_with("/info/refs")).count(), 2);
+    assert_eq!(proxy.seen().iter().filter(|line| line.ends_with("/git-upload-pack")).count(), 2);
     let log = fetcher.log_up_to("already here").await.join("\n");
     assert!(log.contains("waiting for another fetch"), "{log}");
+}
+
+#[tokio::test]
+async fn the_next_commit_takes_one_request() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    let [first, second, third] = three_commits(&repository);
+    let proxy = GitProxy::start(&server.url, |_| Reaction::Pass).await;
+    let url = format!("{}/x.git", proxy.url);
+    let fetcher = Fetcher::new();
+    // The first has no parents, where nothing is cut off.
+    for commit in [&first, &second, &third] {
+        fetcher.fetch(&url, commit).await.unwrap();
+    }
+    let (refs, objects) = ("GET /x.git/info/refs", "POST /x.git/git-upload-pack");
+    assert_eq!(proxy.seen(), [refs, objects, objects, objects]);
+    assert_eq!(commits(&fetcher), ["shallow: 3"]);
+    output(git(&fetcher.mirror_paths()[0]).args(["fsck", "--strict"]));
+
+    // One that is not there is looked for with the list as well.
+    let error = fetcher.fetch(&url, &"1".repeat(40)).await.unwrap_err();
+    assert!(matches!(error, SourceError::CommitNotFound { .. }), "{error}");
+    assert_eq!(proxy.seen()[4..], [objects, refs, objects]);
+    repository.write("file", "four");
+    let fourth = repository.commit("Say four");
+    fetcher.fetch(&url, &fourth).await.unwrap();
+    assert_eq!(proxy.seen()[7..], [refs, objects], "what failed is not remembered");
+}
+
+#[tokio::test]
+async fn where_a_server_redirects_to_is_not_remembered() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    let [_, second, third] = three_commits(&repository);
+    let proxy = GitProxy::start(&server.url, |request| match request.line.contains("/old.git") {
+        true => Reaction::redirect("/x.git/info/refs?service=git-upload-pack"),
+        false => Reaction::Pass,
+    })
+    .await;
+    let fetcher = Fetcher::new();
+    for commit in [&second, &third] {
+        fetcher.fetch(&format!("{}/old.git", proxy.url), commit).await.unwrap();
+    }
+    let (old, new, objects) =
+        ("GET /old.git/info/refs", "GET /x.git/info/refs", "POST /x.git/git-upload-pack");
+    assert_eq!(proxy.seen(), [old, new, objects, old, new, objects]);
+}
+
+#[tokio::test]
+async fn a_server_that_has_changed_is_asked_for_its_refs_again() {
+    let server = git_server().await;
+    let repository = server.empty("x");
+    let [_, second, third] = three_commits(&repository);
+    let refuses = Arc::new(AtomicBool::new(false));
+    let now = refuses.clone();
+    let proxy = GitProxy::start(&server.url, move |request| match now.load(Ordering::Relaxed) {
+        true => refusing_ids(request),
+        false => Reaction::Pass,
+    })
+    .await;
+    let url = format!("{}/x.git", proxy.url);
+    let fetcher = Fetcher::new();
+    fetcher.fetch(&url, &second).await.unwrap();
+    refuses.store(true, Ordering::Relaxed);
+    let fetched = fetcher.fetch_on(&url, &third, Some("refs/heads/main")).await.unwrap();
+    assert_eq!(fetched.subject, "Say three");
+    assert_eq!(commits(&fetcher), ["full: 3", "shallow: 1"]);
+    let log = fetcher.log_up_to("with its history").await.join("\n");
+    assert!(!log.contains("broken"), "{log}");
 }
 
 #[tokio::test]
