@@ -134,18 +134,18 @@ pub(super) fn mirrors(
     }
 }
 
-/// Packs mirrors. That takes room before it gives some back.
-pub(super) fn packs(sources: &Sources, drain: &CancellationToken) {
+/// Packs the mirrors in which many fetches have left something, until it is to stop.
+pub(super) fn packs(sources: &Sources, stop: &dyn Fn() -> bool) {
     let kept = match sources.kept() {
         Ok(kept) => kept,
         Err(error) => return tracing::warn!(%error, "the mirrors cannot be looked through for what to pack"),
     };
     for mirrors in kept {
-        if drain.is_cancelled() {
+        if stop() {
             return;
         }
         let path = mirrors.folder.display();
-        match sources.pack(&mirrors, &|| drain.is_cancelled()) {
+        match sources.pack(&mirrors, stop) {
             Ok(0) => {}
             Ok(_) => tracing::info!(%path, "packed the mirrors of a repository"),
             Err(error) => {

@@ -117,6 +117,9 @@ impl Janitor {
             }
             let round = Round { pressure: *pressure.borrow(), is_hourly, engine_full };
             janitor.clone().go(round).await;
+            if is_hourly {
+                janitor.pack(pressure.clone(), full.clone()).await;
+            }
             let next = match round.pressure.is_any() {
                 true => hourly.min(Instant::now() + UNDER_PRESSURE),
                 false => hourly,
@@ -153,6 +156,22 @@ impl Janitor {
         }
     }
 
+    /// Packs mirrors, which may take long, and takes room before it gives some back: it ends where a disk is too full.
+    async fn pack(&self, pressure: watch::Receiver<Pressure>, full: Option<watch::Receiver<()>>) {
+        let (sources, drain) = (self.handler.pipeline.sources.clone(), self.drain.clone());
+        let stop = move || {
+            let is_told = full.as_ref().is_some_and(|full| full.has_changed().unwrap_or(false));
+            drain.is_cancelled() || pressure.borrow().is_any() || is_told
+        };
+        match aside("janitor", move || files::packs(&sources, &stop)) {
+            Ok(packed) => tokio::select! {
+                _ = packed => {}
+                () = async { self.drain.cancelled().await; tokio::time::sleep(LEAVE).await } => {}
+            },
+            Err(error) => tracing::error!(%error, "the janitor cannot start a thread to pack mirrors"),
+        }
+    }
+
     /// What lies in files. Blocking.
     fn files(&self, round: Round) -> Tally {
         let mut tally = Tally::default();
@@ -169,10 +188,6 @@ impl Janitor {
                 Ok(None) => {}
                 Ok(Some(bytes)) => metrics::gauge!("buildgrid_store_bytes").set(bytes as f64),
                 Err(error) => tracing::warn!(%error, "the size of the store cannot be counted"),
-            }
-            // Last, since it may take long.
-            if !round.pressure.is_any() {
-                files::packs(&handler.pipeline.sources, &self.drain);
             }
         }
         tally
