@@ -56,7 +56,13 @@ impl Fetch {
         let reason = match self.by_id(slot, &by_id) {
             Ok(()) => match self.find_in(slot)? {
                 Some(found) => return Ok(found),
-                None => "the server sent something else".to_owned(),
+                None => {
+                    // It is noted there as a commit at which the history is cut off; a server would refuse that.
+                    if let Some(mirror) = slot.get(Kind::Shallow)? {
+                        mirror.discard();
+                    }
+                    "the server sent something else".to_owned()
+                }
             },
             Err(Trouble::NotServed(text))
                 if text.contains("not our ref") && self.session.refuses_only_missing() =>

@@ -159,10 +159,21 @@ async fn a_missing_commit_is_the_builds_fault() {
     let error = Fetcher::new().fetch(&empty.url, &missing).await.unwrap_err();
     assert!(matches!(error, SourceError::CommitNotFound { .. }), "{error}");
 
-    // The id of a tree is not that of a commit.
-    let tree = repository.git(&["rev-parse", "HEAD^{tree}"]);
-    let error = Fetcher::new().fetch(&repository.url, &tree).await.unwrap_err();
-    assert!(matches!(error, SourceError::CommitNotFound { .. }), "{error}");
+    // The id of a tree or a tag is not that of a commit, and does no harm to what comes after it.
+    repository.git(&["tag", "--annotate", "v1", "--message", "One"]);
+    repository.push("refs/tags/v1");
+    for other in ["HEAD^{tree}", "v1"] {
+        let fetcher = Fetcher::new();
+        fetcher.fetch(&repository.url, &repository.git(&["rev-parse", "HEAD~1"])).await.unwrap();
+        let other = repository.git(&["rev-parse", other]);
+        let error = fetcher.fetch(&repository.url, &other).await.unwrap_err();
+        assert!(matches!(error, SourceError::CommitNotFound { .. }), "{error}");
+        let said = fetcher.lines.lock().unwrap().len();
+        let next = repository.commit("Next");
+        fetcher.fetch(&repository.url, &next).await.unwrap();
+        let log = fetcher.lines.lock().unwrap()[said..].join("\n");
+        assert!(!log.contains("broken") && !log.contains("history"), "{log}");
+    }
 }
 
 #[tokio::test]
