@@ -75,6 +75,8 @@ def main():
             for row in bench.measure(grid):
                 rows.append(row)
                 print(f"        {report.line(row)}", flush=True)
+                # What is there stays, should the rest be broken off.
+                report.write(options.folder / "report.json", rows)
         except Exception as error:  # noqa: BLE001: the other figures are worth having all the same
             print(f"    {bench.NAME} failed: {error}", file=sys.stderr)
             failed.append(bench.NAME)
