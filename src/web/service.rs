@@ -27,6 +27,9 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long running requests may go on when the service is told to stop. Who follows a log is told at once.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
+/// Searches through logs at a time, each on as many cores as it finds.
+const SEARCHES: usize = 2;
+
 /// What the handlers share.
 pub struct Timeline {
     pub(super) database: Database,
@@ -44,6 +47,8 @@ pub struct Timeline {
     /// Who may follow a log: three of four connections. The others are left to workers, whose leases would
     /// run out behind idle readers, and to all other calls.
     pub(super) followers: Arc<Semaphore>,
+    /// Who may look for words in a log: its blocks are unpacked for it, on few cores, which appends need as well.
+    pub(super) searches: Semaphore,
     /// What addresses of pages begin with.
     pub(super) base: String,
     /// Whether browsers reach it by TLS, so that their cookies may insist on it.
@@ -79,6 +84,7 @@ impl Timeline {
             store,
             config: live,
             followers: Arc::new(Semaphore::new((config.max_connections * 3 / 4).max(1))),
+            searches: Semaphore::new(SEARCHES),
             secure: base.starts_with("https://"),
             base,
             stop,

@@ -41,6 +41,9 @@ pub(super) fn router() -> Router<Arc<Timeline>> {
         .route("/{namespace}/{app}", get(one_app))
         .route("/{namespace}/{app}/{service}", get(one_service))
         .route("/build", get(build::form).post(build::order))
+        // Apps of a namespace that is called like one of these places.
+        .route("/apps/{namespace}/{app}", get(one_app))
+        .route("/apps/{namespace}/{app}/{service}", get(one_service))
         .route("/images/{namespace}/{image}", get(one_image))
         .route("/builds/{id}", get(log::of_build))
         .route("/deploys/{id}", get(log::of_deploy))

@@ -1,5 +1,6 @@
 //! Pages in a real browser, as people see them.
 
+mod attempts;
 mod deploy;
 mod follow;
 mod live;

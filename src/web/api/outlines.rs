@@ -1,6 +1,7 @@
 //! What a page needs of a log beside its lines: the outline that it is laid out by, and the lines that words
 //! are in.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -24,7 +25,12 @@ use crate::web::service::Timeline;
 /// Hits that are told at once, unless `limit` asks for fewer.
 const HITS: usize = 10_000;
 
-/// A log by its steps, from the block on that has the entry after `after`.
+/// An outline is told in several answers, each of which ends with the block whose steps, servers and pods make its
+/// names longer, in bytes: no build's are, but it is made in memory.
+const NAMES: usize = 4 << 20;
+
+/// A log by its steps, from the block on that has the entry after `after`. Where the last block ends before
+/// `next_seq`, there is more to ask for.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LogOutline {
     /// Whose log it is; none of a deploy's, and while no worker has the build.
@@ -63,6 +69,8 @@ struct OutlinePart {
     end: Option<End>,
     /// The seqs of those that say that the step failed.
     failed: Vec<u64>,
+    /// There was no room for more parts: it has all entries of steps without one, and of none, that follow it.
+    rest: bool,
 }
 
 impl From<Counted> for OutlineBlock {
@@ -77,6 +85,7 @@ impl From<Counted> for OutlineBlock {
             last_at: part.last_at,
             end: part.end,
             failed: part.failed,
+            rest: part.rest,
         };
         Self { first_seq, entries, parts: parts.into_iter().map(part).collect() }
     }
@@ -191,7 +200,13 @@ async fn outline(
         return Ok(Json(LogOutline { attempt, next_seq: 0, complete: false, blocks: Vec::new() }));
     };
     let state = timeline.database.log_state(&log).await?;
-    let blocks = read::outlines(&timeline.database, &log, query.from(), &matcher).await?;
+    let (mut blocks, mut names) = (Vec::new(), 0);
+    let take = |block: Counted| {
+        names += block.parts.iter().map(|(part, _)| part.names()).sum::<usize>();
+        blocks.push(block);
+        if names < NAMES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    read::outlines(&timeline.database, &log, query.within(), &matcher, take).await?;
     let end = blocks.last().map_or(0, |block| block.first_seq + block.entries);
     Ok(Json(LogOutline {
         attempt,
@@ -208,6 +223,12 @@ async fn hits(timeline: &Timeline, log: Option<LogId>, query: &LogQuery) -> Resu
     }
     let (matcher, most) = (query.matcher()?, query.limit()?.unwrap_or(HITS).min(HITS));
     let Some(log) = log else { return Ok(Json(LogHits { count: 0, seqs: Vec::new(), next_seq: 0 })) };
-    let found = read::hits(&timeline.database, &log, query.from(), most, &matcher).await?;
+    // Each looks through a whole log: those who come later wait for those who are there.
+    let _turn = timeline
+        .searches
+        .acquire()
+        .await
+        .map_err(|_| Refusal::Unavailable("the service is stopping; try again".to_owned()))?;
+    let found = read::hits(&timeline.database, &log, query.within(), most, &matcher).await?;
     Ok(Json(LogHits { count: found.count, seqs: found.seqs, next_seq: found.next }))
 }

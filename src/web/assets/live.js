@@ -97,10 +97,45 @@
     return !selection.isCollapsed && element.contains(selection.anchorNode);
   };
 
+  // What asking again does not mend.
+  const isFinal = (status) => [401, 403, 404, 410].includes(status);
+
+  // Says, once, that the page is no longer kept up to date, and what to do.
+  function stale(status) {
+    const signedOut = status === 401;
+    const words = signedOut ? "You are signed out" : "This is no longer here, or no longer for this login";
+    if ($("stale")) return;
+    const band = document.createElement("p");
+    Object.assign(band, { id: "stale", className: "card band warn" });
+    const link = document.createElement("a");
+    Object.assign(link, { href: location.href, textContent: signedOut ? "Sign in" : "Reload" });
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      location.reload();
+    });
+    band.append(`${words}: the page stands as it was. `, link);
+    main.prepend(band);
+    say(words);
+  }
+
+  // Whoever types or has chosen something goes on where they were.
+  function keepState(old, fresh) {
+    if (old.localName === "details") fresh.open = old.open;
+    for (const field of old.querySelectorAll("input[id]")) {
+      const like = fresh.querySelector(`#${CSS.escape(field.id)}`);
+      if (like) [like.checked, like.value] = [field.checked, field.value];
+    }
+    for (const part of old.querySelectorAll("details[id]")) {
+      const like = fresh.querySelector(`#${CSS.escape(part.id)}`);
+      if (like) like.open = part.open;
+    }
+  }
+
+  // Answers whether it is worth while to ask again.
   async function refresh(address) {
     const answer = await fetch(address, { headers: { accept: "text/html" } });
-    if (answer.status === 401) {
-      say("You are signed out");
+    if (isFinal(answer.status)) {
+      stale(answer.status);
       return false;
     }
     if (!answer.ok) return true;
@@ -117,6 +152,7 @@
         document.title = page.title;
       }
       const taken = document.importNode(fresh, true);
+      keepState(old, taken);
       old.replaceWith(taken);
       if (focused) {
         const like = (element) => element.tagName === focused.tagName && element.textContent === focused.textContent;
@@ -144,5 +180,5 @@
   if ("poll" in main.dataset) poll(() => location.href, () => true);
 
   // For the scripts of single pages.
-  window.buildgrid = { $, say, copy, duration, offset, lineCount, printable, refresh, poll };
+  window.buildgrid = { $, say, copy, duration, offset, lineCount, printable, refresh, poll, isFinal, stale };
 })();

@@ -243,6 +243,31 @@ impl Database {
         select.fetch_all(&self.readers).await?.iter().map(outlined).collect()
     }
 
+    /// Keeps the outlines of blocks that had none: for each its first seq, how many entries it has, and the outline.
+    /// Those of blocks that have grown since, or are gone, are left out.
+    pub(in crate::web) async fn keep_outlines(
+        &self,
+        log: &LogId,
+        outlines: Vec<(u64, u64, Outline)>,
+    ) -> Result<(), WriteError> {
+        let log = log.clone();
+        self.write(Box::new(move |connection| {
+            Box::pin(async move {
+                for (first_seq, entries, outline) in outlines {
+                    let insert = "INSERT INTO log_outlines (log_id, first_seq, outline)
+                        SELECT log_id, first_seq, $4 FROM log_blocks
+                        WHERE log_id = $1 AND first_seq = $2 AND entries = $3
+                        ON CONFLICT (log_id, first_seq) DO NOTHING";
+                    let insert =
+                        sqlx::query(insert).bind(&log.0).bind(number(first_seq)).bind(number(entries));
+                    insert.bind(outline.to_json()).execute(&mut *connection).await?;
+                }
+                Ok(())
+            })
+        }))
+        .await
+    }
+
     /// A block as it is now: it may have grown since its head was read.
     pub(in crate::web) async fn log_block(&self, log: &LogId, first_seq: u64) -> sqlx::Result<Option<Block>> {
         let select = "SELECT * FROM log_blocks WHERE log_id = $1 AND first_seq = $2";

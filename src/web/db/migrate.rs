@@ -109,6 +109,7 @@ async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
     use std::sync::Arc;
 
     use super::*;
@@ -200,8 +201,18 @@ mod tests {
                 let all = Arc::new(Filter::default().compile().unwrap());
                 let found = find(&database, &log, 0..9, 9, &all).await.unwrap();
                 assert_eq!(String::from_utf8(found.lines).unwrap(), lines, "{version}");
-                let outline = outlines(&database, &log, 0, &all).await.unwrap();
-                assert_eq!((outline.len(), outline[0].entries), (1, 3), "{version}: made of the lines");
+                for kept in [false, true] {
+                    let outlined = database.log_outlines(&log, 0, 9).await.unwrap();
+                    // Made of the lines, once.
+                    assert_eq!(outlined[0].outline.is_some(), kept, "{version}");
+                    let mut found = Vec::new();
+                    let take = |block| {
+                        found.push(block);
+                        ControlFlow::Continue(())
+                    };
+                    outlines(&database, &log, 0..9, &all, take).await.unwrap();
+                    assert_eq!((found.len(), found[0].entries, found[0].parts.len()), (1, 3, 1), "{version}");
+                }
             }
             drop(reader);
             database.close().await;

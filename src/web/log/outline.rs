@@ -14,6 +14,10 @@ use crate::web::db::millis;
 const MAX_PARTS: usize = 256;
 /// Where lines of one part come from; with more, it is not said.
 const MAX_ORIGINS: usize = 64;
+/// What the names of steps, servers, services and pods of a block may take in its outline, in bytes: a build's are a
+/// few hundred, and a log may have thousands of blocks. Beyond that no origin is told any more, and what follows a
+/// new step belongs to the last part.
+const MAX_NAMES: usize = 16 << 10;
 /// Failing lines of a part that are listed.
 const MAX_FAILED: usize = 32;
 
@@ -91,6 +95,9 @@ pub(in crate::web) struct Part {
     pub failed: Vec<u64>,
     /// None where there are too many to list.
     pub origins: Option<Vec<Origin>>,
+    /// There was no room for more parts: it has all lines of steps without one, and of none, that follow it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rest: bool,
 }
 
 impl Part {
@@ -105,10 +112,21 @@ impl Part {
             end: None,
             failed: Vec::new(),
             origins: Some(Vec::new()),
+            rest: false,
         }
     }
 
-    fn count(&mut self, line: &Seen<'_>) {
+    /// What its names take, in bytes.
+    pub(in crate::web) fn names(&self) -> usize {
+        let of = |name: &Option<String>| name.as_ref().map_or(0, String::len);
+        let origins = self.origins.iter().flatten();
+        let origins: usize =
+            origins.map(|origin| origin.server.len() + of(&origin.service) + of(&origin.pod)).sum();
+        of(&self.step) + origins
+    }
+
+    /// Counts a line, for whose origin there are so many bytes left.
+    fn count(&mut self, line: &Seen<'_>, room: usize) {
         self.last_seq = line.seq;
         self.lines += 1;
         self.first_at = self.first_at.min(line.at);
@@ -122,7 +140,7 @@ impl Part {
         let Some(origins) = &mut self.origins else { return };
         match origins.iter().position(|origin| origin.is_of(line)) {
             Some(at) => origins[at].lines += 1,
-            None if origins.len() == MAX_ORIGINS => self.origins = None,
+            None if origins.len() == MAX_ORIGINS || line.origin_names() > room => self.origins = None,
             None => origins.push(Origin {
                 server: line.server.to_owned(),
                 service: line.service.map(str::to_owned),
@@ -160,12 +178,27 @@ pub(super) struct Seen<'a> {
     pub end: Option<&'a End>,
 }
 
+impl Seen<'_> {
+    fn origin_names(&self) -> usize {
+        self.server.len() + self.service.map_or(0, str::len) + self.pod.map_or(0, str::len)
+    }
+}
+
 /// What a block has.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(in crate::web) struct Outline {
     /// In the order of their first lines.
     pub parts: Vec<Part>,
+    /// What the names in it take, in bytes, while it grows.
+    #[serde(skip)]
+    names: Option<usize>,
+}
+
+impl PartialEq for Outline {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts == other.parts
+    }
 }
 
 impl Outline {
@@ -192,29 +225,42 @@ impl Outline {
 
     /// Counts the line that follows. A reader of the block finds the part of a line by the same rule.
     pub(super) fn add(&mut self, line: &Seen<'_>) {
+        let names = self.names.unwrap_or_else(|| self.parts.iter().map(Part::names).sum());
+        let room = MAX_NAMES.saturating_sub(names);
+        let last = self.parts.len().checked_sub(1);
         let found = match line.step {
             Some(_) => self.parts.iter().rposition(|part| part.step.as_deref() == line.step),
-            None => self.parts.len().checked_sub(1).filter(|&last| self.parts[last].step.is_none()),
+            None => last.filter(|&last| self.parts[last].step.is_none()),
         };
-        let at = match found {
-            Some(at) => at,
-            None if self.parts.len() == MAX_PARTS => MAX_PARTS - 1,
-            None => {
+        // The first part has room in any case.
+        let is_full = self.parts.len() == MAX_PARTS || line.step.map_or(0, str::len) > room;
+        let at = match (found, last) {
+            (Some(at), _) => at,
+            (None, Some(last)) if is_full || self.parts[last].rest => {
+                self.parts[last].rest = true;
+                last
+            }
+            (None, _) => {
                 self.parts.push(Part::of(line));
                 self.parts.len() - 1
             }
         };
-        self.parts[at].count(line);
+        let part = &mut self.parts[at];
+        let told = part.origins.as_ref().map(Vec::len);
+        part.count(line, room);
+        // Most lines come from where others have come from: then nothing has to be added up anew.
+        let changed = part.lines == 1 || part.origins.as_ref().map(Vec::len) != told;
+        self.names = (!changed).then_some(names);
     }
 
     /// The part that a line of the block is counted in.
     pub(super) fn part_of(&self, seq: u64, step: Option<&str>) -> usize {
         let last = self.parts.len().saturating_sub(1);
-        let is_full = self.parts.len() == MAX_PARTS;
+        // One of an earlier version does not say so; it had no room only with as many as there may be.
+        let has_rest = self.parts.last().is_some_and(|part| part.rest) || self.parts.len() == MAX_PARTS;
         let found = match step {
             Some(_) => self.parts.iter().rposition(|part| part.step.as_deref() == step),
-            // Where there is room for no more parts, the last has all that follows it.
-            None if is_full && self.parts[last].first_seq <= seq => None,
+            None if has_rest && self.parts[last].first_seq <= seq => None,
             None => self.parts.iter().rposition(|part| part.step.is_none() && part.first_seq <= seq),
         };
         found.unwrap_or(last)
@@ -334,6 +380,28 @@ mod tests {
         let mut lines = vec![0; outline.parts.len()];
         (0..2000).for_each(|seq| lines[outline.part_of(seq, step(seq).as_deref())] += 1);
         assert_eq!(outline.parts.len(), MAX_PARTS);
+        assert_eq!(lines, outline.parts.iter().map(|part| part.lines).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn names_of_any_length_make_no_large_outline() {
+        let long = "x".repeat(9000);
+        let step = |seq: u64| (seq % 3 > 0).then(|| format!("step {} {long}", seq / 3));
+        let raw: String = (0..300)
+            .map(|seq| {
+                let line = line(seq, Some(&format!("service {seq} {long}")), "x") + "\n";
+                let step = step(seq).map_or("null".to_owned(), |step| format!("{step:?}"));
+                line.replace("\"[1/1] RUN x\"", &step)
+            })
+            .collect();
+        let outline = Outline::of(raw.as_bytes());
+        let kept = outline.to_json().len();
+        assert!(kept < 2 * MAX_NAMES, "{kept} bytes");
+        assert_eq!(outline.parts.iter().map(|part| part.lines).sum::<u64>(), 300);
+        assert!(outline.parts.last().unwrap().rest);
+        // Each line is found where it was counted, and an older reader's outline is none the worse.
+        let mut lines = vec![0; outline.parts.len()];
+        (0..300).for_each(|seq| lines[outline.part_of(seq, step(seq).as_deref())] += 1);
         assert_eq!(lines, outline.parts.iter().map(|part| part.lines).collect::<Vec<_>>());
     }
 

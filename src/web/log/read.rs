@@ -2,7 +2,7 @@
 //! found.
 
 use std::io::{self, Write as _};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -122,20 +122,21 @@ pub(in crate::web) struct Hits {
     pub next: u64,
 }
 
-/// All lines from the entry `from` on that match, of which the first `most` are told.
+/// All lines with a seq of `within` that match, of which the first `most` are told.
 pub(in crate::web) async fn hits(
     database: &Database,
     log: &LogId,
-    from: u64,
+    within: Range<u64>,
     most: usize,
     matcher: &Arc<Matcher>,
 ) -> Result<Hits, ReadError> {
-    let mut hits = Hits { next: from, ..Hits::default() };
-    loop {
+    let mut hits = Hits { next: within.start, ..Hits::default() };
+    while hits.next < within.end {
         let heads = database.log_heads(log, hits.next, HEADS).await?;
-        let Some(last) = heads.last().map(Head::end_seq) else { return Ok(hits) };
-        let wanted = heads.into_iter().filter(|head| matcher.may_match(&head.summary));
-        let rest = hits.next..u64::MAX;
+        let Some(last) = heads.last().map(Head::end_seq) else { break };
+        let wanted = heads.into_iter().filter(|head| head.first_seq < within.end);
+        let wanted = wanted.filter(|head| matcher.may_match(&head.summary));
+        let rest = hits.next..within.end;
         let search = |head: Head| search(database, log, head.first_seq, rest.clone(), matcher.clone());
         let mut searched = pin!(stream::iter(wanted).map(search).buffered(AT_ONCE));
         while let Some(matches) = searched.next().await {
@@ -147,6 +148,9 @@ pub(in crate::web) async fn hits(
         }
         hits.next = hits.next.max(last);
     }
+    // A block may go on behind what was asked for.
+    hits.next = hits.next.min(within.end);
+    Ok(hits)
 }
 
 /// A block by its outline, with how many lines of each part match.
@@ -156,63 +160,88 @@ pub(in crate::web) struct Counted {
     pub parts: Vec<(Part, u64)>,
 }
 
-/// The outlines of all blocks from the one on that has the entry `from`. Lines are read only where an outline
-/// cannot tell. Of `matcher` words are not asked for.
+/// A block that was counted, and its outline where it was made of the lines.
+type Made = (Counted, Option<Outline>);
+
+/// Gives `take` the outlines of all blocks that have entries of `within`, in order, until it answers that it has
+/// enough. Lines are read only where an outline cannot tell; what is made of them is kept. Of `matcher` words are
+/// not asked for.
 pub(in crate::web) async fn outlines(
     database: &Database,
     log: &LogId,
-    from: u64,
+    within: Range<u64>,
     matcher: &Arc<Matcher>,
-) -> Result<Vec<Counted>, ReadError> {
-    let (mut counted, mut from) = (Vec::new(), from);
-    loop {
+    mut take: impl FnMut(Counted) -> ControlFlow<()>,
+) -> Result<(), ReadError> {
+    let mut from = within.start;
+    while from < within.end {
         let outlined = database.log_outlines(log, from, HEADS).await?;
-        let Some(end) = outlined.last().map(|last| last.first_seq + last.entries) else { return Ok(counted) };
+        let Some(end) = outlined.last().map(|last| last.first_seq + last.entries) else { return Ok(()) };
         // The last block that begins at or before `from` may end before it.
-        for block in outlined.into_iter().filter(|block| block.first_seq + block.entries > from) {
-            let counts = block.outline.as_ref().and_then(|outline| {
-                outline.parts.iter().map(|part| part.matching(matcher.filter())).collect::<Option<Vec<u64>>>()
-            });
-            match (block.outline, counts) {
-                (Some(outline), Some(counts)) => counted.push(Counted {
-                    first_seq: block.first_seq,
-                    entries: block.entries,
-                    parts: outline.parts.into_iter().zip(counts).collect(),
-                }),
-                (outline, _) => {
-                    let block = Outlined { outline, ..block };
-                    counted.extend(count(database, log, block, matcher.clone()).await?);
-                }
+        let rest = from..within.end;
+        let is_wanted = move |block: &Outlined| {
+            block.first_seq + block.entries > rest.start && block.first_seq < rest.end
+        };
+        let wanted = outlined.into_iter().filter(is_wanted);
+        let count = |block| count(database, log, block, matcher.clone());
+        let mut counted = pin!(stream::iter(wanted).map(count).buffered(AT_ONCE));
+        let (mut made, mut enough) = (Vec::new(), false);
+        while let Some(block) = counted.next().await {
+            let Some((block, outline)) = block? else { continue };
+            made.extend(outline.map(|outline| (block.first_seq, block.entries, outline)));
+            if take(block).is_break() {
+                enough = true;
+                break;
             }
         }
-        if end <= from {
-            return Ok(counted);
+        if !made.is_empty()
+            && let Err(error) = database.keep_outlines(log, made).await
+        {
+            // They are made anew the next time.
+            tracing::debug!(%log, %error, "the outlines of a log could not be kept");
+        }
+        if enough || end <= from {
+            break;
         }
         from = end;
     }
+    Ok(())
 }
 
-/// Counts the lines of a block themselves.
+/// Counts by the outline of a block, or its lines themselves.
 async fn count(
     database: &Database,
     log: &LogId,
     outlined: Outlined,
     matcher: Arc<Matcher>,
-) -> Result<Option<Counted>, ReadError> {
-    let first_seq = outlined.first_seq;
+) -> Result<Option<Made>, ReadError> {
+    let Outlined { first_seq, entries, .. } = outlined;
+    if let Some(outline) = &outlined.outline {
+        let matching = outline.parts.iter().map(|part| part.matching(matcher.filter()));
+        if let Some(counts) = matching.collect::<Option<Vec<u64>>>() {
+            let parts = outline.parts.iter().cloned().zip(counts).collect();
+            return Ok(Some((Counted { first_seq, entries, parts }, None)));
+        }
+    }
     let Some(block) = database.log_block(log, first_seq).await? else { return Ok(None) };
     let work = move || {
         let raw = unpack(&block.head, &block.data)?;
         // The block may have grown since its outline was read.
-        let known = outlined.outline.filter(|_| block.head.entries == outlined.entries);
-        let outline = known.unwrap_or_else(|| Outline::of(&raw));
+        let known = outlined.outline.filter(|_| block.head.entries == entries);
+        let (outline, fresh) = match known {
+            Some(outline) => (outline, None),
+            None => {
+                let outline = Outline::of(&raw);
+                (outline.clone(), Some(outline))
+            }
+        };
         let mut counts = vec![0; outline.parts.len()];
         for (number, line) in matcher.find(&raw) {
             let Ok(line) = serde_json::from_slice::<Line<'_>>(&raw[line]) else { continue };
             counts[outline.part_of(first_seq + number as u64, line.step.as_deref())] += 1;
         }
         let parts = outline.parts.into_iter().zip(counts).collect();
-        Ok(Some(Counted { first_seq, entries: block.head.entries, parts }))
+        Ok(Some((Counted { first_seq, entries: block.head.entries, parts }, fresh)))
     };
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(io::Error::other).and_then(|counted| counted).map_err(ReadError::Block)

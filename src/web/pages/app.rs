@@ -11,7 +11,7 @@ use super::facts;
 use super::icons::Icon;
 use super::image::ImageUrl;
 use super::pull::Pull;
-use super::query::{address, deploy_page, given, path};
+use super::query::{address, app_page, deploy_page, given, path};
 use super::state::word;
 use super::timeline::{Day, days};
 use super::words::{self, Moment};
@@ -112,7 +112,7 @@ struct ServedBy {
 
 pub fn app(viewer: &Viewer, view: &AppView<'_>, filters: &BuildFilters, now: OffsetDateTime) -> Document {
     let app = view.app;
-    let of_app = format!("/{}/{}", app.namespace, app.app);
+    let of_app = app_page(app.namespace.as_str(), app.app.as_str());
     let here = view.service.map_or_else(|| of_app.clone(), |service| path(&format!("{of_app}/{service}")));
     let to = |filters: &BuildFilters| {
         address(
@@ -172,7 +172,7 @@ pub fn app(viewer: &Viewer, view: &AppView<'_>, filters: &BuildFilters, now: Off
         pull: current.and_then(|(current, build)| {
             Pull::new(build, current.services.first()?, view.registry, view.base)
         }),
-        days: days(&view.history.entries, now),
+        days: days(&view.history.entries, view.registry, now),
         filters: match view.service {
             Some(_) => vec![by_state, by_ref],
             None => vec![by_service, by_state, by_ref],

@@ -12,11 +12,12 @@ use super::image::ImageUrl;
 use super::log::{LogPart, LogView};
 use super::query::address;
 use super::state::{self, Look};
+use super::sums::LogSums;
 use super::waterfall::Waterfall;
 use super::words::{self, Moment};
 use crate::telemetry::printable::printable;
 use crate::timeline::entry::timestamp;
-use crate::timeline::protocol::{Attempt, Build, BuildDetail, BuildState};
+use crate::timeline::protocol::{Attempt, AttemptId, Build, BuildDetail, BuildState};
 
 /// How many of the failing step's last lines the page quotes above the log, which has them all.
 const QUOTED: usize = 10;
@@ -82,7 +83,7 @@ struct Band {
     follows: String,
     advice: Option<String>,
     excerpt: Vec<Vec<Piece>>,
-    /// The line at which the step failed, if it is on the page.
+    /// The line at which the step failed.
     line: Option<u64>,
 }
 
@@ -145,7 +146,7 @@ pub fn build(
         size: build.size.map(words::size),
         expected: (!stands.is_final() && build.image.is_none())
             .then(|| format!("{}/{}.{}", build.namespace, build.app, build.repository)),
-        band: Band::of(build, &log, now),
+        band: Band::of(build, shown, part.sums, now),
         attempts: match detail.attempts.as_slice() {
             // A single one has nothing to choose from, and its facts are the build's.
             [_] => Vec::new(),
@@ -164,7 +165,8 @@ pub fn build(
 }
 
 impl Band {
-    fn of(build: &Build, log: &LogView, now: OffsetDateTime) -> Option<Self> {
+    /// `shown` is the attempt whose log is shown, which is summed up.
+    fn of(build: &Build, shown: Option<AttemptId>, sums: &LogSums, now: OffsetDateTime) -> Option<Self> {
         let look = Look::of(build, now);
         if build.state == BuildState::Interrupted {
             return Some(Self {
@@ -197,10 +199,8 @@ impl Band {
             _ => reason,
         };
         let quoted = build.excerpt.len().saturating_sub(QUOTED);
-        let line =
-            log.runs.iter().rfind(|run| run.failing).and_then(|run| {
-                run.lines.iter().rfind(|line| line.class == "fail").or_else(|| run.lines.last())
-            });
+        // Of another attempt's log nothing is said here.
+        let failing = build.step.as_deref().filter(|_| shown.is_some() && shown == build.attempt);
         Some(Self {
             icon: look.icon,
             tone: look.tone.class(),
@@ -210,7 +210,7 @@ impl Band {
             what,
             follows,
             excerpt: build.excerpt[quoted..].iter().map(|line| ansi::pieces(line)).collect(),
-            line: line.map(|line| line.number),
+            line: failing.and_then(|step| sums.failing_line(step)),
         })
     }
 }

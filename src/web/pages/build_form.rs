@@ -5,7 +5,7 @@ use http::StatusCode;
 
 use super::document::{Document, Frame, Viewer};
 use super::icons::Icon;
-use super::query::path;
+use super::query::{app_page, path};
 use crate::telemetry::printable::printable;
 use crate::web::build_form::{BuildForm, FAKE, FieldFault, NAMESPACE};
 
@@ -152,7 +152,7 @@ pub fn build_form(
         frame: Frame::new(Some(viewer)).of_form(),
         id: form.id.to_string(),
         of: (!namespace.is_empty() && !app.is_empty())
-            .then(|| (path(&format!("/{namespace}/{app}")), printable(app))),
+            .then(|| (path(&app_page(namespace, app)), printable(app))),
         groups,
         namespaces: namespaces.iter().map(|name| printable(name)).collect(),
         general: general.map(|fault| printable(&fault.what)).collect(),

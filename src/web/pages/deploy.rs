@@ -41,6 +41,8 @@ struct DeployPage {
     image: Option<ImageUrl>,
     size: Option<String>,
     rail: Vec<Service>,
+    /// There are pods that it does not list.
+    unlisted: bool,
     lines: String,
     log: LogView,
     now: String,
@@ -102,6 +104,7 @@ pub fn deploy(viewer: &Viewer, deploy: &Deploy, part: LogPart<'_>, now: OffsetDa
             .filter(|build| build.image.as_deref() == image)
             .and_then(|build| build.size)
             .map(words::size),
+        unlisted: part.sums.unlisted,
         rail: rail(&log.page, report.namespace.as_str(), &part),
         lines: words::lines(part.sums.lines),
         log,

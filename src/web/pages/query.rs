@@ -20,6 +20,20 @@ pub(super) fn address(path: &str, parameters: &[(&str, Option<&str>)]) -> String
     }
 }
 
+/// What addresses of pages begin with: a namespace of such a name has its apps below `/apps`.
+const PLACES: [&str; 11] = [
+    "api", "apps", "assets", "build", "builds", "deploys", "images", "search", "settings", "sign-in",
+    "sign-out",
+];
+
+/// The page of an app. Namespace and app are names, of which nothing has to be escaped.
+pub(super) fn app_page(namespace: &str, app: &str) -> String {
+    match PLACES.contains(&namespace) {
+        true => format!("/apps/{namespace}/{app}"),
+        false => format!("/{namespace}/{app}"),
+    }
+}
+
 /// The page of a deploy, whose id may be any text.
 pub(super) fn deploy_page(namespace: &str, id: &str) -> String {
     let id = utf8_percent_encode(id, RESERVED);
@@ -40,6 +54,18 @@ pub(super) fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_namespace_takes_another_page() {
+        assert_eq!(app_page("acme", "shop"), "/acme/shop");
+        assert_eq!(app_page("images", "shop"), "/apps/images/shop");
+        // Every first segment that is routed is known.
+        let routes = include_str!("../site.rs");
+        let first = regex::Regex::new(r#"\.route\("/([a-z][^/"]*)"#).unwrap();
+        let routed: Vec<&str> =
+            first.captures_iter(routes).map(|found| found.get(1).unwrap().as_str()).collect();
+        assert!(routed.len() > 8 && routed.iter().all(|place| PLACES.contains(place)), "{routed:?}");
+    }
 
     #[test]
     fn addresses_are_encoded() {

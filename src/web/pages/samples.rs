@@ -437,7 +437,9 @@ pub(super) fn sums_of(entries: &[LogEntry]) -> LogSums {
     let lines: Vec<String> = entries.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
     let parts = Outline::of(lines.join("\n").as_bytes()).parts;
     let parts = parts.into_iter().map(|part| (part.lines, part)).map(|(lines, part)| (part, lines)).collect();
-    LogSums::of(&[Counted { first_seq: 0, entries: entries.len() as u64, parts }])
+    let mut sums = LogSums::default();
+    sums.add(&Counted { first_seq: 0, entries: entries.len() as u64, parts });
+    sums
 }
 
 /// A detail of `build` with its log, rendered.

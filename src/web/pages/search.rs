@@ -8,7 +8,7 @@ use super::document::{Document, Frame, Viewer};
 use super::facts;
 use super::icons::Icon;
 use super::image::ImageUrl;
-use super::query::{address, deploy_page};
+use super::query::{address, app_page, deploy_page};
 use super::row::Row;
 use crate::telemetry::printable::printable;
 use crate::timeline::protocol::Build;
@@ -77,7 +77,7 @@ pub fn search(viewer: &Viewer, query: &str, found: &Found, now: OffsetDateTime) 
             .refs
             .iter()
             .map(|(namespace, app, name)| RefHit {
-                href: address(&format!("/{namespace}/{app}"), &[("ref", Some(name))]),
+                href: address(&app_page(namespace.as_str(), app.as_str()), &[("ref", Some(name))]),
                 name: facts::short(name),
                 app: format!("{namespace}/{app}"),
             })

@@ -25,6 +25,8 @@ pub struct LogSums {
     pub(super) streams: BTreeMap<&'static str, u64>,
     /// In the order of their first lines.
     pub(super) steps: Vec<Step>,
+    /// Of some lines it is not known where they come from: there are too many such places to list.
+    pub(super) unlisted: bool,
 }
 
 /// A pod, by its last lines.
@@ -45,6 +47,9 @@ pub(super) struct Step {
     pub(super) lines: u64,
     /// What became of it, if its lines say so.
     pub(super) end: Option<End>,
+    /// Its last line, and the last one that says that it failed.
+    pub(super) last_seq: u64,
+    pub(super) failed: Option<u64>,
 }
 
 impl Step {
@@ -53,17 +58,14 @@ impl Step {
         self.begun = self.begun.min(time_of(part.first_at));
         self.last = self.last.max(time_of(part.last_at));
         self.end = part.end.clone().or(self.end.take());
+        self.last_seq = self.last_seq.max(part.last_seq);
+        self.failed = part.failed.last().copied().or(self.failed);
     }
 }
 
 impl LogSums {
-    pub(in crate::web) fn of(blocks: &[Counted]) -> Self {
-        let mut sums = Self::default();
-        blocks.iter().for_each(|block| sums.add(block));
-        sums
-    }
-
-    fn add(&mut self, block: &Counted) {
+    /// Adds the next block.
+    pub(in crate::web) fn add(&mut self, block: &Counted) {
         for (part, matching) in &block.parts {
             self.lines += part.lines;
             self.matching += matching;
@@ -78,9 +80,12 @@ impl LogSums {
                         last: time_of(part.last_at),
                         lines: part.lines,
                         end: part.end.clone(),
+                        last_seq: part.last_seq,
+                        failed: part.failed.last().copied(),
                     }),
                 }
             }
+            self.unlisted |= part.origins.is_none();
             for origin in part.origins.iter().flatten() {
                 count(&mut self.servers, &origin.server, origin.lines);
                 if let Some(service) = &origin.service {
@@ -106,6 +111,12 @@ impl LogSums {
                 }
             }
         }
+    }
+
+    /// The number of the line at which a step failed: the last that says so, or its last.
+    pub(super) fn failing_line(&self, step: &str) -> Option<u64> {
+        let step = self.steps.iter().find(|known| known.name == step)?;
+        Some(step.failed.unwrap_or(step.last_seq) + 1)
     }
 
     /// When a step began.

@@ -40,6 +40,8 @@ pub(super) struct Joined {
 
 /// An image of before, deployed again.
 pub(super) struct Older {
+    /// It is an image of our registry, which has a page.
+    pub(super) ours: bool,
     pub(super) image: Option<ImageUrl>,
 }
 
@@ -63,11 +65,12 @@ pub(super) struct DeployView {
 }
 
 /// The entries by their days.
-pub(super) fn days(entries: &[Entry], now: OffsetDateTime) -> Vec<Day> {
+/// `registry` is the host of our own, whose images have pages.
+pub(super) fn days(entries: &[Entry], registry: &str, now: OffsetDateTime) -> Vec<Day> {
     let mut days: Vec<Day> = Vec::new();
     for entry in entries {
         let heading = words::day_heading(entry.at, now);
-        let view = EntryView::new(entry, now);
+        let view = EntryView::new(entry, registry, now);
         match days.last_mut().filter(|day| day.heading == heading) {
             Some(day) => day.entries.push(view),
             None => days.push(Day { heading, entries: vec![view] }),
@@ -77,7 +80,7 @@ pub(super) fn days(entries: &[Entry], now: OffsetDateTime) -> Vec<Day> {
 }
 
 impl EntryView {
-    fn new(entry: &Entry, now: OffsetDateTime) -> Self {
+    fn new(entry: &Entry, registry: &str, now: OffsetDateTime) -> Self {
         let deploy = entry.deploy.as_ref().map(|deploy| DeployView::new(deploy, &entry.builds, now));
         let runs = |build: &Build| build.state.is_running() || build.state == BuildState::Queued;
         let rolls = entry.deploy.as_ref().and_then(|deploy| deploy.report.as_ref());
@@ -89,11 +92,13 @@ impl EntryView {
                 (None, None) => String::new(),
             },
             builds: joined(&entry.builds, entry.deploy.as_ref(), now),
-            older: entry.builds.is_empty().then(|| Older {
-                image: entry
-                    .deploy
-                    .as_ref()
-                    .and_then(|deploy| deploy.report.as_ref()?.image.as_deref().map(ImageUrl::new)),
+            older: entry.builds.is_empty().then(|| {
+                let report = entry.deploy.as_ref().and_then(|deploy| deploy.report.as_ref());
+                let url = report.and_then(|report| report.image.as_deref());
+                Older {
+                    image: url.map(ImageUrl::new),
+                    ours: url.and_then(|url| url.split_once('/')).is_some_and(|(host, _)| host == registry),
+                }
             }),
             deploy,
             running: rolls || entry.builds.iter().any(runs),

@@ -191,7 +191,16 @@ mod tests {
 
     fn step(name: &str, seq: u64, from: i64, to: i64, end: Option<End>) -> Step {
         let at = |seconds| samples::attempt().claimed_at + Duration::seconds(seconds);
-        Step { name: name.to_owned(), first_seq: seq, begun: at(from), last: at(to), lines: 2, end }
+        Step {
+            name: name.to_owned(),
+            first_seq: seq,
+            begun: at(from),
+            last: at(to),
+            lines: 2,
+            end,
+            last_seq: seq + 1,
+            failed: None,
+        }
     }
 
     fn shown(waterfall: &Waterfall) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! The pages that have a log: `/builds/<id>` and `/deploys/<id>`.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -82,8 +83,12 @@ impl Part {
     async fn read(timeline: &Timeline, log: &LogId, filters: &LogFilters, from: u64) -> Result<Self, Fault> {
         let removed = timeline.database.log_state(log).await?.removed_at;
         let fields = matcher(filters, false)?;
-        let blocks = outlines(&timeline.database, log, 0, &fields).await.map_err(Refusal::from)?;
-        let sums = LogSums::of(&blocks);
+        let mut sums = LogSums::default();
+        let take = |block| {
+            sums.add(&block);
+            ControlFlow::Continue(())
+        };
+        outlines(&timeline.database, log, 0..u64::MAX, &fields, take).await.map_err(Refusal::from)?;
         let wanted = matcher(filters, true)?;
         let most = usize::try_from(pages::LINES).unwrap_or(usize::MAX);
         let (mut entries, mut from, mut bytes) = (Vec::new(), from, 0);

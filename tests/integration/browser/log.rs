@@ -115,6 +115,25 @@ async fn a_failure_opens_at_its_step_and_lines_are_linked() {
     browser.eval("location.hash = '#L434'").await;
     browser.until("the line is linked", "return document.querySelector('#L434.linked')").await;
 
+    // What is around the lines is asked for anew without losing what it leads to.
+    let around = format!("buildgrid.refresh('{url}/builds/b-1?from=1000000000000&q=gem').then(done)");
+    assert_eq!(browser.eval_async(&around).await, true);
+    assert_eq!(browser.text(".band a").await, "Go to line 434");
+    let kept =
+        "return [...document.querySelectorAll('#chips a')].every(link => link.search.includes('q=gem'))";
+    assert_eq!(browser.eval(kept).await, true);
+    // The rail marks the step in view.
+    let marked = "return document.querySelector('#rail [aria-current=step] .what')?.textContent";
+    browser
+        .until("the failing step is marked", &format!("{marked} === '[build 6/6] RUN bin/rails assets'"))
+        .await;
+    browser.eval("location.hash = '#L100'").await;
+    browser
+        .until("the step above is marked", &format!("{marked} === '[build 3/6] RUN bundle install'"))
+        .await;
+    browser.eval("location.hash = '#L434'").await;
+    browser.until("the line is linked", "return document.querySelector('#L434.linked')").await;
+
     // Keys: the failure, the next step, all steps; none of them while somebody types.
     browser.eval("location.hash = ''; scrollTo(0, 0)").await;
     browser.press("e").await;

@@ -69,6 +69,19 @@ async fn an_image_is_found_from_its_app_and_by_the_search() {
     browser.click(".hits a[href='/builds/b-1']").await;
     browser.until("the build's page", "return location.pathname === '/builds/b-1'").await;
     browser.shows("Published").await;
+
+    browser.open(&format!("{service}/smoke/web")).await;
+    browser.click("label[for=with-kubernetes]").await;
+    // A page that is brought up to date leaves what was chosen on it.
+    published(&up, "b-3", &"3".repeat(40), 3).await;
+    assert_eq!(browser.eval_async("buildgrid.refresh(location.href).then(done)").await, true);
+    browser
+        .until(
+            "the page has the newest image",
+            &format!("return document.querySelector('#current').innerText.includes('{}')", "3".repeat(40)),
+        )
+        .await;
+    assert_eq!(browser.eval("return document.getElementById('with-kubernetes').checked").await, true);
     browser.finish().await;
 }
 
@@ -99,6 +112,11 @@ async fn a_credential_is_made_and_rotated_and_docker_logs_in_with_it() {
     docker_login(&machine, &user, &old).await.failed();
     docker_login(&machine, &user, &new).await.succeeded();
     browser.accessible("a new password").await;
+    // On a phone a command breaks between its words, and not within an option.
+    browser.looks(Theme::Light, Size::Phone).await;
+    let words = "return [...document.querySelectorAll('.command .word')].filter(word => word.textContent.startsWith('--')) \
+        .map(word => word.offsetHeight)";
+    assert_eq!(browser.eval(words).await, json!([20]));
     browser.photograph("settings").await;
 
     // A reload asks for the page alone: the form is not sent again, and the password is gone.
@@ -159,6 +177,19 @@ async fn a_commit_is_built_by_a_form_that_keeps_what_was_typed() {
     browser.complaints().await;
     browser.click(".send button").await;
     browser.until("the new build's page", "return location.pathname.startsWith('/builds/')").await;
+    // The same without scripts, from a link that fills it in.
+    browser.devtools("Emulation.setScriptExecutionDisabled", json!({"value": true})).await;
+    browser.open(&format!("{service}/build?namespace=smoke&app=web&commit={}", "3".repeat(40))).await;
+    browser.click(".send button").await;
+    browser
+        .until(
+            "the third build's page",
+            "return location.pathname.startsWith('/builds/') && document.body.innerText.includes('3333333')",
+        )
+        .await;
+    browser.devtools("Emulation.setScriptExecutionDisabled", json!({"value": false})).await;
+    browser.open(&format!("{service}/smoke/web")).await;
+    browser.click(".entry:nth-child(2) .row-title").await;
     browser.shows("Published").await;
     browser.shows("2222222").await;
     browser.shows("admin").await;

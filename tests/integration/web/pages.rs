@@ -3,7 +3,7 @@
 use buildgrid::web::access::{Namespaces, Role};
 use reqwest::{Method, StatusCode, header};
 
-use super::{Service, line};
+use super::{Service, claim, event, line};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_show_what_is_there_and_nothing_runs_in_them() {
@@ -99,5 +99,33 @@ async fn buttons_do_what_they_say_for_those_who_may() {
         (StatusCode::SEE_OTHER, &"/builds/b-1".parse().unwrap())
     );
     assert_ne!(service.get("/builds/b-1").await["cancel_requested_at"], serde_json::Value::Null);
+    service.timeline.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_is_called_like_a_page_has_its_apps_all_the_same() {
+    let service = Service::start().await;
+    let session = service.signed_in("mara", Role::Member, Namespaces::All).await;
+    for (number, namespace) in ["images", "settings", "builds", "apps"].into_iter().enumerate() {
+        let (id, attempt) =
+            (format!("b-{number}"), buildgrid::timeline::protocol::AttemptId::generate().to_string());
+        let body = claim(&event(&id, namespace, "buildgrid"), &attempt);
+        let claimed = service.worker(Method::PUT, &format!("/builds/{id}")).json(&body).send().await.unwrap();
+        assert_eq!(claimed.status(), StatusCode::OK);
+    }
+    let get = async |path: &str| {
+        let page = service.nobody(Method::GET, path).header(header::COOKIE, &session).send().await.unwrap();
+        assert_eq!(page.status(), StatusCode::OK, "{path}");
+        page.text().await.unwrap()
+    };
+    let all = get("/").await;
+    for namespace in ["images", "settings", "builds", "apps"] {
+        let path = format!("/apps/{namespace}/buildgrid");
+        assert!(all.contains(&format!("href=\"{path}\"")), "{path}: {all}");
+        let page = get(&path).await;
+        assert!(page.contains(&format!("href=\"{path}/web\"")) && page.contains("9fceb02"), "{page}");
+        assert!(get(&format!("{path}/web")).await.contains("a service of"));
+    }
+    assert!(get("/settings/buildgrid").await.contains("BuildGrid Settings"));
     service.timeline.finish().await;
 }

@@ -60,8 +60,9 @@ async fn builds_and_deploys_stand_together_where_they_belong() {
     let (web, both, main) = (["web"], ["web", "worker"], "refs/heads/main");
     service.built("b-1", Some("d-1"), &both, main).await;
     service.built("b-2", None, &web, "refs/heads/feature/x").await;
+    let own = buildgrid::registry::RegistryConfig::default().host;
     let rollback = json!({"namespace": "acme", "app": "shop", "state": "done", "services": ["web"],
-        "image": "registry.example.com/acme/shop.fake:9fceb02d0ae598e95dc970b74767f19372d61af8"});
+        "image": format!("{own}/acme/shop.fake:9fceb02d0ae598e95dc970b74767f19372d61af8")});
     service.deployed("again", rollback).await;
     service.built("b-3", Some("d-1"), &both, main).await;
     service.built("b-4", Some("d & 4"), &["worker"], main).await;
@@ -78,6 +79,19 @@ async fn builds_and_deploys_stand_together_where_they_belong() {
     );
     let image = "/images/acme/shop.fake:9fceb02d0ae598e95dc970b74767f19372d61af8";
     assert!(page.contains(image), "{page}");
+    // One of another registry has no page here.
+    let elsewhere =
+        json!({"namespace": "acme", "app": "till", "state": "done", "image": "docker.io/acme/till.x:abc"});
+    service.deployed("elsewhere", elsewhere).await;
+    let mut event: serde_json::Value = serde_json::from_str(&event("t-1", "acme", "till")).unwrap();
+    event["deploy_id"] = json!(null);
+    let attempt = buildgrid::timeline::protocol::AttemptId::generate().to_string();
+    let claim = super::claim(&event.to_string(), &attempt);
+    assert!(
+        service.worker(Method::PUT, "/builds/t-1").json(&claim).send().await.unwrap().status().is_success()
+    );
+    let till = service.page(&session, "/acme/till").await;
+    assert!(till.contains("docker.io/acme/till.x") && !till.contains("href=\"/images/"), "{till}");
     for (query, expected) in [
         ("/acme/shop?service=worker", "[b-4 d &#38; 4] [b-3 b-1 d-1]"),
         ("/acme/shop/worker", "[b-4 d &#38; 4] [b-3 b-1 d-1]"),

@@ -1,7 +1,8 @@
 // A line of a build as text nodes, each in its looks: the same that pages/ansi.rs makes of it. Nothing that a
 // build has written is ever taken for markup.
 
-const { $, say, copy, duration, offset, lineCount, printable, refresh, poll } = window.buildgrid;
+const { $, say, copy, duration, offset, lineCount, printable, refresh, poll, isFinal, stale } =
+  window.buildgrid;
 
 const COLOURS = ["dim", "red", "green", "yellow", "blue", "magenta", "cyan", null];
 

@@ -9,13 +9,19 @@ async function look() {
   const query = asking();
   const last = outline.blocks.at(-1);
   if (last && last.first_seq > 0) query.set("after", last.first_seq - 1);
-  const answer = await fetch(`${log.dataset.api}/outline?${query}`);
-  if (!answer.ok) throw new Error(`the outline: ${answer.status}`);
-  const found = await answer.json();
   const known = new Set(outline.sections.map((section) => section.key));
   const rows = outline.shown;
-  outline.take(found);
-  attempt ??= found.attempt;
+  for (;;) {
+    const answer = await fetch(`${log.dataset.api}/outline?${query}`);
+    if (!answer.ok) throw new Refused("the outline", answer.status);
+    const found = await answer.json();
+    outline.take(found);
+    attempt ??= found.attempt;
+    const last = found.blocks.at(-1);
+    // A log that is outlined at great length is told of in several answers.
+    if (!last || last.first_seq + last.entries >= found.next_seq) break;
+    query.set("after", last.first_seq + last.entries - 1);
+  }
   if (!view.ready) return;
   if (view.live) unfoldNew(known);
   // The end is shown once its lines are here: until then what is on the screen is the newest that there is.
@@ -88,7 +94,6 @@ function headOnly() {
   const address = new URL(log.dataset.page, location.href);
   const now = new URLSearchParams(location.search);
   for (const [name, value] of now) address.searchParams.set(name, value);
-  address.searchParams.delete("q");
   // What stands around the lines is said of their attempt, also when another counts by now.
   if (attempt) address.searchParams.set("attempt", attempt);
   address.searchParams.set("from", 1e12);
@@ -97,9 +102,32 @@ function headOnly() {
 let asked = 0;
 function soon() {
   clearTimeout(asked);
-  asked = setTimeout(() => refresh(headOnly()).then(count, () => {}), 200);
+  asked = setTimeout(async () => {
+    try {
+      if (!(await refresh(headOnly()))) halt();
+      count();
+      redraw();
+    } catch {
+      // The service is away for a moment; what is on the page stays.
+    }
+  }, 200);
 }
 const unfinished = () => $("head").hasAttribute("data-open");
+
+// Nothing more is asked for: the service has refused it, and will do so again.
+function halt() {
+  source?.close();
+  clearTimeout(looking);
+  [view.live, again, halted] = [false, false, true];
+  $("cut").hidden = true;
+  setFollowing(false);
+  $("follow").hidden = true;
+}
+function stop(status) {
+  stale(status);
+  halt();
+}
+let halted = false;
 
 let source = null;
 let looking = 0;
@@ -107,14 +135,16 @@ let again = false;
 
 // One look at a time, and a pause between them, however fast the log grows.
 function grown(pause = PAUSE) {
-  if (looking) return (again = true);
+  if (looking || halted) return (again = !halted);
   looking = setTimeout(async () => {
     again = false;
     let next = PAUSE;
     try {
       await look();
       await findMore();
-    } catch {
+    } catch (error) {
+      looking = 0;
+      if (isFinal(error.status)) return stop(error.status);
       [again, next] = [true, LATER];
     }
     looking = 0;
@@ -162,6 +192,6 @@ function listen() {
     if (source.readyState !== EventSource.CLOSED) return;
     // The service has refused it, which may pass: it is asked again, but not at once.
     soon();
-    setTimeout(() => view.live && listen(), 5000);
+    setTimeout(() => view.live && listen(), LATER);
   });
 }

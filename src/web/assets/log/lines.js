@@ -4,6 +4,44 @@
 const KEPT = 12;
 const AT_ONCE = 3;
 
+// The entries of a block's part, each parsed when it is looked at: of a block of thousands, few are.
+class Rows {
+  #entries = [];
+
+  get length() {
+    return this.#entries.length;
+  }
+
+  push(entry) {
+    this.#entries.push(entry);
+  }
+
+  at(index) {
+    const entry = this.#entries[index];
+    return typeof entry === "string" ? (this.#entries[index] = JSON.parse(entry)) : entry;
+  }
+
+  // Where the entry with this seq is; -1 where there is none.
+  indexOf(seq) {
+    let low = 0;
+    let high = this.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.at(middle).seq < seq) low = middle + 1;
+      else high = middle;
+    }
+    return low < this.length && this.at(low).seq === seq ? low : -1;
+  }
+}
+
+// What the service has refused to answer.
+class Refused extends Error {
+  constructor(what, status) {
+    super(`${what}: ${status}`);
+    this.status = status;
+  }
+}
+
 class Lines {
   #api;
   #asking;
@@ -27,7 +65,7 @@ class Lines {
       this.#kept.set(block.first_seq, kept);
     }
     if (!kept || kept.end < block.first_seq + block.entries) this.#wanted.push(block);
-    return kept?.parts.get(index) ?? (kept && !block.parts[index]?.matching ? [] : null);
+    return kept?.parts.get(index) ?? null;
   }
 
   // Begins to fetch what has been asked for since this was called last.
@@ -36,8 +74,14 @@ class Lines {
     this.#wanted = [];
     for (const block of wanted) {
       if (this.#loading.size >= AT_ONCE) return;
-      if (!this.#loading.has(block.first_seq)) this.#load(block).then(this.#arrived, () => setTimeout(this.#arrived, 1000));
+      if (!this.#loading.has(block.first_seq)) this.#load(block).then(this.#arrived, (error) => this.#failed(error));
     }
+  }
+
+  // What may pass is asked for again.
+  #failed(error) {
+    if (isFinal(error.status)) stop(error.status);
+    else setTimeout(this.#arrived, 1000);
   }
 
   // Waits until all lines of a block are here.
@@ -52,7 +96,7 @@ class Lines {
   // Where an entry of a block that is here stands: the part's index, and the row within it.
   find(block, seq) {
     for (const [index, rows] of this.#kept.get(block.first_seq).parts) {
-      const row = rows.findIndex((entry) => entry.seq === seq);
+      const row = rows.indexOf(seq);
       if (row >= 0) return { index, row };
     }
     return null;
@@ -72,12 +116,13 @@ class Lines {
     query.set("before", end);
     if (kept.end > 0) query.set("after", kept.end - 1);
     const answer = await fetch(`${this.#api}?${query}`);
-    if (!answer.ok) throw new Error(`the log: ${answer.status}`);
+    if (!answer.ok) throw new Refused("the log", answer.status);
     for (const line of (await answer.text()).split("\n")) {
       if (!line) continue;
-      const entry = JSON.parse(line);
-      const index = Outline.partOf(block, entry);
-      if (!kept.parts.has(index)) kept.parts.set(index, []);
+      const alone = block.parts.length === 1;
+      const entry = alone ? line : JSON.parse(line);
+      const index = alone ? 0 : Outline.partOf(block, entry);
+      if (!kept.parts.has(index)) kept.parts.set(index, new Rows());
       kept.parts.get(index).push(entry);
     }
     kept.end = end;

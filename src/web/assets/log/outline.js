@@ -88,6 +88,7 @@ class Outline {
   static partOf(block, entry) {
     const last = block.parts.length - 1;
     if (entry.step === null && block.parts.length === MAX_PARTS && block.parts[last].first_seq <= entry.seq) return last;
+    if (entry.step === null && block.parts[last].rest && block.parts[last].first_seq <= entry.seq) return last;
     const found = block.parts.findLastIndex((part) =>
       entry.step === null ? part.step === null && part.first_seq <= entry.seq : part.step === entry.step,
     );

@@ -13,7 +13,8 @@ function chunks(section) {
     const rows = block.parts[index].matching;
     const to = Math.min(rows, end - before);
     for (let from = Math.max(0, section.skip - before); from < to; from += ROWS) {
-      list.push({ key: `${block.first_seq}.${index}.${from}`, block, index, from, rows: Math.min(ROWS, to - from) });
+      const key = `${block.first_seq}.${index}.${from}`;
+      list.push({ key, block, index, from, rows: Math.min(ROWS, to - from), known: heights.get(key) });
     }
   }
   section.chunks = list;
@@ -28,9 +29,8 @@ function measure(section) {
   section.offsets = offsets;
 }
 
-function height(chunk) {
-  const known = heights.get(chunk.key);
-  return known ? known.height + (chunk.rows - known.rows) * ROW : chunk.rows * ROW;
+function height({ known, rows }) {
+  return known ? known.height + (rows - known.rows) * ROW : rows * ROW;
 }
 
 // The first of `offsets` that is greater than `at`.
@@ -45,15 +45,16 @@ function above(offsets, at) {
   return low;
 }
 
+// Makes those rows of a chunk whose lines are here.
 function fill(shown, section) {
   const { chunk, node } = shown;
   const rows = store.rows(chunk.block, chunk.index);
-  const there = rows ? rows.slice(chunk.from + shown.rows, chunk.from + chunk.rows) : [];
-  there.forEach((entry, index) => {
-    const before = rows[chunk.from + shown.rows + index - 1];
-    node.insertBefore(row(entry, section, before), shown.rest);
-  });
-  shown.rows += there.length;
+  const end = Math.min(chunk.from + chunk.rows, rows?.length ?? 0);
+  const fresh = document.createDocumentFragment();
+  for (let at = chunk.from + shown.rows; at < end; at++, shown.rows++) {
+    fresh.append(row(rows.at(at), section, at > 0 ? rows.at(at - 1) : null));
+  }
+  node.insertBefore(fresh, shown.rest);
   const missing = chunk.rows - shown.rows;
   shown.rest.setAttribute("height", missing * ROW);
   shown.whole = missing === 0;

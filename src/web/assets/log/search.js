@@ -1,6 +1,6 @@
 // Search: the service looks through all lines, folded ones too, and says which have the words.
 
-const search = { words: "", seqs: [], count: 0, next: 0, at: -1, run: 0 };
+const search = { words: "", seqs: [], count: 0, next: 0, at: -1, run: 0, abort: new AbortController() };
 const field = $("q");
 
 function escaped(words) {
@@ -11,8 +11,8 @@ async function hits(after) {
   const query = asking();
   query.set("q", search.words);
   if (after >= 0) query.set("after", after);
-  const answer = await fetch(`${log.dataset.api}/hits?${query}`);
-  if (!answer.ok) throw new Error(`the search: ${answer.status}`);
+  const answer = await fetch(`${log.dataset.api}/hits?${query}`, { signal: search.abort.signal });
+  if (!answer.ok) throw new Refused("the search", answer.status);
   return answer.json();
 }
 
@@ -20,7 +20,9 @@ async function hits(after) {
 async function find(words, go = true) {
   if (words === search.words) return;
   const run = ++search.run;
-  Object.assign(search, { words, seqs: [], count: 0, next: 0, at: -1 });
+  // Nobody waits for the words that were looked for before, and the service need not look on for them.
+  search.abort.abort();
+  Object.assign(search, { words, seqs: [], count: 0, next: 0, at: -1, abort: new AbortController() });
   view.pattern = words ? new RegExp(escaped(printable(words)), "giu") : null;
   view.current = -1;
   const address = new URL(location.href);
@@ -32,8 +34,10 @@ async function find(words, go = true) {
       const found = await hits(-1);
       if (run !== search.run) return;
       Object.assign(search, { seqs: found.seqs, count: found.count, next: found.next_seq });
-    } catch {
-      if (run === search.run) say("The search failed; try again");
+    } catch (error) {
+      if (run !== search.run) return;
+      if (isFinal(error.status)) stale(error.status);
+      say("The search failed; try again");
     }
   }
   if (run !== search.run) return;
@@ -46,7 +50,9 @@ async function find(words, go = true) {
 async function findMore() {
   if (!search.words || search.next >= outline.next) return;
   const run = search.run;
-  const found = await hits(search.next - 1);
+  const found = await hits(search.next - 1).catch((error) => {
+    if (run === search.run) throw error;
+  });
   if (run !== search.run) return;
   // Where not all were told, the next ones are those that follow the last one known.
   if (search.seqs.length === search.count) search.seqs.push(...found.seqs);

@@ -3,8 +3,10 @@
 // for them. Whatever turns out to be higher moves what is below, and never what somebody reads.
 
 // Rows that are made and measured together, and how high one is that is not wrapped.
-const ROWS = 100;
+const ROWS = 50;
 const ROW = 20;
+// How long rows may be made that are not in sight yet, in milliseconds of each frame.
+const SPARE = 4;
 // Rows of a section at most: a page that is higher than browsers can count is of no use. Others are a click away.
 const SPAN = 500000;
 // Lines that are shown of a failing step before its end.
@@ -62,11 +64,11 @@ function anchor() {
       if (chunk.getBoundingClientRect().bottom <= top) continue;
       for (const line of chunk.children) {
         const box = line.getBoundingClientRect();
-        if (line.id && box.bottom > top) return { id: line.id, top: box.top };
+        if (line.id && box.bottom > top) return { section, id: line.id, top: box.top };
       }
     }
     const box = section.node.getBoundingClientRect();
-    return { node: section.node, top: box.top };
+    return { section, node: section.node, top: box.top };
   }
   return null;
 }
@@ -87,11 +89,18 @@ function shift(by) {
 
 function draw() {
   drawing = 0;
+  const until = performance.now() + SPARE;
   const seen = kept && !view.following && scrollY > 0 ? kept : null;
   const open = outline.sections.filter((section) => section.open && section.node);
   // All that is asked of the page, before anything in it is changed.
   const tops = open.map((section) => section.above.getBoundingClientRect().top);
-  open.forEach((section, index) => show(section, tops[index]));
+  let later = [];
+  open.forEach((section, index) => later.push(...show(section, tops[index])));
+  later = later.filter(([shown, section]) => {
+    if (performance.now() > until) return true;
+    fill(shown, section);
+    return false;
+  });
   for (const section of outline.sections) {
     if (!section.open && section.shown?.size) {
       for (const { node } of section.shown.values()) node.remove();
@@ -105,9 +114,9 @@ function draw() {
     for (const { chunk, node, whole } of section.shown.values()) {
       if (!whole) continue;
       const measured = node.getBoundingClientRect().height;
-      const known = heights.get(chunk.key);
-      if (Math.abs(height(chunk) - measured) < 0.5 && known?.rows === chunk.rows) continue;
-      heights.set(chunk.key, { height: measured, rows: chunk.rows });
+      if (Math.abs(height(chunk) - measured) < 0.5 && chunk.known?.rows === chunk.rows) continue;
+      chunk.known = { height: measured, rows: chunk.rows };
+      heights.set(chunk.key, chunk.known);
       other = true;
     }
     if (!other) continue;
@@ -119,10 +128,12 @@ function draw() {
   else if (seen) hold();
   kept = anchor();
   rule();
-  if (changed) redraw();
+  markStep(kept?.section);
+  if (changed || later.length) redraw();
 }
 
-// Puts on the page what is near the screen, which `top` is the section's distance from.
+// Puts on the page what is near the screen, which `top` is the section's distance from. Rows that are in sight are
+// made at once; answers the chunks whose rows may come later.
 function show(section, top) {
   const list = chunks(section);
   const offsets = section.offsets;
@@ -136,6 +147,7 @@ function show(section, top) {
     shown.node.remove();
     section.shown.delete(key);
   }
+  const later = [];
   let place = section.above;
   for (let i = section.range[0]; i < to; i++) {
     const chunk = list[i];
@@ -146,11 +158,38 @@ function show(section, top) {
       section.shown.set(chunk.key, shown);
     }
     shown.chunk = chunk;
-    if (shown.rows < chunk.rows) fill(shown, section);
+    if (shown.rows < chunk.rows) {
+      const seen = offsets[i + 1] + top > 0 && offsets[i] + top < innerHeight;
+      if (seen) fill(shown, section);
+      else if (shown.rows < available(chunk)) later.push([shown, section]);
+      shown.rest.setAttribute("height", (chunk.rows - shown.rows) * ROW);
+    }
     if (place.nextSibling !== shown.node) place.after(shown.node);
     place = shown.node;
   }
   pad(section);
+  return later;
+}
+
+// How many rows of a chunk could be made.
+function available(chunk) {
+  return Math.min(chunk.rows, Math.max(0, (store.rows(chunk.block, chunk.index)?.length ?? 0) - chunk.from));
+}
+
+// The step in view is marked in the rail, which is asked for again and again.
+function markStep(section) {
+  const rail = $("rail");
+  const now = rail?.querySelector("[aria-current=step]");
+  const part = section?.step != null && section.parts[0];
+  const next = part ? rail?.querySelector(`[href="#L${part.block.parts[part.index].first_seq + 1}"]`) : null;
+  if (now === next || (!now && !next)) return;
+  now?.removeAttribute("aria-current");
+  next?.setAttribute("aria-current", "step");
+  // Within the rail alone: the page is the reader's.
+  if (next && rail.scrollHeight > rail.clientHeight) {
+    const [box, frame] = [next.getBoundingClientRect(), rail.getBoundingClientRect()];
+    if (box.top < frame.top || box.bottom > frame.bottom) rail.scrollTop += box.top - frame.top - frame.height / 2;
+  }
 }
 
 function pad(section) {
@@ -197,5 +236,7 @@ addEventListener("resize", () => {
   }
   redraw();
 });
+// A rail that was brought up to date has to be marked anew.
+if ($("rail")) new MutationObserver(redraw).observe($("rail").parentElement, { childList: true });
 // What changes above the log moves nothing in it.
 new ResizeObserver(() => hold()).observe($("main"));
