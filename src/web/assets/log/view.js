@@ -64,11 +64,11 @@ function anchor() {
       if (chunk.getBoundingClientRect().bottom <= top) continue;
       for (const line of chunk.children) {
         const box = line.getBoundingClientRect();
-        if (line.id && box.bottom > top) return { section, id: line.id, top: box.top };
+        if (line.id && box.bottom > top) return { id: line.id, top: box.top };
       }
     }
     const box = section.node.getBoundingClientRect();
-    return { section, node: section.node, top: box.top };
+    return { node: section.node, top: box.top };
   }
   return null;
 }
@@ -128,7 +128,7 @@ function draw() {
   else if (seen) hold();
   kept = anchor();
   rule();
-  markStep(kept?.section);
+  markStep();
   if (changed || later.length) redraw();
 }
 
@@ -176,12 +176,32 @@ function available(chunk) {
   return Math.min(chunk.rows, Math.max(0, (store.rows(chunk.block, chunk.index)?.length ?? 0) - chunk.from));
 }
 
-// The step in view is marked in the rail, which is asked for again and again.
-function markStep(section) {
+// The step in view: at the beginning of the log the one at the top of the screen, at its end the one at the bottom,
+// so that each has its turn.
+function stepInView() {
+  const { sections } = outline;
+  const far = document.documentElement.scrollHeight - innerHeight;
+  const at = ceiling() + 1 + (innerHeight - ceiling() - 2) * (far > 0 ? Math.min(1, scrollY / far) : 0);
+  let low = 0;
+  let high = sections.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (!sections[middle].node || sections[middle].node.getBoundingClientRect().top > at) high = middle;
+    else low = middle + 1;
+  }
+  const found = sections[low - 1] ?? sections[0];
+  // A log that is shorter than the screen is read where it is open.
+  return far > 0 ? found : (sections.find((section) => section.open && section.step !== null) ?? found);
+}
+
+// It is marked in the rail.
+function markStep() {
   const rail = $("rail");
-  const now = rail?.querySelector("[aria-current=step]");
+  if (!rail) return;
+  const section = stepInView();
+  const now = rail.querySelector("[aria-current=step]");
   const part = section?.step != null && section.parts[0];
-  const next = part ? rail?.querySelector(`[href="#L${part.block.parts[part.index].first_seq + 1}"]`) : null;
+  const next = part ? rail.querySelector(`[href="#L${part.block.parts[part.index].first_seq + 1}"]`) : null;
   if (now === next || (!now && !next)) return;
   now?.removeAttribute("aria-current");
   next?.setAttribute("aria-current", "step");
