@@ -10,7 +10,7 @@ use super::facts::{self, Failure, Took};
 use super::icons::Icon;
 use super::image::ImageUrl;
 use super::log::{LogPart, LogView};
-use super::query::address;
+use super::query::{address, deploy_page};
 use super::state::{self, Look};
 use super::sums::LogSums;
 use super::waterfall::Waterfall;
@@ -53,7 +53,8 @@ struct BuildPage {
     usual: Option<String>,
     worker: Option<String>,
     number: Option<u32>,
-    deploy: Option<String>,
+    /// The deploy it is for, and its page, if it was reported.
+    deploy: Option<(String, Option<String>)>,
     image: Option<ImageUrl>,
     size: Option<String>,
     /// What the image will be called, up to its tag, while it may still come.
@@ -98,11 +99,13 @@ struct AttemptView {
     shown: bool,
 }
 
-/// `attempt` is the one whose log is shown; none while no worker has the build.
+/// `attempt` is the one whose log is shown; none while no worker has the build. `deploy_reported`: the deploy that it
+/// is for has a page.
 pub fn build(
     viewer: &Viewer,
     detail: &BuildDetail,
     attempt: Option<&Attempt>,
+    deploy_reported: bool,
     part: LogPart<'_>,
     now: OffsetDateTime,
 ) -> Document {
@@ -141,7 +144,10 @@ pub fn build(
         usual: detail.usual_s.map(words::seconds),
         worker: build.worker.as_deref().map(printable),
         number: build.number,
-        deploy: build.deploy_id.as_deref().map(printable),
+        deploy: build
+            .deploy_id
+            .as_deref()
+            .map(|id| (printable(id), deploy_reported.then(|| deploy_page(build.namespace.as_str(), id)))),
         image: build.image.as_deref().map(ImageUrl::new),
         size: build.size.map(words::size),
         expected: (!stands.is_final() && build.image.is_none())

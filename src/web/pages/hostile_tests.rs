@@ -279,10 +279,10 @@ fn buttons_are_for_those_who_may_press_them() {
     let (filters, sums) = (LogFilters::default(), LogSums::default());
     let part = LogPart { entries: &[], more: false, filters: &filters, sums: &sums, removed: None };
     let cancel = r#"action="/builds/b-building/cancel""#;
-    let may = build(&samples::viewer(), &detail, None, part, samples::NOW);
+    let may = build(&samples::viewer(), &detail, None, true, part, samples::NOW);
     assert!(may.html().contains(cancel) && !may.html().contains("/rebuild\""));
     let reader = Viewer { can_build: false, ..samples::viewer() };
-    assert!(!build(&reader, &detail, None, part, samples::NOW).html().contains(cancel));
+    assert!(!build(&reader, &detail, None, true, part, samples::NOW).html().contains(cancel));
 }
 
 #[test]

@@ -448,7 +448,7 @@ pub(super) fn page_of(build: Build, entries: &[LogEntry], attempts: Vec<Attempt>
     let detail = BuildDetail { build, attempts, usual_s: Some(110.0) };
     let (filters, sums) = (LogFilters::default(), sums_of(entries));
     let part = LogPart { entries, more: false, filters: &filters, sums: &sums, removed: None };
-    super::build(&viewer(), &detail, counting.as_ref(), part, NOW)
+    super::build(&viewer(), &detail, counting.as_ref(), true, part, NOW)
 }
 
 /// A deploy, as it is reported while its pods start.

@@ -42,8 +42,13 @@ pub(super) async fn of_build(
             Part::read(&timeline, &LogId::of_attempt(attempt.id), &filters, from).await?
         }
     };
+    let reported = match &detail.build.deploy_id {
+        Some(deploy) => timeline.database.deploy(&detail.build.namespace, deploy).await?.is_some(),
+        None => false,
+    };
     let now = OffsetDateTime::now_utc();
-    Ok(pages::build(&visitor.viewer(), &detail, attempt, part.with(&filters), now).into_response())
+    let part = part.with(&filters);
+    Ok(pages::build(&visitor.viewer(), &detail, attempt, reported, part, now).into_response())
 }
 
 #[derive(Deserialize)]

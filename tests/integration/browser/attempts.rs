@@ -78,7 +78,7 @@ async fn of_two_attempts_each_has_its_own_log() {
     let more = line(70, None, "line 70 of attempt 2");
     assert_eq!(service.worker(Method::POST, &path).body(more).send().await.unwrap().status(), StatusCode::OK);
     browser.shows("line 70 of attempt 2").await;
-    browser.photograph("build-second-attempt").await;
+    browser.photograph_here("build-second-attempt").await;
     browser.click(".attempts li:first-child a").await;
     browser.until("the first log", &format!("return document.querySelector('#log[data-ready]') && location.search === '?attempt={ATTEMPT}'")).await;
     browser.shows("line 0 of attempt 1").await;
