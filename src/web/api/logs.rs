@@ -21,6 +21,7 @@ use crate::web::db::logs::LogId;
 use crate::web::follow::{self, Cursor, Followed, Told};
 use crate::web::log::filter::Matcher;
 use crate::web::log::read::{self, Found};
+use crate::web::pages::deploy_path;
 use crate::web::refusal::Refusal;
 use crate::web::service::Timeline;
 
@@ -144,8 +145,7 @@ pub(super) async fn of_deploy(
     if format == Format::Events {
         return asked.followed(timeline, &headers, Told::Entries(matcher));
     }
-    let id = percent_encoding::utf8_percent_encode(&asked.id, percent_encoding::NON_ALPHANUMERIC);
-    let path = format!("{}/deploys/{id}/log", super::BASE);
+    let path = format!("{}{}/log", super::BASE, deploy_path(&asked.id));
     answer(&timeline, asked.log(), path, &asked.query, format, matcher).await
 }
 

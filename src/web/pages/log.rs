@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::filters::{Chip, LogFilters, Place};
 use super::icons::Icon;
-use super::query::address;
+use super::query::{address, deploy_path};
 use super::state;
 use super::steps::{self, Around, Run};
 use super::sums::LogSums;
@@ -150,12 +150,11 @@ impl LogView {
     }
 
     pub(super) fn of_deploy(deploy: &Deploy, part: LogPart<'_>) -> Self {
-        let id = percent_encoding::utf8_percent_encode(&deploy.id, percent_encoding::NON_ALPHANUMERIC);
         let report = &deploy.report;
         let open = matches!(report.state, DeployState::Waiting | DeployState::Running);
         Self::new(
             Subject {
-                path: format!("/deploys/{id}"),
+                path: deploy_path(&deploy.id),
                 fixed: vec![("namespace", Some(report.namespace.to_string()))],
                 services: &report.services,
                 stored: deploy.entries,

@@ -67,6 +67,7 @@ pub use fault::fault;
 pub use filters::LogFilters;
 pub use image_page::image;
 pub use log::{BuildQuery, LINES, LogPart, first_entry};
+pub(in crate::web) use query::deploy_path;
 pub use search::search;
 pub use settings::{Fresh, Settings, settings};
 pub use sign_in::{local_address, not_signed_in, sign_in, sign_in_later};

@@ -36,8 +36,12 @@ pub(super) fn app_page(namespace: &str, app: &str) -> String {
 
 /// The page of a deploy, whose id may be any text.
 pub(super) fn deploy_page(namespace: &str, id: &str) -> String {
-    let id = utf8_percent_encode(id, RESERVED);
-    address(&format!("/deploys/{id}"), &[("namespace", Some(namespace))])
+    address(&deploy_path(id), &[("namespace", Some(namespace))])
+}
+
+/// The same below the pages or the API, without its query.
+pub(in crate::web) fn deploy_path(id: &str) -> String {
+    format!("/deploys/{}", utf8_percent_encode(id, RESERVED))
 }
 
 /// A path whose segments may be any text, but for slashes.
