@@ -31,6 +31,8 @@ use super::timeline::{self, Wanted};
 use crate::serving::Peer;
 use crate::timeline::protocol::App;
 
+/// Apps of a page: with the bars of each, half of what a page may weigh.
+const APPS: usize = 40;
 /// The most namespaces that a page offers to choose from.
 const OFFERED: usize = 48;
 
@@ -147,7 +149,7 @@ async fn all_apps(
     let query = apps::AppsQuery {
         namespace: filters.namespace.clone(),
         name: filters.app.clone(),
-        limit: None,
+        limit: Some(APPS),
         cursor: filters.cursor.clone(),
     };
     let page = apps::page(&timeline, &visitor.0, &query).await?;

@@ -168,6 +168,20 @@ async fn an_outline_lays_a_log_out_without_its_lines() {
     assert_eq!(hits, serde_json::json!({"count": 1000, "seqs": [0, 4, 8], "next_seq": 4000}));
     let hits = service.get("/builds/b-1/log/hits?q=xx&after=3990&service=worker").await;
     assert_eq!(hits["seqs"], serde_json::json!([3991, 3992, 3994, 3995, 3996, 3998, 3999]));
+    // Both end where they are asked to.
+    let hits = service.get("/builds/b-1/log/hits?q=xx&step=a&after=0&before=9").await;
+    assert_eq!(hits, serde_json::json!({"count": 2, "seqs": [4, 8], "next_seq": 9}));
+    let first = service.get("/builds/b-1/log/outline?before=1").await;
+    assert_eq!(
+        (first["blocks"].as_array().unwrap().len(), &first["next_seq"]),
+        (1, &serde_json::json!(4000))
+    );
+    assert!(whole["blocks"].as_array().unwrap().len() > 1);
+    // Searches wait for each other, and each is answered.
+    let searches = (0..24).map(|_| service.get("/builds/b-1/log/hits?q=xx&limit=1"));
+    let (found, listed) = tokio::join!(futures::future::join_all(searches), service.get("/builds"));
+    assert!(found.iter().all(|found| found["count"] == 4000) && found.len() == 24, "{found:?}");
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
     for bad in
         ["outline?q=x", "outline?before=x", "hits", "hits?q=", "hits?q=x&limit=0", "hits?q=x&namespace=y"]
     {
