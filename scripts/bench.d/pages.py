@@ -64,6 +64,7 @@ def pages(browser, images):
         ("a search for nothing there", "/search?q=nonsense"),
         ("a build", "/builds/page-17"),
         ("settings", "/settings/buildgrid"),
+        ("the form that builds a commit", "/build?namespace=smoke&app=shop"),
     ]
 
 

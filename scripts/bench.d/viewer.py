@@ -82,7 +82,7 @@ def opened(browser, page):
     browser.until("the log", "return window.opened")
     browser.run("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'O', bubbles: true}))")
     browser.until("steps are open", "return document.querySelectorAll('details.run[open]').length > 3")
-    yield row(NAME, scenario, "scrolled through, longest frame", "ms", browser.run_async(SCROLLED), below=200)
+    yield row(NAME, scenario, "scrolled through, longest frame", "ms", browser.run_async(SCROLLED), below=100)
     # In the midst of an open step.
     browser.run("scrollTo(0, document.documentElement.scrollHeight / 4)")
     browser.until("lines are in sight", "return document.querySelectorAll('.l').length > 50")
