@@ -116,7 +116,8 @@ impl Selection {
             None => ("b.created_at", "b.id"),
         };
         if branch.namespace.is_none() {
-            only(&mut query, "+b.namespace", self.namespaces.as_deref());
+            // Not by the namespaces, of which there are many: `|| ''` is no index's.
+            only(&mut query, "b.namespace || ''", self.namespaces.as_deref());
         }
         let mut equal = |column: &str, value: Option<String>| {
             if let Some(value) = value {
@@ -159,8 +160,8 @@ impl Selection {
         }
         // Few builds are of one commit or deploy: they are found by that, and put in order.
         let found = self.commit.is_some() || self.deploy_id.is_some();
-        let sign = if found { "+" } else { "" };
-        query.push(format!(" ORDER BY {sign}{column} DESC, {sign}{id_column} DESC LIMIT "));
+        let (time, text) = if found { (" + 0", " || ''") } else { ("", "") };
+        query.push(format!(" ORDER BY {column}{time} DESC, {id_column}{text} DESC LIMIT "));
         query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));
         query
     }
