@@ -20,7 +20,7 @@ use crate::queue::QueueConfig;
 use crate::registry::RegistryConfig;
 use crate::serving::ServerConfig;
 use crate::source::config::SourceConfig;
-use crate::store::StoreConfig;
+use crate::store::{KeepingConfig, RetentionConfig, StoreConfig};
 use crate::telemetry::config::LoggingConfig;
 use crate::timeline::TimelineConfig;
 use crate::up::UpConfig;
@@ -75,6 +75,8 @@ sections! {
     engine: EngineConfig,
     publish: PublishConfig,
     store: StoreConfig,
+    keeping: KeepingConfig,
+    retention: RetentionConfig,
     disk: DiskConfig,
     server: ServerConfig,
     registry: RegistryConfig,

@@ -18,6 +18,7 @@ use crate::build::fake;
 use crate::event::deploy::{DeployEvent, Work};
 use crate::event::fake::FakeBuild;
 use crate::permit::{Rules, TimeLimits};
+use crate::publish::manifest::BUILD;
 use crate::publish::publisher::{self, Existing, Publication, PublishError, Published, Publisher};
 use crate::source::files::Large;
 use crate::source::url::RepositoryUrl;
@@ -441,7 +442,7 @@ fn labels(event: &DeployEvent, now: OffsetDateTime) -> BTreeMap<String, String> 
         }
         Work::Repository(url) => {
             labels.insert("org.opencontainers.image.source".to_owned(), url.to_string());
-            labels.insert("net.buildgrid.build".to_owned(), event.id.to_string());
+            labels.insert(BUILD.to_owned(), event.id.to_string());
             now
         }
     };

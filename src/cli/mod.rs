@@ -30,6 +30,7 @@ mod registry;
 mod reload;
 pub mod service;
 mod shutdown;
+mod store;
 mod timeline;
 pub mod token;
 mod up;
@@ -67,6 +68,7 @@ enum Command {
     /// Make, list and remove the tokens of workers, of Maestro and of scripts
     Token(token::Args),
     History(history::Args),
+    Store(store::Args),
     DeadLetters(dead_letters::Args),
 }
 
@@ -105,6 +107,7 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
             credential::run(args, &config.store, &config.registry.host).await.map(|()| Exit::Done)
         }
         Command::History(args) => history::run(args, &config).await,
+        Command::Store(args) => store::run(args, &config).await,
         Command::DeadLetters(args) => dead_letters::run(args, &config).await,
         Command::Check(_) => unreachable!("answered above"),
     }

@@ -72,6 +72,8 @@ impl Config {
         config.fake = newer.fake.clone();
         config.policy = newer.policy.clone();
         config.history = newer.history;
+        config.keeping = newer.keeping;
+        config.retention = newer.retention.clone();
         config.namespaces = newer.namespaces.clone();
         config.worker.idle_timeout = newer.worker.idle_timeout;
         config.disk = newer.disk;

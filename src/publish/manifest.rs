@@ -11,6 +11,8 @@ use crate::store::Layer;
 
 /// The annotation with the digest of the build definition: what was asked for, beside the commit.
 pub const DEFINITION: &str = "net.buildgrid.definition";
+/// The annotation, and label, with the id of the build that made the image.
+pub const BUILD: &str = "net.buildgrid.build";
 
 /// The bytes of an image's manifest. Keys are sorted, so that the same image has the same digest
 /// wherever it was published.

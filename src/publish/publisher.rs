@@ -89,7 +89,7 @@ pub enum Existing {
     Nothing,
     /// An image of the same definition.
     Same(Published),
-    /// A tag whose manifest, with this digest, is gone or is not what it was.
+    /// A tag whose manifest, with this digest, is gone or is not what it was, or of which a part is gone.
     Damaged(Digest),
 }
 
@@ -131,7 +131,7 @@ impl Publisher {
 
     /// What stands at `name` already. An image of another definition is a conflict.
     pub async fn existing(&self, name: &ImageName, definition: Digest) -> Result<Existing, PublishError> {
-        let Some(digest) = self.store.tag(name).await? else { return Ok(Existing::Nothing) };
+        let Some(digest) = self.store.tag_to_rely_on(name).await? else { return Ok(Existing::Nothing) };
         let bytes = match self.store.manifest(&name.repository, digest).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(Existing::Damaged(digest)),
@@ -139,6 +139,7 @@ impl Publisher {
         };
         let Ok(summary) = Summary::read(&bytes) else { return Ok(Existing::Damaged(digest)) };
         match summary.definition.as_deref() == Some(definition.to_string().as_str()) {
+            true if !self.store.is_whole(&name.repository, digest).await? => Ok(Existing::Damaged(digest)),
             true => Ok(Existing::Same(Published { digest, size: summary.size, reused: true })),
             false => Err(PublishError::Conflict { name: name.clone() }),
         }

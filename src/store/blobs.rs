@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::backend::BlobWriter;
+use super::condemned;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
@@ -28,6 +29,7 @@ impl Store {
     pub async fn put_blob(&self, bytes: Vec<u8>) -> Result<Digest, StoreError> {
         self.blocking(move |directory| {
             let digest = Digest::of(&bytes);
+            condemned::spare(directory, [digest])?;
             directory.put(&[(&layout::blob(digest), &bytes)])?;
             Ok(digest)
         })
@@ -43,6 +45,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let repository = repository.clone();
         self.blocking(move |directory| {
+            condemned::spare(directory, digests.iter().copied())?;
             let links =
                 digests.iter().map(|&digest| (layout::layer_link(&repository, digest), digest.to_string()));
             let links: Vec<_> = links.collect();

@@ -35,6 +35,10 @@ pub enum StoreError {
     Incomplete { manifest: Digest, what: String },
     #[error("{digest} is not an image manifest that can be published: {reason}")]
     Manifest { digest: Digest, reason: String },
+    #[error(
+        "another process is doing the same in this store; what holds its lock ends by itself, or with its process"
+    )]
+    Busy,
     #[error("the program is stopping")]
     Stopping,
 }

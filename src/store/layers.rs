@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::backend;
+use super::condemned;
 use super::digest::{Digest, Digesting};
 use super::error::StoreError;
 use super::handle::Store;
@@ -76,6 +77,7 @@ impl Store {
         let (digest, size) = (layer.digest, layer.size);
         let (pulse, verified) = (pulse.clone(), self.verified().clone());
         self.blocking(move |directory| {
+            condemned::spare(directory, [digest])?;
             let key = layout::blob(digest);
             if directory.size(&key)? != Some(size) {
                 return Ok(false);

@@ -16,8 +16,10 @@
 //!     ├── version                                          the schema version of this directory: "1"
 //!     ├── credentials/<user>.json                          registry logins (`credentials`)
 //!     ├── ends/<two digits>/<event id>.json                how an event ended, for all workers (`ends`)
+//!     ├── gc/condemned/<first two digits>                  what is to be removed, unless it is used before (`condemned`)
+//!     ├── gc/collection                                    locked while one goes on; with .json: what the last has found
 //!     ├── layers/<first two digits>/<diff id>.json         uncompressed layer → descriptor of its blob (`layers`)
-//!     ├── locks/{tags,ends}                                locked while a tag, or a damaged end, is replaced
+//!     ├── locks/{tags,ends,condemned}                      locked while a tag, a damaged end or such a list is replaced
 //!     └── tmp                                              files being written; swept at start
 //! ```
 //!
@@ -37,6 +39,11 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What lies in the directory at this key, by a name that was found there.
+    pub fn below(&self, name: &str) -> Self {
+        Self(format!("{}/{name}", self.0))
+    }
 }
 
 const BLOBS: &str = "docker/registry/v2/blobs/sha256";
@@ -50,6 +57,52 @@ pub fn blob(digest: Digest) -> Key {
 /// The directories over which the blobs are spread, by the first two digits of their digests.
 pub fn blobs() -> Key {
     Key(BLOBS.to_owned())
+}
+
+/// One of these directories.
+pub fn blobs_in(shard: &str) -> Key {
+    Key(format!("{BLOBS}/{shard}"))
+}
+
+/// The repository, or directory of repositories, at a path that was found below that of all.
+pub fn tree(path: &str) -> Key {
+    match path {
+        "" => namespaces(),
+        path => Key(format!("{REPOSITORIES}/{path}")),
+    }
+}
+
+/// The directory of a repository's links to layers and configurations.
+pub fn layer_links(repository: &Key) -> Key {
+    repository.below("_layers/sha256")
+}
+
+/// The directory of a repository's links to manifests.
+pub fn revision_links(repository: &Key) -> Key {
+    repository.below("_manifests/revisions/sha256")
+}
+
+/// The directory of a repository's tags, which has one for each.
+pub fn tag_directories(repository: &Key) -> Key {
+    repository.below("_manifests/tags")
+}
+
+/// What is to be removed of what has to do with digests that begin with these two digits.
+pub fn condemned(shard: &str) -> Key {
+    Key(format!("buildgrid/gc/condemned/{shard}"))
+}
+
+pub fn condemned_lock() -> Key {
+    Key("buildgrid/locks/condemned".to_owned())
+}
+
+/// What the last collection has found.
+pub fn collection_report() -> Key {
+    Key("buildgrid/gc/collection.json".to_owned())
+}
+
+pub fn collection_lease() -> Key {
+    Key("buildgrid/gc/collection".to_owned())
 }
 
 /// The directory of namespaces.
@@ -100,6 +153,11 @@ pub fn tags_lock() -> Key {
 pub fn layer_index(diff_id: Digest) -> Key {
     let hex = diff_id.hex();
     Key(format!("buildgrid/layers/{}/{hex}.json", &hex[..2]))
+}
+
+/// One of the directories over which the layer index is spread.
+pub fn layer_indices(shard: &str) -> Key {
+    Key(format!("buildgrid/layers/{shard}"))
 }
 
 /// The directory of registry logins.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use oci_spec::image::{Descriptor, ImageManifest};
 
 use super::backend::Directory;
+use super::condemned;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
@@ -32,12 +33,26 @@ impl Store {
                     format!("it is {} bytes long; at most {MAX_MANIFEST} can be served", bytes.len());
                 return Err(StoreError::Manifest { digest, reason });
             }
+            condemned::spare(directory, [digest])?;
             let link = digest.to_string();
             directory.put(&[
                 (&layout::blob(digest), &bytes),
                 (&layout::revision_link(&repository, digest), link.as_bytes()),
             ])?;
             Ok(digest)
+        })
+        .await
+    }
+
+    /// Whether an image is there with everything that it is made of, as far as sizes tell, and will be for a while.
+    pub async fn is_whole(&self, repository: &ImageRepository, digest: Digest) -> Result<bool, StoreError> {
+        let repository = repository.clone();
+        self.blocking(move |directory| match verify_whole(directory, &repository, digest) {
+            Ok(()) => Ok(true),
+            Err(StoreError::Incomplete { .. } | StoreError::Corrupt { .. } | StoreError::Manifest { .. }) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
         })
         .await
     }
@@ -71,13 +86,14 @@ fn read(
 }
 
 /// Refuses a manifest unless it and everything that it names can be read through the repository,
-/// with the sizes that it states.
+/// with the sizes that it states. Nothing of it is removed as garbage for a whole grace from now on.
 pub(super) fn verify_whole(
     directory: &Directory,
     repository: &ImageRepository,
     digest: Digest,
 ) -> Result<(), StoreError> {
     let incomplete = |what| StoreError::Incomplete { manifest: digest, what };
+    condemned::spare(directory, [digest])?;
     let bytes = read(directory, repository, digest)?
         .ok_or_else(|| incomplete(format!("the manifest itself, in {repository},")))?;
     let invalid = |reason: String| StoreError::Manifest { digest, reason };
@@ -86,7 +102,9 @@ pub(super) fn verify_whole(
     let named = |descriptor: &Descriptor| {
         descriptor.digest().to_string().parse::<Digest>().map_err(|error| invalid(error.to_string()))
     };
-    for descriptor in std::iter::once(manifest.config()).chain(manifest.layers()) {
+    let parts = || std::iter::once(manifest.config()).chain(manifest.layers());
+    condemned::spare(directory, parts().map(named).collect::<Result<Vec<_>, _>>()?)?;
+    for descriptor in parts() {
         let blob = named(descriptor)?;
         if directory.size(&layout::blob(blob))? != Some(descriptor.size()) {
             return Err(incomplete(format!("{blob} with {} bytes", descriptor.size())));

@@ -7,14 +7,19 @@
 
 mod backend;
 mod blobs;
+mod condemned;
 mod config;
 mod credentials;
 pub mod digest;
 mod ends;
 mod error;
+mod gc;
 mod handle;
+mod inventory;
+mod keeping;
 mod layers;
 pub mod layout;
+mod listing;
 mod manifests;
 mod tags;
 mod upkeep;
@@ -25,7 +30,12 @@ pub use blobs::Blob;
 pub use config::StoreConfig;
 pub use credentials::{Credential, NewCredential};
 pub use error::StoreError;
+pub use gc::{
+    Collected, Collection, Going, ImageGone, InUse, Keep, Retention, RetentionConfig, Sum, Unreadable,
+};
 pub use handle::Store;
+pub use keeping::KeepingConfig;
 pub use layers::Layer;
+pub use listing::{DiskUsage, ImageEntry, Level, RepositoryEntry};
 pub use tags::{TagOutcome, TagPut};
 pub use user::{InvalidUserName, UserName};

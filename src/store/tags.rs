@@ -2,6 +2,7 @@
 //! can be pulled.
 
 use super::backend::{Directory, Swap};
+use super::condemned;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
@@ -69,7 +70,17 @@ impl Store {
                 )?,
             };
             match swap {
-                Swap::Done => Ok(TagOutcome::Put),
+                Swap::Done => {
+                    // A collection of garbage that began before the tag was there has either been seen now, or sees it
+                    // in its second look.
+                    match verify_whole(directory, &name.repository, digest) {
+                        Err(error @ StoreError::Incomplete { .. }) => {
+                            take_back(directory, &key, link.as_bytes(), current)?;
+                            Err(error)
+                        }
+                        _ => Ok(TagOutcome::Put),
+                    }
+                }
                 Swap::Found(found) => Ok(TagOutcome::Exists(digest_in(directory, &key, &found)?)),
             }
         })
@@ -81,6 +92,25 @@ impl Store {
         let key = layout::tag_current_link(name);
         self.blocking(move |directory| {
             directory.read(&key)?.map(|link| digest_in(directory, &key, &link)).transpose()
+        })
+        .await
+    }
+
+    /// The manifest that a tag names, for one who is going to rely on it: neither of them is removed as garbage for a
+    /// whole grace from now on.
+    pub async fn tag_to_rely_on(&self, name: &ImageName) -> Result<Option<Digest>, StoreError> {
+        let key = layout::tag_current_link(name);
+        self.blocking(move |directory| {
+            let read = || directory.read(&key)?.map(|link| digest_in(directory, &key, &link)).transpose();
+            let Some(mut digest) = read()? else { return Ok(None) };
+            loop {
+                condemned::spare(directory, [digest])?;
+                // It may have been removed, or replaced, before.
+                match read()? {
+                    Some(other) if other != digest => digest = other,
+                    found => return Ok(found),
+                }
+            }
         })
         .await
     }
@@ -119,6 +149,21 @@ impl Store {
         let namespace = namespace.clone();
         self.blocking(move |directory| repositories(directory, &namespace)).await
     }
+}
+
+/// Lets a tag be what it was before it was `link`, unless it has become something else.
+fn take_back(
+    directory: &Directory,
+    key: &Key,
+    link: &[u8],
+    before: Option<Digest>,
+) -> Result<(), StoreError> {
+    let lock = layout::tags_lock();
+    match before {
+        None => directory.remove_if(&lock, key, link)?,
+        Some(before) => directory.compare_and_set(&lock, &[], key, link, before.to_string().as_bytes())?,
+    };
+    Ok(())
 }
 
 fn repositories(directory: &Directory, namespace: &Namespace) -> Result<Vec<ImageRepository>, StoreError> {

@@ -21,6 +21,7 @@ use super::disks::Disks;
 use super::ends::Ends;
 use super::intake::{self, Intake};
 use super::janitor::Janitor;
+use super::keeper;
 use super::pause;
 use super::reporting::Reporting;
 use super::secrets::Secrets;
@@ -201,6 +202,8 @@ pub async fn run(
     });
     let janitor = Janitor::new(live.clone(), &handler, shutdown.drain.clone());
     tasks.spawn(janitor.run(pressure));
+    let store = handler.pipeline.publisher.store().clone();
+    tasks.spawn(keeper::keep(store, live.clone(), shutdown.drain.clone()));
 
     let mut starting = Box::pin(declare(&queue, &shutdown.drain));
     let declared = tokio::time::timeout(WAIT_FOR_BROKER, &mut starting).await;

@@ -22,6 +22,7 @@ mod ends;
 mod gate;
 mod intake;
 pub mod janitor;
+pub mod keeper;
 mod log_writer;
 pub mod pause;
 mod pull_login;

@@ -1,6 +1,7 @@
 //! The store: against a model, from many threads, on a full disk.
 
 mod full_disk;
+mod gc;
 mod model;
 mod publishing;
 

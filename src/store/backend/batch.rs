@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::error::StoreError;
 use super::super::layout::Key;
-use super::directory::{Directory, Temporary, sync_directory};
+use super::directory::{Directory, Identity, Temporary, sync_directory};
 
 pub(super) struct Batch<'a> {
     directory: &'a Directory,
@@ -20,7 +20,7 @@ pub(super) struct Batch<'a> {
     /// Directories whose own entry is among those to sync, or was synced by this batch.
     made: BTreeSet<PathBuf>,
     /// Of those, the ones that were there before: shared, so worth remembering.
-    met: Vec<PathBuf>,
+    met: Vec<(PathBuf, Identity)>,
 }
 
 impl<'a> Batch<'a> {
@@ -33,15 +33,16 @@ impl<'a> Batch<'a> {
     /// The parent of a directory that was there already is synced too, the first time it is met:
     /// the process that made it may have been killed before its own sync.
     pub(super) fn make(&mut self, path: &Path) -> Result<(), StoreError> {
-        if path == self.directory.root() || self.made.contains(path) || self.directory.known().contains(path)
-        {
+        if path == self.directory.root() || self.made.contains(path) || self.directory.knows(path) {
             return Ok(());
         }
         let Some(parent) = path.parent() else { return Ok(()) };
         self.make(parent)?;
         match fs::create_dir(path) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.met.push(path.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.met.extend(Identity::of(path).map(|found| (path.to_owned(), found)));
+            }
             Err(error) => return Err(StoreError::io("create", path, error)),
         }
         self.unsynced.insert(parent.to_owned());

@@ -4,13 +4,13 @@
 //! `buildgrid/tmp` (the same file system), fsync, rename to its place, fsync of that directory and
 //! of every directory just made on the way ([`Batch`]).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,22 @@ pub(in crate::store) struct Directory {
     root: PathBuf,
     /// Directories of which this process knows that they stand durably in their parents: shared
     /// ones, such as the 256 that blobs are spread over, not those made for one object.
-    known: Mutex<HashSet<PathBuf>>,
+    known: Mutex<HashMap<PathBuf, Identity>>,
+}
+
+/// Which directory stands at a path: one that was removed and made again is another, and not durable yet.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    number: u64,
+    /// Numbers are used again. Not every file system tells.
+    made: Option<SystemTime>,
+}
+
+impl Identity {
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self { number: metadata.ino(), made: metadata.created().ok() })
+    }
 }
 
 /// A file being written. (Not `tempfile`'s own: that one wraps errors, so that their numbers are lost.)
@@ -52,7 +67,7 @@ pub(in crate::store) enum Swap {
 
 impl Directory {
     pub(in crate::store) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned(), known: Mutex::new(HashSet::new()) }
+        Self { root: root.to_owned(), known: Mutex::new(HashMap::new()) }
     }
 
     pub(in crate::store) fn path(&self, key: &Key) -> PathBuf {
@@ -245,12 +260,19 @@ impl Directory {
         &self.root
     }
 
-    pub(super) fn known(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        // A set of paths is whole whatever panicked beside it.
+    fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Identity>> {
+        // A map of paths is whole whatever panicked beside it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn remember(&self, directories: impl IntoIterator<Item = PathBuf>) {
+    /// Whether the directory at `path` is known to be durable.
+    pub(super) fn knows(&self, path: &Path) -> bool {
+        let identity = Identity::of(path);
+        identity.is_some() && self.known().get(path) == identity.as_ref()
+    }
+
+    /// Notes directories as they were seen before their parents were synced.
+    pub(super) fn remember(&self, directories: impl IntoIterator<Item = (PathBuf, Identity)>) {
         let mut known = self.known();
         if known.len() > MAX_KNOWN {
             known.clear();
@@ -273,7 +295,8 @@ impl Directory {
         }
     }
 
-    fn lock(&self, key: &Key) -> Result<File, StoreError> {
+    /// Keeps out all other processes that lock the same file, until what is answered is dropped.
+    pub(super) fn lock(&self, key: &Key) -> Result<File, StoreError> {
         let path = self.path(key);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|error| StoreError::io("create", parent, error))?;
@@ -294,7 +317,7 @@ pub(in crate::store) fn sync_directory(path: &Path) -> Result<(), StoreError> {
         .map_err(|error| StoreError::io("sync", path, error))
 }
 
-fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         // A part of the path that is a file means the same: nothing is there.

@@ -4,8 +4,10 @@
 
 mod batch;
 mod directory;
+mod removal;
 mod writer;
 
 pub(super) use directory::{Directory, Swap, sync_directory};
+pub(super) use removal::Lease;
 pub use writer::BlobWriter;
 pub(super) use writer::take;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
+use super::super::condemned;
 use super::super::digest::{Digest, Digesting};
 use super::super::error::StoreError;
 use super::super::layout;
@@ -100,6 +101,7 @@ fn of_store(error: StoreError) -> io::Error {
 fn place(directory: &Directory, file: Temporary, digest: Digest) -> Result<(), StoreError> {
     let key = layout::blob(digest);
     sync_file(&file)?;
+    condemned::spare(directory, [digest])?;
     directory.with_known_directories(|| {
         let mut batch = Batch::new(directory);
         let path = batch.make_parent(&key)?;

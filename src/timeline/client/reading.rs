@@ -10,7 +10,9 @@ use super::api::TimelineClient;
 use super::error::CallError;
 use crate::event::deploy::BuildId;
 use crate::timeline::entry::{LogEntry, Stream as Origin};
-use crate::timeline::protocol::{AttemptId, Build, BuildDetail, BuildState, MAX_LINE, NDJSON, Page};
+use crate::timeline::protocol::{
+    AttemptId, Build, BuildDetail, BuildState, ImagesInUse, MAX_LINE, NDJSON, Page,
+};
 
 /// How long a log may pause while it is read: the service only has to look for the next lines.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -108,6 +110,11 @@ impl TimelineClient {
 
     pub async fn build(&self, id: &BuildId) -> Result<BuildDetail, CallError> {
         self.get_json(&format!("builds/{id}"), &[]).await
+    }
+
+    /// What deploys run, of all namespaces.
+    pub async fn images_in_use(&self) -> Result<ImagesInUse, CallError> {
+        self.get_json("images/in-use", &[]).await
     }
 
     /// Puts a deploy event into the queue. The same event twice is one build.

@@ -48,3 +48,10 @@ pub struct Deploy {
     /// Its builds, newest first; at most 100.
     pub builds: Vec<Build>,
 }
+
+/// `GET /images/in-use`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImagesInUse {
+    /// What `docker pull` takes, with `@` and the digest where it is known.
+    pub images: Vec<String>,
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use attempt::{AttemptId, Claim, ClaimAnswer, CommitInfo, LogSum, Progress, StateReport};
 pub use build::{App, Attempt, Build, BuildDetail, Page, Service, StageTime};
-pub use deploy::{Deploy, DeployReport};
+pub use deploy::{Deploy, DeployReport, ImagesInUse};
 pub use problem::{Problem, ProblemCode};
 pub use words::{AttemptState, BuildState, DeployState};
 

@@ -8,6 +8,7 @@ pub(super) mod builds;
 pub(super) mod cursor;
 pub(super) mod deploys;
 mod extract;
+mod images;
 mod log_query;
 mod logs;
 mod outlines;
@@ -68,6 +69,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<Timeline>> {
         .routes(routes!(apps::get))
         .routes(routes!(apps::service))
         .routes(routes!(deploys::get, deploys::put))
+        .routes(routes!(images::in_use))
         .routes(routes!(logs::of_deploy, appends::append_to_deploy))
         .routes(routes!(outlines::of_deploy))
         .routes(routes!(outlines::hits_of_deploy));

@@ -36,7 +36,7 @@ const SERVICES: usize = 256;
 
 const SELECT: &str = "SELECT d.id, d.report, d.reported_at, d.created_at FROM deploys d";
 
-fn read(row: &SqliteRow) -> sqlx::Result<DeployRow> {
+pub(super) fn read(row: &SqliteRow) -> sqlx::Result<DeployRow> {
     let report: String = row.try_get("report")?;
     Ok(DeployRow {
         id: row.try_get("id")?,

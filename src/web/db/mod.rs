@@ -10,6 +10,7 @@ pub mod builds;
 pub mod deploys;
 mod finding;
 pub mod history;
+mod in_use;
 pub mod leases;
 pub mod line;
 mod lines;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 
+use buildgrid::publish::manifest::DEFINITION;
 use buildgrid::publish::name::{ImageName, ImageRepository};
 use buildgrid::store::digest::Digest;
 use buildgrid::store::{Store, TagOutcome, TagPut};
@@ -54,6 +55,8 @@ impl TestImage {
             .media_type(MediaType::ImageManifest)
             .config(descriptor(MediaType::ImageConfig, &config))
             .layers(vec![descriptor(MediaType::ImageLayerGzip, &layer)])
+            // As all that BuildGrid makes.
+            .annotations([(DEFINITION.to_owned(), Digest::of(text.as_bytes()).to_string())])
             .build()
             .unwrap();
         Self { layer, config, manifest: serde_json::to_vec(&manifest).unwrap() }

@@ -1,0 +1,72 @@
+//! `buildgrid store`: looks into the store, and collects what nobody needs.
+
+mod du;
+mod gc;
+mod ls;
+
+use bytesize::ByteSize;
+use clap::Subcommand;
+
+use super::exit::{Exit, Failure};
+use super::permission;
+use crate::config::Config;
+use crate::store::{Store, StoreConfig, StoreError};
+use crate::up;
+
+/// Look into the store of images, and collect what no image needs
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Ls(ls::Args),
+    Du(du::Args),
+    Gc(gc::Args),
+}
+
+pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
+    let config = up::adopted(config).unwrap_or_else(|| config.clone());
+    let out = &mut super::output::stdout();
+    match args.command {
+        Command::Ls(args) => ls::run(args, &config, out).await,
+        Command::Du(args) => du::run(args, &config, out).await,
+        Command::Gc(args) => gc::run(args, &config, out).await,
+    }
+}
+
+/// Opens the store, which must be there, and does something with it that blocks.
+async fn with_store<T: Send + 'static>(
+    config: &StoreConfig,
+    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Failure> {
+    let config = config.clone();
+    let done = tokio::task::spawn_blocking(move || {
+        if let Some(denied) = permission::denied(&config.path.join("buildgrid")) {
+            return Err(Failure::new(Exit::Configuration, anyhow::anyhow!(denied)));
+        }
+        let store =
+            Store::open_read_only(&config).map_err(|error| Failure::new(Exit::Configuration, error))?;
+        work(&store).map_err(|error| {
+            let exit = match &error {
+                StoreError::Busy => Exit::Unavailable,
+                StoreError::ReadOnly { .. } => Exit::Configuration,
+                _ => Exit::Internal,
+            };
+            Failure::new(exit, error)
+        })
+    });
+    done.await?
+}
+
+/// `12.3 MiB`
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+/// `1 blob`, `2 blobs`
+fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}

@@ -1,0 +1,118 @@
+//! What is taken away: objects that nobody needs any more, and what the disk has damaged.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::time::SystemTime;
+
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
+
+use super::super::error::StoreError;
+use super::super::layout::Key;
+use super::directory::{Directory, Swap, absent_is_none};
+
+/// That this process alone does something, until it is dropped or the process dies. (In an object store it would be an
+/// object put on condition, renewed, and taken over once it is old.)
+pub(in crate::store) struct Lease {
+    file: File,
+}
+
+impl Lease {
+    /// The time by the clock of where the store is: those of the machines that use it may differ. Needs no space.
+    pub(in crate::store) fn now(&self) -> io::Result<SystemTime> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        futimens(&self.file, &Timestamps { last_access: now, last_modification: now })?;
+        self.file.metadata()?.modified()
+    }
+}
+
+impl Directory {
+    /// Takes the lease at `key`, unless another process has it: `None`.
+    pub(in crate::store) fn lease(&self, key: &Key) -> Result<Option<Lease>, StoreError> {
+        let path = self.path(key);
+        let taken = || {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            let file = File::options().create(true).append(true).open(&path)?;
+            match file.try_lock() {
+                Ok(()) => Ok(Some(Lease { file })),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        };
+        taken().map_err(|error| StoreError::io("lock", &path, error))
+    }
+
+    /// When an object was put.
+    pub(in crate::store) fn modified(&self, key: &Key) -> Result<Option<SystemTime>, StoreError> {
+        let path = self.path(key);
+        absent_is_none(fs::metadata(&path).and_then(|metadata| metadata.modified()))
+            .map_err(|error| StoreError::io("read", &path, error))
+    }
+
+    /// Does `work`, and puts `becomes` at `key` after it, if `was` stands there; else does nothing and answers `None`.
+    /// Nobody else changes what is there meanwhile, and who waits for that sees the work done. What `becomes` nothing
+    /// is removed.
+    pub(in crate::store) fn change_while<T>(
+        &self,
+        lock: &Key,
+        key: &Key,
+        was: &[u8],
+        becomes: &[u8],
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let _locked = self.lock(lock)?;
+        if self.read(key)?.unwrap_or_default() != was {
+            return Ok(None);
+        }
+        let done = work()?;
+        match becomes {
+            [] if was.is_empty() => {}
+            [] => _ = self.remove(key)?,
+            _ if becomes == was => {}
+            _ => self.put(&[(key, becomes)])?,
+        }
+        Ok(Some(done))
+    }
+
+    /// Removes an object durably if it still is `expected`.
+    pub(in crate::store) fn remove_if(
+        &self,
+        lock: &Key,
+        key: &Key,
+        expected: &[u8],
+    ) -> Result<Swap, StoreError> {
+        let _locked = self.lock(lock)?;
+        match self.read(key)? {
+            Some(found) if found != expected => Ok(Swap::Found(found)),
+            _ => {
+                self.remove(key)?;
+                Ok(Swap::Done)
+            }
+        }
+    }
+
+    /// Removes an object, and the directories that are empty then. After a loss of power it may be there again. Answers
+    /// its length in bytes if it was there.
+    pub(in crate::store) fn discard(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        let path = self.path(key);
+        let length = absent_is_none(fs::metadata(&path).map(|metadata| metadata.len()))
+            .map_err(|error| StoreError::io("read", &path, error))?;
+        let removed =
+            absent_is_none(fs::remove_file(&path)).map_err(|error| StoreError::io("remove", &path, error))?;
+        self.remove_empty(key);
+        Ok(removed.and(length))
+    }
+
+    /// Removes the directories at and above `key`, as far as nothing is in them. Who was about to put something there
+    /// makes them again.
+    pub(in crate::store) fn remove_empty(&self, key: &Key) {
+        let path = self.path(key);
+        for directory in path.ancestors().take_while(|path| *path != self.root()) {
+            match fs::remove_dir(directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return,
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The collection of garbage: what no image needs any more is condemned, and removed a grace later if it still is
+//! needed by none.
+//!
+//! One round does both for whatever it finds:
+//!
+//! 1. the lists of marks are read ([`condemned`](super::condemned));
+//! 2. all repositories are looked through: images that retention lets go; what the others are made of; and which
+//!    links, manifests and, at last, blobs none of them refers to;
+//! 3. of these, what was marked already before the round began, for longer than the grace, is removed; what has no
+//!    mark gets one; and whatever is needed again loses it.
+//!
+//! So nothing is removed that two looks, a grace apart, have not found without use, the second of which began when its
+//! mark stood. Why that is right with publishers at work:
+//!
+//! - a publisher takes the marks off everything it is about to refer to, whether it puts it or finds it
+//!   ([`spare`](super::condemned::spare)): it then has a whole grace to write its tag;
+//! - before it writes the tag it takes them off once more, and sees that all is there; and after the tag is on disk
+//!   again. A collector that has not seen the tag has then either not marked yet, and will see the tag before it
+//!   removes; or its mark is found and taken off; or it was faster, and the publisher notices and takes its tag back.
+//!   So the order of steps alone decides, and neither the length of the grace nor anybody's clock: the grace is what
+//!   keeps publishers from being disturbed;
+//! - a mark is taken off, and what is marked removed, by one who holds the lock of the lists and has found the list
+//!   as it was. (In an object store the mark would be changed on condition to "being removed", which a publisher waits
+//!   for.)
+//!
+//! The same holds for several collectors at once; that there is only one ([`Lease`]) saves work. A round that is killed
+//! leaves marks and nothing half done. What cannot be read is never taken for garbage: a directory that cannot be listed
+//! ends the round, and of a manifest that cannot be read everything is kept that its repository links.
+
+mod live;
+mod report;
+mod retention;
+mod round;
+
+pub use report::{Collected, Going, ImageGone, Sum, Unreadable};
+pub use retention::{InUse, Keep, Retention, RetentionConfig};
+pub use round::Collection;
+
+#[allow(unused_imports, reason = "named by the documentation")]
+use super::backend::Lease;

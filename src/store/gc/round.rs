@@ -1,0 +1,558 @@
+//! One round of the collection.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio_util::sync::CancellationToken;
+
+use super::live::Live;
+use super::report::{Collected, Going, ImageGone, MOST_NAMED, Unreadable};
+use super::retention::{self, Candidate, Retention};
+use crate::store::backend::{Directory, Lease};
+use crate::store::condemned::{self, List, Mark};
+use crate::store::credentials::random_text;
+use crate::store::digest::Digest;
+use crate::store::error::StoreError;
+use crate::store::handle::Store;
+use crate::store::inventory::{self, Contents, Found, Repository, Version};
+use crate::store::layers::Layer;
+use crate::store::layout::{self, Key};
+
+/// Marks in all lists together. It bounds a round's memory, to about 60 MB; what there is no mark for gets one later.
+const MOST_MARKS: usize = 250_000;
+/// What is removed under one lock of the lists, for which a publisher may have to wait.
+const AT_ONCE: usize = 128;
+
+/// How the store is to be gone through.
+pub struct Collection<'a> {
+    /// How long something must have been without use.
+    pub grace: Duration,
+    /// Whether it only tells what it would do. Then it needs no right to write.
+    pub dry_run: bool,
+    pub retention: Retention,
+    /// The round ends soon after this is cancelled.
+    pub cancel: &'a CancellationToken,
+}
+
+impl Store {
+    /// Goes one round. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when another one goes on; [`StoreError::Stopping`] when it was cancelled. What was done
+    /// till then is right and stays done.
+    pub fn collect(&self, collection: &Collection<'_>) -> Result<Collected, StoreError> {
+        let began = Instant::now();
+        let directory = self.directory();
+        let lease = match collection.dry_run {
+            true => None,
+            false => Some(directory.lease(&layout::collection_lease())?.ok_or(StoreError::Busy)?),
+        };
+        let mut round = Round::begin(directory, collection, lease)?;
+        for repository in inventory::repositories(directory)? {
+            round.repository(&repository)?;
+        }
+        round.images();
+        for shard in condemned::shards() {
+            round.blobs(&shard)?;
+            round.settle(&shard)?;
+        }
+        round.layer_index()?;
+        let mut collected = round.collected;
+        collected.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        if !collection.dry_run {
+            // The round makes it another file each time, whose time tells when that was.
+            let json = serde_json::json!({"round": round.id, "collected": collected}).to_string();
+            directory.put(&[(&layout::collection_report(), json.as_bytes())])?;
+        }
+        Ok(collected)
+    }
+
+    /// How long ago the last collection ended. None: there was none.
+    pub async fn collected_before(&self) -> Result<Option<Duration>, StoreError> {
+        self.blocking(|directory| {
+            let at = directory.modified(&layout::collection_report())?;
+            Ok(at.map(|at| at.elapsed().unwrap_or_default()))
+        })
+        .await
+    }
+}
+
+/// Something that nobody needs.
+struct Garbage {
+    key: Key,
+    digest: Digest,
+    is_blob: bool,
+    bytes: u64,
+    /// The mark that it had when the round began.
+    mark: Option<Mark>,
+}
+
+/// An image that goes, and what it is made of, until it is known what the others are made of.
+struct Leaving {
+    image: ImageGone,
+    parts: Vec<(Digest, u64)>,
+    /// Whether its content is kept for now.
+    stays: bool,
+}
+
+struct Round<'a> {
+    directory: &'a Directory,
+    collection: &'a Collection<'a>,
+    /// None for a dry run.
+    lease: Option<Lease>,
+    now: SystemTime,
+    /// Tells its marks from those of other rounds.
+    id: String,
+    /// All marks, by what they name, as they were when the round began.
+    marks: HashMap<String, Mark>,
+    /// How many more there will be.
+    fresh: usize,
+    live: Live,
+    leaving: Vec<Leaving>,
+    /// By list.
+    garbage: HashMap<String, Vec<Garbage>>,
+    collected: Collected,
+}
+
+impl<'a> Round<'a> {
+    fn begin(
+        directory: &'a Directory,
+        collection: &'a Collection<'a>,
+        lease: Option<Lease>,
+    ) -> Result<Self, StoreError> {
+        let mut marks = HashMap::new();
+        for shard in condemned::shards() {
+            let list = List::read(directory, &shard)?;
+            marks.extend(list.marks.into_iter().map(|mark| (mark.key.clone(), mark)));
+        }
+        let retention_paused = match &collection.retention {
+            Retention::Unknown(reason) => Some(reason.clone()),
+            Retention::KeepAll | Retention::By { .. } => None,
+        };
+        let mut round = Self {
+            directory,
+            collection,
+            lease,
+            now: SystemTime::UNIX_EPOCH,
+            id: random_text::<10>(),
+            marks,
+            fresh: 0,
+            live: Live::default(),
+            leaving: Vec::new(),
+            garbage: HashMap::new(),
+            collected: Collected { dry_run: collection.dry_run, retention_paused, ..Collected::default() },
+        };
+        round.now = round.clock()?;
+        Ok(round)
+    }
+
+    /// The time by the store's clock.
+    fn clock(&self) -> Result<SystemTime, StoreError> {
+        match &self.lease {
+            None => Ok(SystemTime::now()),
+            Some(lease) => lease.now().map_err(|error| {
+                StoreError::io("lock", &self.directory.path(&layout::collection_lease()), error)
+            }),
+        }
+    }
+
+    fn go_on(&self) -> Result<(), StoreError> {
+        match self.collection.cancel.is_cancelled() {
+            true => Err(StoreError::Stopping),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the grace of what was marked then is over. A mark from the future was made by a clock that was wrong.
+    fn is_due(&self, mark: &Mark) -> bool {
+        let since = UNIX_EPOCH + Duration::from_secs(mark.since);
+        self.now.duration_since(since).is_ok_and(|age| age >= self.collection.grace)
+    }
+
+    /// Looks through one repository: for images that go, for what the others refer to, for links that nobody needs.
+    fn repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
+        self.go_on()?;
+        self.collected.repositories += 1;
+        let versions = inventory::versions(self.directory, repository)?;
+        self.collected.images += versions.all.len() as u64;
+        let mut seen = Seen::default();
+        for tag in &versions.unreadable {
+            self.cannot_read(repository, None, format!("what the tag {tag} names is damaged"), &mut seen);
+        }
+        let going = self.let_go(repository, &versions.all)?;
+        for (index, version) in versions.all.iter().enumerate() {
+            self.go_on()?;
+            let contents = self.refer(repository, version.manifest, &mut seen);
+            match going.get(&index) {
+                None => seen.staying.extend(contents.iter().flat_map(all_of)),
+                Some(image) => self.leaving.push(Leaving {
+                    image: image.clone(),
+                    parts: contents.iter().flat_map(all_of).collect(),
+                    stays: image.state != Going::Removed,
+                }),
+            }
+            let is_gone = going.get(&index).is_some_and(|image| image.state == Going::Removed);
+            if !is_gone {
+                seen.tagged.insert(version.manifest);
+                seen.linked.extend(contents.iter().flat_map(all_of).map(|(digest, _)| digest));
+            }
+        }
+        self.links(repository, seen)?;
+        if versions.all.is_empty() && versions.unreadable.is_empty() && !self.collection.dry_run {
+            for folder in [layout::layer_links, layout::revision_links, layout::tag_directories] {
+                self.directory.remove_empty(&folder(&repository.key));
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the images that retention lets go, and removes those whose grace is over: by their index.
+    fn let_go(
+        &mut self,
+        repository: &Repository,
+        versions: &[Version],
+    ) -> Result<HashMap<usize, ImageGone>, StoreError> {
+        let mut going = HashMap::new();
+        let (Some(name), Retention::By { rules, .. }) = (repository.name(), &self.collection.retention)
+        else {
+            return Ok(going);
+        };
+        if !rules.of(&name).0.is_limit() {
+            return Ok(going);
+        }
+        let mut candidates = Vec::new();
+        let mut indices = Vec::new();
+        for (index, version) in versions.iter().enumerate() {
+            let Some(name) = version.name(repository) else { continue };
+            let created = match inventory::contents(self.directory, version.manifest) {
+                Found::Readable(contents) => contents.created,
+                Found::Absent | Found::Unreadable(_) => None,
+            };
+            indices.push(index);
+            candidates.push(Candidate {
+                name,
+                manifest: version.manifest,
+                created: created.unwrap_or(version.put_at),
+                put: version.put_at,
+            });
+        }
+        for verdict in retention::judge(&self.collection.retention, &name, &candidates, self.now) {
+            let (candidate, index) = (&candidates[verdict.index], indices[verdict.index]);
+            let version = &versions[index];
+            let mark = self.marks.get(version.key.as_str()).cloned();
+            let state = match &mark {
+                None => Going::Condemned,
+                Some(mark) if !self.is_due(mark) => Going::Waiting,
+                Some(mark) => match self.remove_image(version, candidate, mark)? {
+                    true => Going::Removed,
+                    // Somebody has asked for it since.
+                    false => continue,
+                },
+            };
+            if state != Going::Removed {
+                self.note(version.key.clone(), version.manifest, false, 0);
+            }
+            going.insert(
+                index,
+                ImageGone {
+                    image: candidate.name.to_string(),
+                    digest: version.manifest,
+                    replaced: !version.is_current,
+                    state,
+                    rule: verdict.rule,
+                    frees: 0,
+                },
+            );
+        }
+        Ok(going)
+    }
+
+    /// Removes a tag, if it names this image, and the image from what it has named; unless the mark is gone.
+    fn remove_image(
+        &self,
+        version: &Version,
+        candidate: &Candidate,
+        mark: &Mark,
+    ) -> Result<bool, StoreError> {
+        if self.collection.dry_run {
+            return Ok(true);
+        }
+        let directory = self.directory;
+        let removed = self.remove_marked(&condemned::shard_of(version.manifest), &[mark], |_| {
+            let current = layout::tag_current_link(&candidate.name);
+            let link = version.manifest.to_string();
+            // Durably, before what it refers to goes: else a tag could come back without its content.
+            directory.remove_if(&layout::tags_lock(), &current, link.as_bytes())?;
+            directory.remove(&version.key)?;
+            for key in [&version.key, &current] {
+                directory.remove_empty(key);
+            }
+            Ok(())
+        })?;
+        Ok(!removed.is_empty())
+    }
+
+    /// Notes what a manifest refers to, whichever way it is an index; answers what it and all below it are made of.
+    fn refer(
+        &mut self,
+        repository: &Repository,
+        manifest: Digest,
+        seen: &mut Seen,
+    ) -> Vec<(Digest, Contents)> {
+        let mut all = Vec::new();
+        let mut left = vec![(manifest, false)];
+        while let Some((digest, is_child)) = left.pop() {
+            if all.iter().any(|(known, _)| *known == digest) {
+                continue;
+            }
+            match inventory::contents(self.directory, digest) {
+                Found::Readable(contents) => {
+                    left.extend(contents.manifests.iter().map(|&child| (child, true)));
+                    all.push((digest, contents));
+                }
+                // An index may name manifests that were never put here.
+                Found::Absent if is_child => {}
+                Found::Absent => {
+                    self.cannot_read(repository, Some(digest), "it is not there".to_owned(), seen);
+                }
+                Found::Unreadable(reason) => self.cannot_read(repository, Some(digest), reason, seen),
+            }
+        }
+        all
+    }
+
+    fn cannot_read(
+        &mut self,
+        repository: &Repository,
+        manifest: Option<Digest>,
+        reason: String,
+        seen: &mut Seen,
+    ) {
+        seen.is_unreadable = true;
+        if self.collected.unreadable.len() < MOST_NAMED {
+            let repository = repository.path.clone();
+            self.collected.unreadable.push(Unreadable { repository, manifest, reason });
+        }
+    }
+
+    /// The links of a repository: all are kept where a manifest cannot be read.
+    fn links(&mut self, repository: &Repository, mut seen: Seen) -> Result<(), StoreError> {
+        let layers = layout::layer_links(&repository.key);
+        let revisions = layout::revision_links(&repository.key);
+        let revised = inventory::links(self.directory, &revisions)?;
+        let mut unneeded = Vec::new();
+        for &digest in &revised {
+            self.go_on()?;
+            if seen.tagged.contains(&digest) || seen.linked.contains(&digest) {
+                continue;
+            }
+            match inventory::contents(self.directory, digest) {
+                // Of a publish that did not come to its tag, or of an image that has gone.
+                Found::Readable(contents) if contents.is_ours && repository.name().is_some() => {
+                    unneeded.push(digest);
+                }
+                Found::Absent => unneeded.push(digest),
+                // Another registry may have put it without a tag, for clients that know its digest.
+                Found::Readable(_) | Found::Unreadable(_) => {
+                    let contents = self.refer(repository, digest, &mut seen);
+                    seen.linked.extend(contents.iter().flat_map(all_of).map(|(digest, _)| digest));
+                    seen.staying.extend(contents.iter().flat_map(all_of));
+                }
+            }
+        }
+        let linked = inventory::links(self.directory, &layers)?;
+        if seen.is_unreadable {
+            for digest in revised.into_iter().chain(linked) {
+                self.live.insert(digest);
+            }
+        } else {
+            // A manifest that an index of another registry names may have been found after it.
+            unneeded.retain(|digest| !seen.linked.contains(digest));
+            for digest in unneeded {
+                self.note(revisions.below(&digest.hex()).below("link"), digest, false, 0);
+            }
+            for digest in linked.into_iter().filter(|digest| !seen.linked.contains(digest)) {
+                self.note(layers.below(&digest.hex()).below("link"), digest, false, 0);
+            }
+        }
+        for (digest, _) in seen.staying {
+            self.live.insert(digest);
+        }
+        Ok(())
+    }
+
+    /// Once all is known that stays: what those that go would free. What they are made of is kept as long as they are.
+    fn images(&mut self) {
+        let leaving = std::mem::take(&mut self.leaving);
+        self.collected.going = leaving.len() as u64;
+        for Leaving { image, parts, .. } in &leaving {
+            let distinct: HashMap<_, _> = parts.iter().copied().collect();
+            let frees = distinct.iter().filter(|(digest, _)| !self.live.has(**digest)).map(|(_, size)| size);
+            let frees = frees.fold(0_u64, |sum, size| sum.saturating_add(*size));
+            if self.collected.retention.len() < MOST_NAMED {
+                self.collected.retention.push(ImageGone { frees, ..image.clone() });
+            }
+        }
+        for (digest, _) in leaving.into_iter().filter(|image| image.stays).flat_map(|image| image.parts) {
+            self.live.insert(digest);
+        }
+        self.collected.in_use = self.live.len() as u64;
+    }
+
+    /// The blobs whose digests begin with these two digits.
+    fn blobs(&mut self, shard: &str) -> Result<(), StoreError> {
+        for digest in inventory::links(self.directory, &layout::blobs_in(shard))? {
+            if self.live.has(digest) {
+                continue;
+            }
+            self.go_on()?;
+            let key = layout::blob(digest);
+            if let Some(bytes) = self.directory.size(&key)? {
+                self.note(key, digest, true, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, key: Key, digest: Digest, is_blob: bool, bytes: u64) {
+        let mark = self.marks.get(key.as_str()).cloned();
+        if mark.is_none() {
+            if self.marks.len() + self.fresh >= MOST_MARKS {
+                self.collected.left += 1;
+                return;
+            }
+            self.fresh += 1;
+        }
+        let garbage = Garbage { key, digest, is_blob, bytes, mark };
+        self.garbage.entry(condemned::shard_of(digest)).or_default().push(garbage);
+    }
+
+    /// Removes what is due in one list, and writes the list anew.
+    fn settle(&mut self, shard: &str) -> Result<(), StoreError> {
+        let garbage = self.garbage.remove(shard).unwrap_or_default();
+        let is_due = |one: &Garbage| one.mark.as_ref().is_some_and(|mark| self.is_due(mark));
+        let (due, rest): (Vec<_>, Vec<_>) = garbage.into_iter().partition(is_due);
+        for batch in due.chunks(AT_ONCE) {
+            self.go_on()?;
+            let marks: Vec<&Mark> = batch.iter().filter_map(|one| one.mark.as_ref()).collect();
+            let remove = |mark: &Mark| match batch.iter().find(|one| one.key.as_str() == mark.key) {
+                Some(one) => self.directory.discard(&one.key).map(drop),
+                None => Ok(()),
+            };
+            let removed = match self.collection.dry_run {
+                true => marks.iter().map(|mark| mark.key.clone()).collect(),
+                false => self.remove_marked(shard, &marks, remove)?,
+            };
+            for one in batch.iter().filter(|one| removed.contains(one.key.as_str())) {
+                self.collected.removed.add(one.is_blob, one.bytes);
+            }
+        }
+        self.condemn(shard, &due, &rest)
+    }
+
+    /// Removes what these marks name, of those that still stand in the list, which loses them; answers which.
+    fn remove_marked(
+        &self,
+        shard: &str,
+        marks: &[&Mark],
+        remove: impl Fn(&Mark) -> Result<(), StoreError>,
+    ) -> Result<HashSet<String>, StoreError> {
+        loop {
+            let list = List::read(self.directory, shard)?;
+            let (go, stay): (Vec<&Mark>, Vec<&Mark>) =
+                list.marks.iter().partition(|mark| marks.contains(mark));
+            let rest = List::bytes_of(stay);
+            let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
+            let work = || go.iter().try_for_each(|mark| remove(mark));
+            if self.directory.change_while(&lock, &key, &list.bytes, &rest, work)?.is_some() {
+                return Ok(go.iter().map(|mark| mark.key.clone()).collect());
+            }
+        }
+    }
+
+    /// Marks what has none, and takes the marks off what is needed again.
+    fn condemn(&mut self, shard: &str, due: &[Garbage], rest: &[Garbage]) -> Result<(), StoreError> {
+        loop {
+            let list = List::read(self.directory, shard)?;
+            let since = self.clock()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let standing: HashMap<_, _> = list.marks.iter().map(|mark| (mark.key.as_str(), mark)).collect();
+            let (mut marks, mut waiting) = (Vec::new(), Vec::new());
+            for one in rest {
+                match standing.get(one.key.as_str()) {
+                    // One from the future begins anew: a clock was wrong.
+                    Some(&mark) if mark.since <= since => {
+                        marks.push(mark.clone());
+                        waiting.push(true);
+                    }
+                    _ => {
+                        let (key, digest) = (one.key.as_str().to_owned(), one.digest);
+                        marks.push(Mark { key, digest, since, round: self.id.clone() });
+                        waiting.push(false);
+                    }
+                }
+            }
+            let bytes = List::bytes_of(&marks);
+            let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
+            let is_done = self.collection.dry_run
+                || bytes == list.bytes
+                || self.directory.change_while(&lock, &key, &list.bytes, &bytes, || Ok(()))?.is_some();
+            if !is_done {
+                continue;
+            }
+            for (one, waits) in rest.iter().zip(waiting) {
+                let sum = if waits { &mut self.collected.waiting } else { &mut self.collected.condemned };
+                sum.add(one.is_blob, one.bytes);
+            }
+            let found: HashSet<_> = due.iter().chain(rest).map(|one| one.key.as_str()).collect();
+            let spared = list.marks.iter().filter(|mark| !found.contains(mark.key.as_str())).count();
+            self.collected.spared += spared as u64;
+            return Ok(());
+        }
+    }
+
+    /// Entries of the layer index whose blobs are gone. One that a publisher puts meanwhile may go with them; its
+    /// layer is compressed again then.
+    fn layer_index(&mut self) -> Result<(), StoreError> {
+        if self.collection.dry_run || self.collected.removed.blobs == 0 {
+            return Ok(());
+        }
+        for shard in condemned::shards() {
+            self.go_on()?;
+            let folder = layout::layer_indices(&shard);
+            for name in self.directory.list(&folder)? {
+                let key = folder.below(&name);
+                let layer = self.directory.read(&key)?.map(|bytes| serde_json::from_slice::<Layer>(&bytes));
+                let is_of_use = match layer {
+                    Some(Ok(layer)) => {
+                        self.live.has(layer.digest)
+                            || self.directory.size(&layout::blob(layer.digest))?.is_some()
+                    }
+                    Some(Err(_)) => false,
+                    None => true,
+                };
+                if !is_of_use && self.directory.discard(&key)?.is_some() {
+                    self.collected.removed.links += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was seen in a repository.
+#[derive(Default)]
+struct Seen {
+    /// Manifests that tags name, and have named.
+    tagged: HashSet<Digest>,
+    /// What any manifest refers to that is kept for now.
+    linked: HashSet<Digest>,
+    /// What those refer to that stay, with sizes.
+    staying: HashMap<Digest, u64>,
+    is_unreadable: bool,
+}
+
+/// A manifest and what it refers to, with sizes.
+fn all_of((manifest, contents): &(Digest, Contents)) -> Vec<(Digest, u64)> {
+    let own = std::iter::once((*manifest, contents.length));
+    own.chain(contents.parts.iter().copied()).collect()
+}

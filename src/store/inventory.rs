@@ -1,0 +1,224 @@
+//! What is in the store: repositories, the images that their tags name or have named, and what these are made of. For
+//! whoever goes through all of it; what one reader needs of one image is in [`manifests`](super::manifests).
+//!
+//! Repositories that another registry has made are seen, too: what they refer to is not BuildGrid's to remove.
+
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::backend::Directory;
+use super::digest::Digest;
+use super::error::StoreError;
+use super::layout::{self, Key};
+use crate::publish::manifest::{BUILD, DEFINITION};
+use crate::publish::name::{ImageName, ImageRepository, Tag};
+
+/// Names of repositories have no more parts than fit into 255 characters.
+const DEEPEST: usize = 128;
+/// The longest manifest that is read: more than any registry takes.
+const MAX_MANIFEST: u64 = 32 << 20;
+/// When an image says that it was created before this, it does not know.
+const NOT_BEFORE: i64 = 946_684_800; // 2000-01-01
+
+/// A repository of the store.
+#[derive(Debug, Clone)]
+pub(super) struct Repository {
+    /// Below the directory of all: its name.
+    pub path: String,
+    pub key: Key,
+}
+
+impl Repository {
+    /// Its name, if it is one that BuildGrid gives.
+    pub(super) fn name(&self) -> Option<ImageRepository> {
+        self.path.parse().ok()
+    }
+}
+
+/// All repositories, sorted by namespace and name.
+pub(super) fn repositories(directory: &Directory) -> Result<Vec<Repository>, StoreError> {
+    let mut found = Vec::new();
+    descend(directory, "", 0, &mut found)?;
+    Ok(found)
+}
+
+fn descend(
+    directory: &Directory,
+    path: &str,
+    depth: usize,
+    found: &mut Vec<Repository>,
+) -> Result<(), StoreError> {
+    let key = layout::tree(path);
+    let names = directory.list(&key)?;
+    // A name has no underscore at its beginning: what has is the repository's own.
+    let (own, below): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.starts_with('_'));
+    if !own.is_empty() && !path.is_empty() {
+        found.push(Repository { path: path.to_owned(), key });
+    }
+    for name in below.into_iter().filter(|_| depth < DEEPEST) {
+        let path = if path.is_empty() { name } else { format!("{path}/{name}") };
+        descend(directory, &path, depth + 1, found)?;
+    }
+    Ok(())
+}
+
+/// A manifest that a tag names, or has named.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    pub tag: String,
+    pub manifest: Digest,
+    /// Whether the tag names it now.
+    pub is_current: bool,
+    /// When it was put under the tag.
+    pub put_at: SystemTime,
+    /// Its link in the tag's index, which makes it one of the tag's.
+    pub key: Key,
+}
+
+impl Version {
+    /// The image's name, if it is one that BuildGrid gives.
+    pub(super) fn name(&self, repository: &Repository) -> Option<ImageName> {
+        Some(ImageName { repository: repository.name()?, tag: self.tag.parse::<Tag>().ok()? })
+    }
+}
+
+/// What a repository's tags name, and have named.
+#[derive(Debug, Default)]
+pub(super) struct Versions {
+    pub all: Vec<Version>,
+    /// Tags of which it cannot be told what they name.
+    pub unreadable: Vec<String>,
+}
+
+pub(super) fn versions(directory: &Directory, repository: &Repository) -> Result<Versions, StoreError> {
+    let mut versions = Versions::default();
+    let tags = layout::tag_directories(&repository.key);
+    for tag in directory.list(&tags)? {
+        let folder = tags.below(&tag);
+        let index = folder.below("index/sha256");
+        let link = folder.below("current").below("link");
+        let current = directory.read(&link)?;
+        let named = current.as_ref().map(|link| digest_in(link));
+        if named == Some(None) {
+            versions.unreadable.push(tag.clone());
+        }
+        let current = named.flatten();
+        let mut digests: Vec<_> =
+            directory.list(&index)?.iter().filter_map(|hex| Digest::from_hex(hex).ok()).collect();
+        let without_index = current.filter(|current| !digests.contains(current));
+        digests.extend(without_index);
+        for manifest in digests {
+            let key = index.below(&manifest.hex()).below("link");
+            let put_at = match directory.modified(&key)? {
+                Some(at) => at,
+                // An index without a link names nothing, unless it is what the tag names.
+                None if current != Some(manifest) => continue,
+                None => directory.modified(&link)?.unwrap_or(SystemTime::UNIX_EPOCH),
+            };
+            let is_current = current == Some(manifest);
+            versions.all.push(Version { tag: tag.clone(), manifest, is_current, put_at, key });
+        }
+    }
+    Ok(versions)
+}
+
+/// The digest that a link holds.
+pub(super) fn digest_in(link: &[u8]) -> Option<Digest> {
+    std::str::from_utf8(link).ok()?.trim_end().parse().ok()
+}
+
+/// The digests of a directory of links, by their names.
+pub(super) fn links(directory: &Directory, key: &Key) -> Result<Vec<Digest>, StoreError> {
+    let names = directory.list(key)?;
+    Ok(names.iter().filter_map(|hex| Digest::from_hex(hex).ok()).collect())
+}
+
+/// What a manifest refers to.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// Configuration and layers, with their sizes as the manifest states them.
+    pub parts: Vec<(Digest, u64)>,
+    /// The manifests of an index.
+    pub manifests: Vec<Digest>,
+    /// Its own length in bytes.
+    pub length: u64,
+    /// Whether BuildGrid has made it.
+    pub is_ours: bool,
+    /// The build that made it.
+    pub build: Option<String>,
+    /// When, as far as it says.
+    pub created: Option<SystemTime>,
+}
+
+impl Contents {
+    /// What a client without any of it downloads, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.parts.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size))
+    }
+}
+
+/// What came of reading a manifest.
+#[derive(Debug)]
+pub(super) enum Found {
+    Readable(Contents),
+    Absent,
+    /// It is there, and what it refers to cannot be known.
+    Unreadable(String),
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: Digest,
+    #[serde(default)]
+    size: u64,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    annotations: Option<std::collections::HashMap<String, String>>,
+}
+
+/// Reads a manifest by its digest, whoever wrote it.
+pub(super) fn contents(directory: &Directory, digest: Digest) -> Found {
+    let key = layout::blob(digest);
+    let read = || match directory.size(&key)? {
+        Some(length) if length > MAX_MANIFEST => Ok(Err(format!("it is {length} bytes long"))),
+        Some(_) => directory.read(&key).map(Ok),
+        None => Ok(Ok(None)),
+    };
+    let bytes = match read() {
+        Ok(Ok(Some(bytes))) => bytes,
+        Ok(Ok(None)) => return Found::Absent,
+        Ok(Err(reason)) => return Found::Unreadable(reason),
+        Err(error) => return Found::Unreadable(error.to_string()),
+    };
+    if Digest::of(&bytes) != digest {
+        return Found::Unreadable("its content does not match its digest".to_owned());
+    }
+    let manifest: Manifest = match serde_json::from_slice(&bytes) {
+        Ok(manifest) => manifest,
+        Err(error) => return Found::Unreadable(error.to_string()),
+    };
+    if manifest.config.is_none() && manifest.layers.is_none() && manifest.manifests.is_none() {
+        return Found::Unreadable("it names no configuration, no layers and no manifests".to_owned());
+    }
+    let parts = manifest.config.into_iter().chain(manifest.layers.unwrap_or_default());
+    let annotations = manifest.annotations.unwrap_or_default();
+    let created = annotations.get("org.opencontainers.image.created");
+    let created = created.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    let created = created.filter(|at| at.unix_timestamp() > NOT_BEFORE);
+    Found::Readable(Contents {
+        parts: parts.map(|part| (part.digest, part.size)).collect(),
+        manifests: manifest.manifests.unwrap_or_default().iter().map(|part| part.digest).collect(),
+        length: bytes.len() as u64,
+        is_ours: annotations.contains_key(DEFINITION),
+        build: annotations.get(BUILD).cloned(),
+        created: created.map(SystemTime::from),
+    })
+}

@@ -1,0 +1,127 @@
+//! The keeper of the store: goes round when it is time, whichever of the workers that share the store notices first.
+//! That only one goes round at a time, and when the last one did, stands in the store.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Live};
+use crate::disk::aside;
+use crate::store::{Collected, Collection, InUse, Retention, RetentionConfig, Store, StoreError};
+use crate::timeline::client::TimelineClient;
+
+/// How often it looks whether it is time. The first time it waits so long, too: what was left of builds is told before.
+const LOOK: Duration = Duration::from_secs(60);
+/// The pause after a round that failed.
+const AGAIN: Duration = Duration::from_secs(3600);
+/// How long the end waits for a round, which stops soon.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// By what images are let go: by the rules, and by what deploys run, which the timeline service knows. Where it
+/// cannot be asked, all are kept.
+pub async fn retention(rules: &RetentionConfig, client: Result<Option<TimelineClient>, String>) -> Retention {
+    if !rules.is_set() {
+        return Retention::KeepAll;
+    }
+    let client = match client {
+        Ok(Some(client)) => client,
+        Ok(None) => {
+            let reason = "no timeline service is known (timeline.url), which would tell what deploys run";
+            return Retention::Unknown(reason.to_owned());
+        }
+        Err(reason) => return Retention::Unknown(format!("what deploys run cannot be asked: {reason}")),
+    };
+    match client.images_in_use().await {
+        Ok(answer) => Retention::By {
+            rules: rules.clone(),
+            in_use: InUse::read(answer.images.iter().map(String::as_str)),
+        },
+        Err(error) => Retention::Unknown(format!("what deploys run cannot be asked: {error}")),
+    }
+}
+
+/// Goes round until the drain.
+pub async fn keep(store: Store, live: Live, drain: CancellationToken) {
+    let mut pause = LOOK;
+    while drain.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        pause = LOOK;
+        let config = live.now();
+        if !is_time(&store, config.keeping.gc_every).await {
+            continue;
+        }
+        let client = TimelineClient::new(&config.timeline).map_err(|error| format!("{error:#}"));
+        let Some(retention) = drain.run_until_cancelled(retention(&config.retention, client)).await else {
+            return;
+        };
+        match collect(&store, &config, retention, &drain).await {
+            Ok(collected) => tell(&collected),
+            // Somebody else's; or the end.
+            Err(StoreError::Busy | StoreError::Stopping) => {}
+            Err(error) => {
+                metrics::counter!("buildgrid_store_rounds_total", "round" => "gc", "outcome" => "failed")
+                    .increment(1);
+                tracing::warn!(%error, "the store's garbage cannot be collected; trying again in an hour");
+                pause = AGAIN;
+            }
+        }
+    }
+}
+
+/// Whether the last collection is so long ago.
+async fn is_time(store: &Store, every: Duration) -> bool {
+    if every.is_zero() {
+        return false;
+    }
+    match store.collected_before().await {
+        Ok(age) => age.is_none_or(|age| age >= every),
+        Err(error) => {
+            tracing::debug!(%error, "it cannot be read when the store's garbage was collected last");
+            false
+        }
+    }
+}
+
+/// A disk that hangs delays no end.
+async fn collect(
+    store: &Store,
+    config: &Config,
+    retention: Retention,
+    drain: &CancellationToken,
+) -> Result<Collected, StoreError> {
+    let (store, grace, cancel) = (store.clone(), config.keeping.gc_grace, drain.clone());
+    let round = move || store.collect(&Collection { grace, dry_run: false, retention, cancel: &cancel });
+    let Ok(round) = aside("store-gc", round) else { return Err(StoreError::Stopping) };
+    tokio::select! {
+        collected = round => collected.unwrap_or(Err(StoreError::Stopping)),
+        () = async { drain.cancelled().await; tokio::time::sleep(LEAVE).await } => Err(StoreError::Stopping),
+    }
+}
+
+fn tell(collected: &Collected) {
+    let Collected { in_use, condemned, waiting, removed, going, elapsed_ms, .. } = collected;
+    metrics::counter!("buildgrid_store_rounds_total", "round" => "gc", "outcome" => "done").increment(1);
+    metrics::counter!("buildgrid_store_removed_bytes_total").increment(removed.bytes);
+    metrics::gauge!("buildgrid_store_garbage_bytes").set((condemned.bytes + waiting.bytes) as f64);
+    tracing::info!(
+        in_use_blobs = in_use,
+        removed_blobs = removed.blobs,
+        removed_bytes = removed.bytes,
+        marked_blobs = condemned.blobs,
+        waiting_blobs = waiting.blobs,
+        images_going = going,
+        elapsed_ms,
+        "collected the store's garbage"
+    );
+    if let Some(reason) = &collected.retention_paused {
+        tracing::warn!(reason, "all images are kept for now, whatever [retention] says");
+    }
+    for one in &collected.unreadable {
+        let manifest = one.manifest.map(|digest| digest.to_string()).unwrap_or_default();
+        tracing::warn!(
+            repository = one.repository,
+            manifest,
+            reason = one.reason,
+            "a manifest in the store cannot be read; all that its repository refers to is kept (`buildgrid store scrub`)"
+        );
+    }
+}
