@@ -22,19 +22,32 @@ pub struct KeepingConfig {
     /// done again.
     #[serde(with = "humantime_serde")]
     pub gc_grace: Duration,
+    /// Every how long a part of the store is read and verified; zero: only by `buildgrid store scrub`.
+    #[serde(with = "humantime_serde")]
+    pub scrub_every: Duration,
+    /// How many parts are all of it; 1 to 256.
+    pub scrub_parts: u16,
 }
 
 impl Default for KeepingConfig {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
-        Self { gc_every: day, gc_grace: day }
+        Self { gc_every: day, gc_grace: day, scrub_every: day, scrub_parts: 30 }
     }
 }
 
 impl KeepingConfig {
     pub fn check(&self, faults: &mut Faults) {
-        if !self.gc_every.is_zero() && self.gc_every < OFTENEST {
-            faults.add("keeping.gc_every", "is shorter than a minute; 0s means never");
+        for (key, every) in [("keeping.gc_every", self.gc_every), ("keeping.scrub_every", self.scrub_every)] {
+            if !every.is_zero() && every < OFTENEST {
+                faults.add(key, "is shorter than a minute; 0s means never");
+            }
+        }
+        if !(1..=256).contains(&self.scrub_parts) {
+            faults.add(
+                "keeping.scrub_parts",
+                format_args!("{} is out of range; 1 to 256 are", self.scrub_parts),
+            );
         }
         if self.gc_grace < SHORTEST_GRACE {
             faults.add("keeping.gc_grace", "is shorter than a second; make it longer than any publish takes");

@@ -17,9 +17,10 @@
 //!     ├── credentials/<user>.json                          registry logins (`credentials`)
 //!     ├── ends/<two digits>/<event id>.json                how an event ended, for all workers (`ends`)
 //!     ├── gc/condemned/<first two digits>                  what is to be removed, unless it is used before (`condemned`)
-//!     ├── gc/collection                                    locked while one goes on; with .json: what the last has found
+//!     ├── gc/{collection,scrub}                            locked while one goes on; with .json: what the last has found
 //!     ├── layers/<first two digits>/<diff id>.json         uncompressed layer → descriptor of its blob (`layers`)
 //!     ├── locks/{tags,ends,condemned}                      locked while a tag, a damaged end or such a list is replaced
+//!     ├── quarantine/<digest>                              what the disk has made of a blob (`scrub`)
 //!     └── tmp                                              files being written; swept at start
 //! ```
 //!
@@ -94,6 +95,29 @@ pub fn condemned(shard: &str) -> Key {
 
 pub fn condemned_lock() -> Key {
     Key("buildgrid/locks/condemned".to_owned())
+}
+
+pub fn scrub_lease() -> Key {
+    Key("buildgrid/gc/scrub".to_owned())
+}
+
+/// What the last scrub has found.
+pub fn scrub_report() -> Key {
+    Key("buildgrid/gc/scrub.json".to_owned())
+}
+
+/// The directory of what the disk has damaged.
+pub fn quarantine() -> Key {
+    Key("buildgrid/quarantine".to_owned())
+}
+
+pub fn quarantined(blob: Digest) -> Key {
+    quarantine().below(&blob.hex())
+}
+
+/// One of the tags of which it cannot be told what they named.
+pub fn quarantined_tag(id: &str) -> Key {
+    quarantine().below(&format!("tag-{id}"))
 }
 
 /// What the last collection has found.

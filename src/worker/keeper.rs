@@ -7,7 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Live};
 use crate::disk::aside;
-use crate::store::{Collected, Collection, InUse, Retention, RetentionConfig, Store, StoreError};
+use crate::store::{
+    Collected, Collection, InUse, Part, Retention, RetentionConfig, Scrubbed, Store, StoreError,
+};
 use crate::timeline::client::TimelineClient;
 
 /// How often it looks whether it is time. The first time it waits so long, too: what was left of builds is told before.
@@ -46,6 +48,9 @@ pub async fn keep(store: Store, live: Live, drain: CancellationToken) {
     while drain.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         pause = LOOK;
         let config = live.now();
+        if !scrub(&store, &config, &drain).await {
+            pause = AGAIN;
+        }
         if !is_time(&store, config.keeping.gc_every).await {
             continue;
         }
@@ -94,6 +99,74 @@ async fn collect(
     tokio::select! {
         collected = round => collected.unwrap_or(Err(StoreError::Stopping)),
         () = async { drain.cancelled().await; tokio::time::sleep(LEAVE).await } => Err(StoreError::Stopping),
+    }
+}
+
+/// Verifies the next part if it is time; answers whether that went well.
+async fn scrub(store: &Store, config: &Config, drain: &CancellationToken) -> bool {
+    let (every, parts) = (config.keeping.scrub_every, config.keeping.scrub_parts);
+    let part = match store.scrubbed_before().await {
+        Ok(None) => Part::ALL.next(parts),
+        Ok(Some((age, part))) if !every.is_zero() && age >= every => part.next(parts),
+        Ok(Some(_)) => return true,
+        Err(error) => {
+            tracing::debug!(%error, "it cannot be read when the store was verified last");
+            return true;
+        }
+    };
+    if every.is_zero() {
+        return true;
+    }
+    let (verified, cancel) = (store.clone(), drain.clone());
+    let Ok(scrubbed) = aside("store-scrub", move || verified.scrub(part, &cancel)) else { return false };
+    let scrubbed = tokio::select! {
+        scrubbed = scrubbed => scrubbed.unwrap_or(Err(StoreError::Stopping)),
+        () = async { drain.cancelled().await; tokio::time::sleep(LEAVE).await } => Err(StoreError::Stopping),
+    };
+    let outcome = match &scrubbed {
+        Ok(scrubbed) if scrubbed.is_damaged() => "damaged",
+        Ok(_) => "done",
+        Err(StoreError::Busy | StoreError::Stopping) => return true,
+        Err(_) => "failed",
+    };
+    metrics::counter!("buildgrid_store_rounds_total", "round" => "scrub", "outcome" => outcome).increment(1);
+    match scrubbed {
+        Ok(scrubbed) => tell_scrubbed(&scrubbed),
+        Err(error) => {
+            tracing::warn!(%error, "the store cannot be verified; trying again in an hour");
+            return false;
+        }
+    }
+    true
+}
+
+fn tell_scrubbed(scrubbed: &Scrubbed) {
+    let Scrubbed { part, blobs, bytes, images, mended, damaged, lost_tags, elapsed_ms, .. } = scrubbed;
+    tracing::info!(
+        part,
+        blobs,
+        bytes,
+        images,
+        mended,
+        damaged = damaged.len(),
+        elapsed_ms,
+        "verified the store"
+    );
+    for blob in damaged {
+        let images = blob.images.iter().map(|image| image.image.as_str()).collect::<Vec<_>>().join(", ");
+        tracing::error!(
+            digest = %blob.digest,
+            reason = blob.reason,
+            quarantine = blob.quarantine,
+            images,
+            "a blob in the store is damaged; build its images again (`buildgrid store scrub` says how)"
+        );
+    }
+    for tag in lost_tags {
+        tracing::error!(
+            tag,
+            "a tag in the store is damaged and named nobody knows what; build its commit again"
+        );
     }
 }
 

@@ -4,6 +4,7 @@ mod full_disk;
 mod gc;
 mod model;
 mod publishing;
+mod scrub;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

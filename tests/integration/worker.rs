@@ -14,10 +14,11 @@ use buildgrid::config::Config;
 use buildgrid::event::result::{Kind, State};
 use buildgrid::publish::name::ImageName;
 use buildgrid::queue::{Queue, Selection};
-use buildgrid::store::Store;
 use buildgrid::store::digest::Digest;
+use buildgrid::store::{Part, Store};
 use buildgrid::timeline::entry::Stream;
 use oci_spec::image::ImageManifest;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::grid::{TestGrid, fake_event, read_log};
 use crate::support::patience::in_time;
@@ -236,6 +237,34 @@ async fn a_damaged_image_is_repaired_by_building_it_again() {
     let store = Store::open_read_only(&grid.config.store).unwrap();
     let repository = "smoke/web.fake".parse().unwrap();
     assert!(store.manifest(&repository, first.digest.unwrap()).await.unwrap().is_some());
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_scrub_puts_into_quarantine_is_made_anew_by_building_again() {
+    let grid = TestGrid::start().await;
+    grid.publish(fake_event("first", &quick(1))).await;
+    let first = grid.result("first", State::Published).await.digest.unwrap();
+    let store = Store::open_read_only(&grid.config.store).unwrap();
+    let repository = "smoke/web.fake".parse().unwrap();
+    let manifest = store.manifest(&repository, first).await.unwrap().unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap().parse().unwrap();
+    let blob = store.blob(&repository, layer).await.unwrap().unwrap();
+    let mut bytes = std::fs::read(&blob.path).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&blob.path, bytes).unwrap();
+    let scrub = || store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
+    let found = scrub();
+    assert_eq!(found.damaged.iter().map(|blob| blob.digest).collect::<Vec<_>>(), [layer]);
+    assert_eq!(found.damaged[0].images.len(), 1, "{found:?}");
+    assert_eq!(store.blob(&repository, layer).await.unwrap(), None, "it is not served");
+    // The tag stands, and its manifest is as it was.
+    grid.publish(fake_event("second", &quick(1))).await;
+    let second = grid.result("second", State::Published).await;
+    assert!(!second.reused && second.digest == Some(first), "{second:?}");
+    assert!(store.blob(&repository, layer).await.unwrap().is_some());
+    assert!(!scrub().is_damaged());
     grid.finish().await;
 }
 

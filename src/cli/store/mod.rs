@@ -1,8 +1,9 @@
-//! `buildgrid store`: looks into the store, and collects what nobody needs.
+//! `buildgrid store`: looks into the store, collects what nobody needs, and verifies the rest.
 
 mod du;
 mod gc;
 mod ls;
+mod scrub;
 
 use bytesize::ByteSize;
 use clap::Subcommand;
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::store::{Store, StoreConfig, StoreError};
 use crate::up;
 
-/// Look into the store of images, and collect what no image needs
+/// Look into the store of images, collect what no image needs, and verify the rest
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -25,6 +26,7 @@ enum Command {
     Ls(ls::Args),
     Du(du::Args),
     Gc(gc::Args),
+    Scrub(scrub::Args),
 }
 
 pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
@@ -34,6 +36,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         Command::Ls(args) => ls::run(args, &config, out).await,
         Command::Du(args) => du::run(args, &config, out).await,
         Command::Gc(args) => gc::run(args, &config, out).await,
+        Command::Scrub(args) => scrub::run(args, &config, out).await,
     }
 }
 

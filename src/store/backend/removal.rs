@@ -2,13 +2,15 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::SystemTime;
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
 use super::super::error::StoreError;
 use super::super::layout::Key;
-use super::directory::{Directory, Swap, absent_is_none};
+use super::directory::{Directory, Swap, absent_is_none, sync_directory};
 
 /// That this process alone does something, until it is dropped or the process dies. (In an object store it would be an
 /// object put on condition, renewed, and taken over once it is old.)
@@ -114,5 +116,43 @@ impl Directory {
                 _ => {}
             }
         }
+    }
+
+    /// Moves an object durably to another place, if what stands there is still the file that was `seen`; answers
+    /// whether it was.
+    pub(in crate::store) fn set_aside(
+        &self,
+        key: &Key,
+        seen: &File,
+        aside: &Key,
+    ) -> Result<bool, StoreError> {
+        let (from, to) = (self.path(key), self.path(aside));
+        let same = |path: &Path| {
+            let (seen, there) = (seen.metadata()?, fs::symlink_metadata(path)?);
+            Ok((seen.dev(), seen.ino()) == (there.dev(), there.ino()))
+        };
+        let failed = |error| StoreError::io("move", &from, error);
+        if absent_is_none(same(&from)).map_err(failed)? != Some(true) {
+            return Ok(false);
+        }
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(|error| StoreError::io("create", parent, error))?;
+        }
+        if absent_is_none(fs::rename(&from, &to)).map_err(failed)?.is_none() {
+            return Ok(false);
+        }
+        let is_same = same(&to).map_err(failed)?;
+        if !is_same {
+            // Between the two looks it was put again, whole. It goes back, unless it has been put once more.
+            let back = fs::hard_link(&to, &from);
+            if back.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
+                back.map_err(failed)?;
+            }
+            fs::remove_file(&to).map_err(failed)?;
+        }
+        for changed in [from.parent(), to.parent()].into_iter().flatten() {
+            sync_directory(changed)?;
+        }
+        Ok(is_same)
     }
 }

@@ -1,0 +1,385 @@
+//! Verifying what is in the store: every blob is read and compared with its digest, links and tags with what they must
+//! hold, and images with what they are made of.
+//!
+//! What the disk has damaged is put into quarantine: it is not served any more, and counts as not there, so that building
+//! the commit again puts it anew. Links are mended: what they must hold follows from their names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::str::FromStr;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::{Advice, fadvise};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::backend::{Directory, Swap};
+use super::condemned;
+use super::credentials::random_text;
+use super::digest::{Digest, Digesting};
+use super::error::StoreError;
+use super::handle::Store;
+use super::inventory::{self, Contents, Found, Repository, Version};
+use super::layout::{self, Key};
+
+/// How long what is in quarantine is kept, for whoever wants to see what the disk has done.
+const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Images that are named one by one, at most.
+const MOST_NAMED: usize = 10_000;
+/// Bytes read at once.
+const CHUNK: usize = 1 << 20;
+
+/// One of so many equal parts of the blobs: `1/30`. All parts together are all blobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    number: u16,
+    of: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a part of a store, such as 1/30: the first of up to 256 parts, or a later one")]
+pub struct InvalidPart(String);
+
+impl Part {
+    pub const ALL: Self = Self { number: 1, of: 1 };
+
+    /// The part that comes after this one, where there are so many; the first one after the last.
+    pub fn next(self, of: u16) -> Self {
+        let number = if self.of == of { self.number % of + 1 } else { 1 };
+        Self { number, of }
+    }
+
+    fn has(self, shard: &str) -> bool {
+        let place = u32::from(u8::from_str_radix(shard, 16).unwrap_or_default());
+        place * u32::from(self.of) / 256 == u32::from(self.number - 1)
+    }
+}
+
+impl FromStr for Part {
+    type Err = InvalidPart;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPart> {
+        let invalid = || InvalidPart(text.chars().take(40).collect());
+        let (number, of) = text.split_once('/').ok_or_else(invalid)?;
+        let (number, of) = (number.parse().map_err(|_| invalid())?, of.parse().map_err(|_| invalid())?);
+        match (1..=256).contains(&of) && (1..=of).contains(&number) {
+            true => Ok(Self { number, of }),
+            false => Err(invalid()),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
+}
+
+/// A blob that is damaged or missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedBlob {
+    pub digest: Digest,
+    pub reason: String,
+    /// Where it lies now, below the store. None: there was nothing to put there.
+    pub quarantine: Option<String>,
+    /// The images that are made of it.
+    pub images: Vec<DamagedImage>,
+}
+
+/// An image that cannot be pulled whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedImage {
+    /// `<namespace>/<app>.<repository>:<tag>`
+    pub image: String,
+    pub digest: Digest,
+    /// Whether the tag names another one by now.
+    pub replaced: bool,
+    /// The build that made it, where the manifest can still tell.
+    pub build: Option<String>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    /// Which part of the blobs was read.
+    pub part: String,
+    pub blobs: u64,
+    pub bytes: u64,
+    pub images: u64,
+    pub links: u64,
+    /// Links and tags that held something else, and hold what they must again.
+    pub mended: u64,
+    /// Tags that were put into quarantine, since it cannot be told what they named.
+    pub lost_tags: Vec<String>,
+    pub damaged: Vec<DamagedBlob>,
+    pub elapsed_ms: u64,
+}
+
+impl Scrubbed {
+    /// Whether something is amiss that only building again mends.
+    pub fn is_damaged(&self) -> bool {
+        !self.damaged.is_empty() || !self.lost_tags.is_empty()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    round: String,
+    scrubbed: Scrubbed,
+}
+
+impl Store {
+    /// Reads a part of all blobs, and all images. Ends soon after `cancel` is cancelled. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when another one goes on; [`StoreError::Stopping`] when it was cancelled.
+    pub fn scrub(&self, part: Part, cancel: &CancellationToken) -> Result<Scrubbed, StoreError> {
+        let began = Instant::now();
+        let directory = self.directory();
+        let lease = directory.lease(&layout::scrub_lease())?.ok_or(StoreError::Busy)?;
+        let scrubbed = Scrubbed { part: part.to_string(), ..Scrubbed::default() };
+        let mut scrub =
+            Scrub { directory, part, cancel, scrubbed, damaged: BTreeMap::new(), seen: HashMap::new() };
+        for shard in condemned::shards().filter(|shard| part.has(shard)) {
+            scrub.blobs(&shard)?;
+        }
+        for repository in inventory::repositories(directory)? {
+            scrub.repository(&repository)?;
+        }
+        scrub.empty_quarantine(lease.now().unwrap_or(SystemTime::UNIX_EPOCH))?;
+        let mut scrubbed = scrub.scrubbed;
+        scrubbed.damaged = scrub.damaged.into_values().collect();
+        scrubbed.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        let record = Record { round: random_text::<10>(), scrubbed };
+        let json = serde_json::to_vec(&record).expect("all fields have a JSON form");
+        directory.put(&[(&layout::scrub_report(), &json)])?;
+        Ok(record.scrubbed)
+    }
+
+    /// How long ago the last one ended, and which part it was of. None: there was none.
+    pub async fn scrubbed_before(&self) -> Result<Option<(Duration, Part)>, StoreError> {
+        self.blocking(|directory| {
+            let key = layout::scrub_report();
+            let Some(at) = directory.modified(&key)? else { return Ok(None) };
+            let record =
+                directory.read(&key)?.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+            let part = record.and_then(|record| record.scrubbed.part.parse().ok());
+            Ok(Some((at.elapsed().unwrap_or_default(), part.unwrap_or(Part::ALL))))
+        })
+        .await
+    }
+}
+
+struct Scrub<'a> {
+    directory: &'a Directory,
+    part: Part,
+    cancel: &'a CancellationToken,
+    scrubbed: Scrubbed,
+    damaged: BTreeMap<Digest, DamagedBlob>,
+    /// The lengths of blobs that images are made of, where they are there.
+    seen: HashMap<Digest, Option<u64>>,
+}
+
+impl Scrub<'_> {
+    fn go_on(&self) -> Result<(), StoreError> {
+        match self.cancel.is_cancelled() {
+            true => Err(StoreError::Stopping),
+            false => Ok(()),
+        }
+    }
+
+    fn blobs(&mut self, shard: &str) -> Result<(), StoreError> {
+        for digest in inventory::links(self.directory, &layout::blobs_in(shard))? {
+            self.go_on()?;
+            self.blob(digest)?;
+        }
+        Ok(())
+    }
+
+    fn blob(&mut self, digest: Digest) -> Result<(), StoreError> {
+        let key = layout::blob(digest);
+        let path = self.directory.path(&key);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            // Collected since it was listed, or being put.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(StoreError::io("read", &path, error)),
+        };
+        self.scrubbed.blobs += 1;
+        let first = self.read(&file);
+        if let Ok((found, length)) = first {
+            self.scrubbed.bytes += length;
+            if found == digest {
+                return Ok(());
+            }
+        }
+        self.go_on()?;
+        // Once more, past what the system has in memory: what is read wrongly once need not be wrong on the disk.
+        let reason = match self.read(&file) {
+            Ok((found, _)) if found == digest => return Ok(()),
+            Ok((found, length)) => format!("its {length} bytes have the digest {found}"),
+            Err(error) => format!("it cannot be read: {error}"),
+        };
+        self.go_on()?;
+        let aside = layout::quarantined(digest);
+        if self.directory.set_aside(&key, &file, &aside)? {
+            let quarantine = Some(aside.as_str().to_owned());
+            self.damaged.insert(digest, DamagedBlob { digest, reason, quarantine, images: Vec::new() });
+        }
+        Ok(())
+    }
+
+    /// The digest and length of a file, of which nothing stays in the system's memory: what is pulled shall stay there.
+    fn read(&self, file: &File) -> io::Result<(Digest, u64)> {
+        use io::{Read as _, Seek as _};
+        let mut file = file;
+        file.rewind()?;
+        let mut content = Digesting::new(file);
+        let mut chunk = vec![0; CHUNK];
+        while content.read(&mut chunk)? > 0 && !self.cancel.is_cancelled() {}
+        let (digest, length, _) = content.finish();
+        // Only advice.
+        let _ = fadvise(file, 0, None, Advice::DontNeed);
+        Ok((digest, length))
+    }
+
+    fn repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
+        self.go_on()?;
+        for links in [layout::layer_links(&repository.key), layout::revision_links(&repository.key)] {
+            for digest in inventory::links(self.directory, &links)? {
+                if self.part.has(&condemned::shard_of(digest)) {
+                    self.go_on()?;
+                    self.link(&links.below(&digest.hex()).below("link"), digest)?;
+                }
+            }
+        }
+        let mut versions = inventory::versions(self.directory, repository)?;
+        if !versions.unreadable.is_empty() {
+            for tag in &versions.unreadable {
+                self.tag(repository, tag, &versions.all)?;
+            }
+            versions = inventory::versions(self.directory, repository)?;
+        }
+        for version in versions.all {
+            self.go_on()?;
+            self.image(repository, &version)?;
+        }
+        Ok(())
+    }
+
+    /// Mends a link that holds something else.
+    fn link(&mut self, key: &Key, digest: Digest) -> Result<(), StoreError> {
+        let Some(link) = self.directory.read(key)? else { return Ok(()) };
+        self.scrubbed.links += 1;
+        if inventory::digest_in(&link) != Some(digest) {
+            let link = digest.to_string();
+            self.directory.put(&[(key, link.as_bytes())])?;
+            self.scrubbed.mended += 1;
+        }
+        Ok(())
+    }
+
+    /// A tag that does not hold a digest: it named the only image that it has ever named; else it cannot be told.
+    fn tag(&mut self, repository: &Repository, tag: &str, versions: &[Version]) -> Result<(), StoreError> {
+        let key = layout::tag_directories(&repository.key).below(tag).below("current").below("link");
+        let Some(found) = self.directory.read(&key)? else { return Ok(()) };
+        let mut named = versions.iter().filter(|version| version.tag == tag);
+        if let (Some(version), None) = (named.next(), named.next()) {
+            let link = version.manifest.to_string();
+            let lock = layout::tags_lock();
+            if self.directory.compare_and_set(&lock, &[], &key, &found, link.as_bytes())? == Swap::Done {
+                self.scrubbed.mended += 1;
+            }
+            return Ok(());
+        }
+        let path = self.directory.path(&key);
+        let file = File::open(&path).map_err(|error| StoreError::io("read", &path, error))?;
+        if self.directory.set_aside(&key, &file, &layout::quarantined_tag(&random_text::<10>()))? {
+            self.scrubbed.lost_tags.push(format!("{}:{tag}", repository.path));
+        }
+        Ok(())
+    }
+
+    /// Whether an image has all its parts, in the lengths that it states.
+    fn image(&mut self, repository: &Repository, version: &Version) -> Result<(), StoreError> {
+        self.scrubbed.images += 1;
+        let (mut left, mut build, mut bad) = (vec![version.manifest], None, Vec::new());
+        while let Some(manifest) = left.pop() {
+            match inventory::contents(self.directory, manifest) {
+                Found::Readable(Contents { parts, build: by, .. }) => {
+                    build = build.or(by);
+                    for (part, size) in parts {
+                        match self.length(part)? {
+                            Some(length) if length == size => {}
+                            Some(length) => {
+                                bad.push((part, format!("it is {length} bytes long instead of {size}")));
+                            }
+                            None => bad.push((part, "it is not there".to_owned())),
+                        }
+                    }
+                }
+                Found::Absent => bad.push((manifest, "it is not there".to_owned())),
+                Found::Unreadable(reason) => bad.push((manifest, reason)),
+            }
+        }
+        for (digest, reason) in bad {
+            let of_none = || DamagedBlob { digest, reason, quarantine: None, images: Vec::new() };
+            let damaged = self.damaged.entry(digest).or_insert_with(of_none);
+            if damaged.images.len() < MOST_NAMED {
+                damaged.images.push(DamagedImage {
+                    image: format!("{}:{}", repository.path, version.tag),
+                    digest: version.manifest,
+                    replaced: !version.is_current,
+                    build: build.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn length(&mut self, digest: Digest) -> Result<Option<u64>, StoreError> {
+        if let Some(&length) = self.seen.get(&digest) {
+            return Ok(length);
+        }
+        let length = self.directory.size(&layout::blob(digest))?;
+        self.seen.insert(digest, length);
+        Ok(length)
+    }
+
+    fn empty_quarantine(&self, now: SystemTime) -> Result<(), StoreError> {
+        for name in self.directory.list(&layout::quarantine())? {
+            let key = layout::quarantine().below(&name);
+            let at = self.directory.modified(&key)?.unwrap_or(now);
+            if self.directory.size(&key)?.is_some() && now.duration_since(at).is_ok_and(|age| age > KEEP) {
+                self.directory.discard(&key)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_parts_together_are_all_blobs() {
+        for of in [1, 2, 3, 30, 255, 256] {
+            for shard in condemned::shards() {
+                let parts = (1..=of).map(|number| Part { number, of });
+                assert_eq!(parts.filter(|part| part.has(&shard)).count(), 1, "{shard} of {of}");
+            }
+        }
+        for bad in ["", "1", "0/3", "4/3", "1/257", "1/0", "a/b", "-1/3", "1/3/5"] {
+            assert!(bad.parse::<Part>().is_err(), "{bad}");
+        }
+        let part: Part = "2/3".parse().unwrap();
+        assert_eq!(
+            (part.next(3).to_string(), part.next(3).next(3).to_string()),
+            ("3/3".into(), "1/3".into())
+        );
+        assert_eq!(part.next(30).to_string(), "1/30");
+    }
+}

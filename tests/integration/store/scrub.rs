@@ -1,0 +1,133 @@
+//! Verifying: what the disk has damaged is found, not served any more, and named.
+
+use std::path::{Path, PathBuf};
+
+use buildgrid::store::digest::Digest;
+use buildgrid::store::{Part, Scrubbed, Store, TagPut};
+use tokio_util::sync::CancellationToken;
+
+use super::gc::{collect, is_whole, tree};
+use super::store;
+use crate::support::image::{TestImage, image_name};
+
+fn scrub(store: &Store) -> Scrubbed {
+    store.scrub(Part::ALL, &CancellationToken::new()).unwrap()
+}
+
+fn data(root: &Path, digest: Digest) -> PathBuf {
+    let hex = digest.hex();
+    root.join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_put_aside_and_named_with_its_images() {
+    let (root, store) = store();
+    let (one, two) = (image_name("acme/shop.storefront", "v1"), image_name("bank/shop.x", "v2"));
+    let image = TestImage::saying("hello");
+    let other = TestImage::saying("other");
+    image.publish(&store, &one).await;
+    image.publish(&store, &two).await;
+    other.publish(&store, &image_name("acme/shop.storefront", "v3")).await;
+    let before = tree(root.path());
+    let clean = scrub(&store);
+    assert_eq!((clean.blobs, clean.images, clean.links, clean.mended), (6, 3, 9, 0), "{clean:?}");
+    assert!(!clean.is_damaged());
+    assert_eq!(
+        clean.bytes,
+        before.iter().filter(|(path, _)| path.ends_with("data")).map(|(_, b)| b.len() as u64).sum::<u64>()
+    );
+    assert_eq!(tree(root.path()), before);
+
+    let layer = Digest::of(&image.layer);
+    for rotten in [&image.layer[1..], b"", &[&image.layer[..], b"x"].concat()] {
+        std::fs::write(data(root.path(), layer), rotten).unwrap();
+        let found = scrub(&store);
+        let [damaged] = &found.damaged[..] else { panic!("{found:?}") };
+        assert_eq!(damaged.digest, layer);
+        let images: Vec<_> = damaged.images.iter().map(|image| image.image.as_str()).collect();
+        assert_eq!(images, ["acme/shop.storefront:v1", "bank/shop.x:v2"]);
+        let aside = root.path().join(damaged.quarantine.as_ref().unwrap());
+        assert_eq!(std::fs::read(aside).unwrap(), rotten);
+        assert_eq!(store.blob(&one.repository, layer).await.unwrap(), None, "it is not served any more");
+        // It stays known as missing, and nothing else of its images is taken for garbage.
+        let again = scrub(&store);
+        assert_eq!((again.damaged[0].digest, again.damaged[0].quarantine.is_none()), (layer, true));
+        for _ in 0..2 {
+            assert_eq!(collect(&store, std::time::Duration::ZERO).removed, Default::default());
+        }
+        assert!(!store.is_whole(&one.repository, image.digest()).await.unwrap());
+        // Building one of the two again mends both.
+        image.put_untagged(&store, &one.repository).await;
+        assert!(!scrub(&store).is_damaged());
+        assert!(is_whole(&store, &one, &image).await && is_whole(&store, &two, &image).await);
+    }
+
+    // A manifest: what it was made of is known to nobody, and kept.
+    std::fs::write(data(root.path(), image.digest()), "{}").unwrap();
+    let found = scrub(&store);
+    assert_eq!((found.damaged[0].digest, found.damaged[0].images.len()), (image.digest(), 2));
+    assert_eq!(store.manifest(&one.repository, image.digest()).await.unwrap(), None);
+    for _ in 0..2 {
+        assert_eq!(collect(&store, std::time::Duration::ZERO).removed, Default::default());
+    }
+    let put = TagPut::Replace { expected: Some(image.digest()) };
+    image.put_untagged(&store, &one.repository).await;
+    store.put_tag(&one, image.digest(), put).await.unwrap();
+    assert!(!scrub(&store).is_damaged());
+}
+
+#[tokio::test]
+async fn links_are_mended_and_tags_where_it_is_known_what_they_named() {
+    let (root, store) = store();
+    let name = image_name("acme/shop.storefront", "v1");
+    let image = TestImage::saying("hello");
+    image.publish(&store, &name).await;
+    let whole = tree(root.path());
+    let repository = root.path().join("docker/registry/v2/repositories/acme/shop.storefront");
+    let current = repository.join("_manifests/tags/v1/current/link");
+    let hex = image.digest().hex();
+    for link in [
+        repository.join(format!("_manifests/revisions/sha256/{hex}/link")),
+        repository.join(format!("_layers/sha256/{}/link", Digest::of(&image.layer).hex())),
+        current.clone(),
+    ] {
+        for rotten in ["", "sha256:", "\u{0}\u{0}"] {
+            std::fs::write(&link, rotten).unwrap();
+            let found = scrub(&store);
+            assert_eq!((found.mended, found.is_damaged()), (1, false), "{} {found:?}", link.display());
+            assert_eq!(tree(root.path()), whole);
+        }
+    }
+    let second = TestImage::saying("second");
+    let digest = second.put_untagged(&store, &name.repository).await;
+    store.put_tag(&name, digest, TagPut::Replace { expected: Some(image.digest()) }).await.unwrap();
+    std::fs::write(&current, "?").unwrap();
+    let found = scrub(&store);
+    assert_eq!(found.lost_tags, ["acme/shop.storefront:v1"]);
+    assert_eq!(store.tag(&name).await.unwrap(), None);
+    store.put_tag(&name, digest, TagPut::IfAbsent).await.unwrap();
+    assert!(!scrub(&store).is_damaged());
+}
+
+#[tokio::test]
+async fn part_by_part_everything_is_read() {
+    let (root, store) = store();
+    for number in 0..20 {
+        let name = image_name("acme/shop.storefront", &format!("v{number}"));
+        TestImage::saying(&format!("image {number}")).publish(&store, &name).await;
+    }
+    assert_eq!(store.scrubbed_before().await.unwrap(), None);
+    let (mut part, mut blobs, mut links) = (Part::ALL, 0, 0);
+    for _ in 0..7 {
+        part = part.next(7);
+        let scrubbed = store.scrub(part, &CancellationToken::new()).unwrap();
+        assert!(scrubbed.blobs < 60 && scrubbed.images == 20);
+        (blobs, links) = (blobs + scrubbed.blobs, links + scrubbed.links);
+        assert_eq!(store.scrubbed_before().await.unwrap().unwrap().1, part);
+    }
+    assert_eq!((blobs, links), (60, 60));
+    let lock = std::fs::File::open(root.path().join("buildgrid/gc/scrub")).unwrap();
+    lock.lock().unwrap();
+    let busy = store.scrub(part, &CancellationToken::new()).unwrap_err();
+    assert!(busy.to_string().contains("another process"), "{busy}");
+}
