@@ -123,6 +123,7 @@ impl Pipeline {
                 }
             }
         };
+        let has_quota = self.permit_usage(event).await?;
 
         let labels = labels(event, OffsetDateTime::now_utc());
         let (image, on_engine) = match &event.work {
@@ -141,7 +142,7 @@ impl Pipeline {
 
         (run.entered)(Stage::Publishing).await;
         run.log.status(format!("publishing {name}")).await;
-        let publication = Publication { name: &name, definition, annotations: labels, put };
+        let publication = Publication { name: &name, definition, annotations: labels, put, has_quota };
         let publish = self.publish(image, on_engine.as_ref(), publication, &run);
         let published = timed(Stage::Publishing, publish).await;
         if let Some(image) = on_engine {
@@ -153,6 +154,16 @@ impl Pipeline {
     /// What no amount of building would make right.
     fn permit(&self, event: &DeployEvent) -> Result<(), Outcome> {
         self.rules.permit(event).map_err(Outcome::Rejected)
+    }
+
+    /// Whether the namespace may have more in the store; answers whether anybody limits it.
+    async fn permit_usage(&self, event: &DeployEvent) -> Result<bool, Outcome> {
+        if self.rules.quota(&event.namespace).is_none() {
+            return Ok(false);
+        }
+        let usage = self.publisher.store().usage(&event.namespace).await.map_err(PublishError::from)?;
+        self.rules.permit_usage(&event.namespace, usage).map_err(Outcome::Rejected)?;
+        Ok(true)
     }
 
     /// The platform that the event's image is for.

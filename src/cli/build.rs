@@ -1,7 +1,5 @@
 //! `buildgrid build`: one event, right here, without a queue.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +45,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
     let [Prepared { event, body }] = events;
     let secrets = Secrets::new(config);
     configured(&secrets)?;
-    refuse_other_owner(&config.store.path)?;
+    permission::refuse_other_owner(&config.store.path)?;
     let (pipeline, data) = assemble(config, &config.worker.data_dir.join("by-hand"))?;
     let left = data.recover()?;
     if let Some(engine) = &pipeline.engine {
@@ -94,24 +92,6 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
         Outcome::Cancelled => Exit::Cancelled,
         Outcome::Infrastructure(_) => Exit::Infrastructure,
     })
-}
-
-/// What another user's build would leave in the store, its owner could not write to.
-fn refuse_other_owner(store: &Path) -> Result<(), Failure> {
-    // /proc/self belongs to the user that the program runs as.
-    let (Ok(store_owner), Ok(ours)) = (std::fs::metadata(store), std::fs::metadata("/proc/self")) else {
-        return Ok(());
-    };
-    if store_owner.uid() == ours.uid() {
-        return Ok(());
-    }
-    let reason = format!(
-        "the store {} belongs to {}; run this as that user, for example by sudo -u '#{}'",
-        store.display(),
-        permission::user(store_owner.uid()),
-        store_owner.uid()
-    );
-    Err(Failure::new(Exit::Usage, anyhow::Error::msg(reason)))
 }
 
 /// The progress, which the log's writer shows and time changes.

@@ -78,11 +78,11 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 pub const HELP: &str = "\
 Exit codes:
    0  done
-   1  a failure inside BuildGrid
+   1  a failure inside BuildGrid; store scrub: something is damaged
    2  the command line is wrong, or a build that has ended otherwise cannot be cancelled
   10  the build failed: its own fault      (build; enqueue --wait; enqueue, logs, rebuild --follow)
   11  the event was rejected               (the same, and every enqueue)
   12  the build was cancelled              (the same as 10)
   13  the build could not be done: not its fault
-  69  a service (broker, engine, registry, timeline) does not answer
+  69  a service (broker, engine, registry, timeline) does not answer, or another store gc or scrub goes on
   78  the configuration is wrong, or the token in it";

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use nix::unistd::{Uid, User};
 
+use super::exit::{Exit, Failure};
+
 /// A user of this machine: `anna (1000)`, or `1000` for one that has no name here.
 pub(super) fn user(uid: u32) -> String {
     match User::from_uid(Uid::from_raw(uid)) {
@@ -17,6 +19,24 @@ pub(super) fn user(uid: u32) -> String {
 /// The user that this process runs as.
 pub(super) fn us() -> String {
     user(Uid::effective().as_raw())
+}
+
+/// What another user would leave in the store, its owner could not write to.
+pub(super) fn refuse_other_owner(store: &Path) -> Result<(), Failure> {
+    // /proc/self belongs to the user that the program runs as.
+    let (Ok(store_owner), Ok(ours)) = (std::fs::metadata(store), std::fs::metadata("/proc/self")) else {
+        return Ok(());
+    };
+    if store_owner.uid() == ours.uid() {
+        return Ok(());
+    }
+    let reason = format!(
+        "the store {} belongs to {}; run this as that user, for example by sudo -u '#{}'",
+        store.display(),
+        user(store_owner.uid()),
+        store_owner.uid()
+    );
+    Err(Failure::new(Exit::Usage, anyhow::Error::msg(reason)))
 }
 
 /// If this user may not look whether `path` is there: which directory keeps it out, and who may.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::build::docker::Network;
@@ -33,6 +34,8 @@ pub struct NamespaceConfig {
     /// How long a build may go on without a sign of life.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Option<Duration>,
+    /// How much the namespace's images may take in the store; one that has as much builds no more.
+    pub max_store: Option<ByteSize>,
 }
 
 /// A value and the key that it stands in.

@@ -5,6 +5,7 @@ pub mod config;
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use tokio::time::Instant;
 
 pub use config::NamespacesConfig;
@@ -97,6 +98,25 @@ impl Rules {
             Work::Fake(_) => Ok(()),
             Work::Repository(url) => self.permit_url(&event.namespace, url),
         }
+    }
+
+    /// How much the namespace's images may take in the store, in bytes, and the key that says so.
+    pub fn quota(&self, namespace: &Namespace) -> Option<Set<u64>> {
+        let own = self.namespaces.find(namespace, "max_store", |rules| &rules.max_store)?;
+        Some(Set { value: own.value.as_u64(), key: own.key })
+    }
+
+    /// Whether a namespace that has so much in the store may build more.
+    pub fn permit_usage(&self, namespace: &Namespace, usage: u64) -> Result<(), String> {
+        let Some(quota) = self.quota(namespace).filter(|quota| usage >= quota.value) else { return Ok(()) };
+        let shown = |bytes| ByteSize(bytes).display().iec().to_string();
+        Err(format!(
+            "namespace {namespace} has {} in the store, and {} allows {}; let images go by [retention] and collect them \
+             (`buildgrid store du` shows which take most), or allow more",
+            shown(usage),
+            quota.key,
+            shown(quota.value)
+        ))
     }
 
     /// Whether builds of the namespace may be made of what lies at `url`.
@@ -193,6 +213,21 @@ mod tests {
         let free = limits("free", 8 * 3600);
         assert_eq!((free.whole, free.idle), (seconds(7200), seconds(600)));
         assert_eq!(free.cut.unwrap().0, "worker.max_build_timeout");
+    }
+
+    #[test]
+    fn a_namespace_that_has_its_share_is_told_the_numbers() {
+        let rules =
+            rules("[namespaces]\nacme = { max_store = \"2 GiB\" }\n\"*\" = { max_store = \"1 GiB\" }\n");
+        let permit = |namespace: &str, usage| rules.permit_usage(&namespace.parse().unwrap(), usage);
+        assert_eq!(permit("acme", (2 << 30) - 1), Ok(()));
+        let refused = permit("acme", 3 << 30).unwrap_err();
+        assert!(
+            refused.contains("has 3.0 GiB in the store, and namespaces.acme.max_store allows 2.0 GiB"),
+            "{refused}"
+        );
+        assert!(permit("other", 1 << 30).unwrap_err().contains("namespaces.\"*\".max_store"));
+        assert!(self::rules("").quota(&"acme".parse().unwrap()).is_none());
     }
 
     #[tokio::test]

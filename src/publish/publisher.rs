@@ -70,6 +70,8 @@ pub struct Publication<'a> {
     /// What else the manifest says of the image.
     pub annotations: BTreeMap<String, String>,
     pub put: TagPut,
+    /// Whether what it adds counts: its namespace may have only so much.
+    pub has_quota: bool,
 }
 
 /// An image that can be pulled.
@@ -160,7 +162,7 @@ impl Publisher {
         cancel: &CancellationToken,
         pulse: &Pulse,
     ) -> Result<Published, PublishError> {
-        let Publication { name, definition, mut annotations, put } = publication;
+        let Publication { name, definition, mut annotations, put, has_quota } = publication;
         // Where one fails, the others end with it.
         let together = cancel.child_token();
         let _end = together.clone().drop_guard();
@@ -176,21 +178,26 @@ impl Publisher {
             .inspect_ok(|_| pulse.beat())
             .try_collect()
             .await?;
-        let bytes = |wanted: Origin| {
+        let bytes_from = |wanted: Origin| {
             stored.values().filter(|(_, from)| *from == wanted).map(|(layer, _)| layer.size).sum::<u64>()
         };
-        let (fresh, known) = (bytes(Origin::Engine), bytes(Origin::Store));
+        let (fresh, known) = (bytes_from(Origin::Engine), bytes_from(Origin::Store));
         let layers: Vec<_> = image.diff_ids.iter().map(|diff_id| stored[diff_id].0.clone()).collect();
         let config = Layer {
             media_type: MediaType::ImageConfig,
             digest: Digest::of(&image.config),
             size: image.config.len() as u64,
         };
+        annotations.insert(manifest::DEFINITION.to_owned(), definition.to_string());
+        let bytes = manifest::assemble(&config, &layers, &annotations).map_err(PublishError::Internal)?;
+        if has_quota {
+            let parts = layers.iter().chain([&config]).map(|part| (part.digest, part.size));
+            let all = parts.chain([(Digest::of(&bytes), bytes.len() as u64)]).collect();
+            self.store.note_usage(&name.repository, all).await?;
+        }
         self.store.put_blob(image.config.clone()).await?;
         let parts = layers.iter().chain([&config]).map(|part| part.digest).collect();
         self.store.link_blobs(&name.repository, parts).await?;
-        annotations.insert(manifest::DEFINITION.to_owned(), definition.to_string());
-        let bytes = manifest::assemble(&config, &layers, &annotations).map_err(PublishError::Internal)?;
         let digest = self.store.put_manifest(&name.repository, bytes).await?;
         metrics::counter!("buildgrid_published_bytes_total", "source" => "stored").increment(fresh);
         metrics::counter!("buildgrid_published_bytes_total", "source" => "reused").increment(known);

@@ -26,6 +26,9 @@ pub(super) struct Mark {
     pub since: u64,
     /// The round that made it.
     pub round: String,
+    /// Whether it is an image that retention lets go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_image: bool,
 }
 
 /// The marks of one list.

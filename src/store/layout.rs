@@ -21,6 +21,7 @@
 //!     ├── layers/<first two digits>/<diff id>.json         uncompressed layer → descriptor of its blob (`layers`)
 //!     ├── locks/{tags,ends,condemned}                      locked while a tag, a damaged end or such a list is replaced
 //!     ├── quarantine/<digest>                              what the disk has made of a blob (`scrub`)
+//!     ├── usage/<namespace>.json, usage/<namespace>/       what a namespace has, and what was added since (`usage`)
 //!     └── tmp                                              files being written; swept at start
 //! ```
 //!
@@ -118,6 +119,21 @@ pub fn quarantined(blob: Digest) -> Key {
 /// One of the tags of which it cannot be told what they named.
 pub fn quarantined_tag(id: &str) -> Key {
     quarantine().below(&format!("tag-{id}"))
+}
+
+/// The directory of what namespaces have in the store.
+pub fn usages() -> Key {
+    Key("buildgrid/usage".to_owned())
+}
+
+/// What was counted of a namespace.
+pub fn usage_counted(namespace: &str) -> Key {
+    usages().below(&format!("{namespace}.json"))
+}
+
+/// The directory of what was added since.
+pub fn usage_added(namespace: &str) -> Key {
+    usages().below(namespace)
 }
 
 /// What the last collection has found.

@@ -24,6 +24,7 @@ mod manifests;
 mod scrub;
 mod tags;
 mod upkeep;
+mod usage;
 mod user;
 
 pub use backend::BlobWriter;

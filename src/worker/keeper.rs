@@ -44,9 +44,13 @@ pub async fn retention(rules: &RetentionConfig, client: Result<Option<TimelineCl
 
 /// Goes round until the drain.
 pub async fn keep(store: Store, live: Live, drain: CancellationToken) {
-    let mut pause = LOOK;
+    keep_looking(store, live, drain, LOOK).await;
+}
+
+async fn keep_looking(store: Store, live: Live, drain: CancellationToken, look: Duration) {
+    let mut pause = look;
     while drain.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-        pause = LOOK;
+        pause = look;
         let config = live.now();
         if !scrub(&store, &config, &drain).await {
             pause = AGAIN;
@@ -196,5 +200,78 @@ fn tell(collected: &Collected) {
             reason = one.reason,
             "a manifest in the store cannot be read; all that its repository refers to is kept (`buildgrid store scrub`)"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Part, StoreConfig};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_goes_round_when_it_is_time_and_one_of_two_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Store::open(&StoreConfig { path: folder.path().to_owned() }).unwrap();
+        let mut config = Config::default();
+        config.keeping.gc_grace = Duration::ZERO;
+        config.keeping.scrub_parts = 3;
+        let digest = open().put_blob(b"nobody's".to_vec()).await.unwrap();
+        let drain = CancellationToken::new();
+        let keepers = [open(), open()].map(|store| {
+            let look = Duration::from_millis(20);
+            tokio::spawn(keep_looking(store, Live::from(&config), drain.clone(), look))
+        });
+        let store = open();
+        let mut parts = Vec::new();
+        while parts.len() < 3 {
+            // A day later. Where both have noticed at once, the second has gone round in vain: once more, then.
+            for report in ["collection.json", "scrub.json"] {
+                let report = folder.path().join("buildgrid/gc").join(report);
+                let at = std::time::SystemTime::now() - Duration::from_secs(25 * 3600);
+                if let Ok(file) = std::fs::File::options().append(true).open(report) {
+                    file.set_modified(at).unwrap();
+                }
+            }
+            let until = tokio::time::Instant::now() + Duration::from_secs(2);
+            while tokio::time::Instant::now() < until {
+                let part = store.scrubbed_before().await.unwrap().map(|(_, part)| part);
+                if part.is_some()
+                    && part != parts.last().copied()
+                    && store.collected_before().await.unwrap().is_some()
+                {
+                    parts.extend(part);
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        let expected: Vec<Part> = ["1/3", "2/3", "3/3"].map(|part| part.parse().unwrap()).into();
+        assert_eq!(parts, expected);
+        drain.cancel();
+        for keeper in keepers {
+            keeper.await.unwrap();
+        }
+        let hex = digest.hex();
+        let blob = folder.path().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}", &hex[..2]));
+        assert!(!blob.exists(), "what was marked in one round went in the next");
+        config.keeping.gc_every = Duration::ZERO;
+        assert!(!is_time(&store, config.keeping.gc_every).await);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_asked_lets_nothing_go() {
+        let rules = "[retention]\n\"*\" = { keep_last = 1 }\n";
+        let rules = Config::parse("f", rules, []).unwrap().retention;
+        let reason = |retention| match retention {
+            Retention::Unknown(reason) => reason,
+            other => panic!("{other:?}"),
+        };
+        let nobody = retention(&rules, Ok(None)).await;
+        assert!(reason(nobody).contains("timeline.url"));
+        let timeline =
+            crate::timeline::TimelineConfig { url: "http://127.0.0.1:1".to_owned(), ..Default::default() };
+        let away = TimelineClient::new(&timeline).map_err(|error| error.to_string());
+        assert!(reason(retention(&rules, away).await).contains("http://127.0.0.1:1"));
+        assert!(matches!(retention(&RetentionConfig::default(), Ok(None)).await, Retention::KeepAll));
     }
 }

@@ -5,6 +5,7 @@ mod gc;
 mod model;
 mod publishing;
 mod scrub;
+mod usage;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

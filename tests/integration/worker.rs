@@ -269,6 +269,34 @@ async fn what_a_scrub_puts_into_quarantine_is_made_anew_by_building_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_has_its_share_of_the_store_builds_no_more() {
+    let rules = "[namespaces]\nsmoke = { max_store = \"100 kB\" }\n";
+    let rules = Config::parse("", rules, []).unwrap().namespaces;
+    let grid = TestGrid::with(|config| config.namespaces = rules).await;
+    let large = |seed| format!(r#"{{"log_lines":1,"layers":1,"layer_bytes":60000,"seed":{seed}}}"#);
+    let event = |id: &str, seed: usize| {
+        let commit = format!("{seed:040x}");
+        fake_event(id, &large(seed)).replace("9fceb02d0ae598e95dc970b74767f19372d61af8", &commit)
+    };
+    for seed in [1, 2] {
+        let id = format!("b-{seed}");
+        grid.publish(event(&id, seed)).await;
+        grid.result(&id, State::Published).await;
+    }
+    grid.publish(event("b-3", 3)).await;
+    let rejected = grid.result("b-3", State::Rejected).await;
+    let reason = rejected.reason.unwrap();
+    for part in ["namespace smoke has 12", "KiB in the store", "namespaces.smoke.max_store allows 97.7 KiB"] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
+    assert_eq!(grid.dead_letter().await.reason, reason);
+    // What is there already needs no more room.
+    grid.publish(event("b-4", 2)).await;
+    assert!(grid.result("b-4", State::Published).await.reused);
+    grid.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_build_ends_at_its_time_limit() {
     let grid = TestGrid::start().await;
     let event = fake_event("b-1", r#"{"log_lines":1,"outcome":"hang"}"#);

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{count, size, with_store};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::service;
+use crate::cli::{permission, service};
 use crate::config::Config;
 use crate::store::{Collected, Collection, Going, ImageGone, Sum};
 use crate::worker::keeper;
@@ -35,6 +35,9 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let Args { dry_run, json } = args;
+    if !dry_run {
+        permission::refuse_other_owner(&config.store.path)?;
+    }
     let grace = config.keeping.gc_grace;
     let client = service::find(config).await.map_err(|failure| format!("{:#}", failure.error));
     let retention = keeper::retention(&config.retention, client).await;

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{count, size, with_store};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::permission;
 use crate::config::Config;
 use crate::store::{DamagedBlob, DamagedImage, Part, Scrubbed};
 
@@ -32,6 +33,7 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let Args { subset, json } = args;
+    permission::refuse_other_owner(&config.store.path)?;
     let scrubbed =
         with_store(&config.store, move |store| store.scrub(subset, &CancellationToken::new())).await?;
     let text = match json {

@@ -17,6 +17,7 @@ use crate::store::handle::Store;
 use crate::store::inventory::{self, Contents, Found, Repository, Version};
 use crate::store::layers::Layer;
 use crate::store::layout::{self, Key};
+use crate::store::usage;
 
 /// Marks in all lists together. It bounds a round's memory, to about 60 MB; what there is no mark for gets one later.
 const MOST_MARKS: usize = 250_000;
@@ -48,10 +49,15 @@ impl Store {
             false => Some(directory.lease(&layout::collection_lease())?.ok_or(StoreError::Busy)?),
         };
         let mut round = Round::begin(directory, collection, lease)?;
+        // What is noted from now on may not be seen in what follows.
+        let added = usages(directory, collection)?;
         for repository in inventory::repositories(directory)? {
             round.repository(&repository)?;
         }
         round.images();
+        for (namespace, added) in added {
+            usage::put(directory, &namespace, round.usage.of(&namespace), &added)?;
+        }
         for shard in condemned::shards() {
             round.blobs(&shard)?;
             round.settle(&shard)?;
@@ -77,11 +83,19 @@ impl Store {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Blob,
+    Link,
+    /// An image that retention lets go, by its link in its tag's index.
+    Image,
+}
+
 /// Something that nobody needs.
 struct Garbage {
     key: Key,
     digest: Digest,
-    is_blob: bool,
+    kind: Kind,
     bytes: u64,
     /// The mark that it had when the round began.
     mark: Option<Mark>,
@@ -108,6 +122,7 @@ struct Round<'a> {
     /// How many more there will be.
     fresh: usize,
     live: Live,
+    usage: Usage,
     leaving: Vec<Leaving>,
     /// By list.
     garbage: HashMap<String, Vec<Garbage>>,
@@ -138,6 +153,7 @@ impl<'a> Round<'a> {
             marks,
             fresh: 0,
             live: Live::default(),
+            usage: Usage::default(),
             leaving: Vec::new(),
             garbage: HashMap::new(),
             collected: Collected { dry_run: collection.dry_run, retention_paused, ..Collected::default() },
@@ -193,6 +209,7 @@ impl<'a> Round<'a> {
             }
             let is_gone = going.get(&index).is_some_and(|image| image.state == Going::Removed);
             if !is_gone {
+                self.usage.add(&repository.path, contents.iter().flat_map(all_of));
                 seen.tagged.insert(version.manifest);
                 seen.linked.extend(contents.iter().flat_map(all_of).map(|(digest, _)| digest));
             }
@@ -250,7 +267,7 @@ impl<'a> Round<'a> {
                 },
             };
             if state != Going::Removed {
-                self.note(version.key.clone(), version.manifest, false, 0);
+                self.note(version.key.clone(), version.manifest, Kind::Image, 0);
             }
             going.insert(
                 index,
@@ -369,10 +386,10 @@ impl<'a> Round<'a> {
             // A manifest that an index of another registry names may have been found after it.
             unneeded.retain(|digest| !seen.linked.contains(digest));
             for digest in unneeded {
-                self.note(revisions.below(&digest.hex()).below("link"), digest, false, 0);
+                self.note(revisions.below(&digest.hex()).below("link"), digest, Kind::Link, 0);
             }
             for digest in linked.into_iter().filter(|digest| !seen.linked.contains(digest)) {
-                self.note(layers.below(&digest.hex()).below("link"), digest, false, 0);
+                self.note(layers.below(&digest.hex()).below("link"), digest, Kind::Link, 0);
             }
         }
         for (digest, _) in seen.staying {
@@ -408,13 +425,13 @@ impl<'a> Round<'a> {
             self.go_on()?;
             let key = layout::blob(digest);
             if let Some(bytes) = self.directory.size(&key)? {
-                self.note(key, digest, true, bytes);
+                self.note(key, digest, Kind::Blob, bytes);
             }
         }
         Ok(())
     }
 
-    fn note(&mut self, key: Key, digest: Digest, is_blob: bool, bytes: u64) {
+    fn note(&mut self, key: Key, digest: Digest, kind: Kind, bytes: u64) {
         let mark = self.marks.get(key.as_str()).cloned();
         if mark.is_none() {
             if self.marks.len() + self.fresh >= MOST_MARKS {
@@ -423,7 +440,7 @@ impl<'a> Round<'a> {
             }
             self.fresh += 1;
         }
-        let garbage = Garbage { key, digest, is_blob, bytes, mark };
+        let garbage = Garbage { key, digest, kind, bytes, mark };
         self.garbage.entry(condemned::shard_of(digest)).or_default().push(garbage);
     }
 
@@ -444,7 +461,7 @@ impl<'a> Round<'a> {
                 false => self.remove_marked(shard, &marks, remove)?,
             };
             for one in batch.iter().filter(|one| removed.contains(one.key.as_str())) {
-                self.collected.removed.add(one.is_blob, one.bytes);
+                self.collected.removed.add(one.kind == Kind::Blob, one.bytes);
             }
         }
         self.condemn(shard, &due, &rest)
@@ -486,9 +503,19 @@ impl<'a> Round<'a> {
                     }
                     _ => {
                         let (key, digest) = (one.key.as_str().to_owned(), one.digest);
-                        marks.push(Mark { key, digest, since, round: self.id.clone() });
+                        let (round, is_image) = (self.id.clone(), one.kind == Kind::Image);
+                        marks.push(Mark { key, digest, since, round, is_image });
                         waiting.push(false);
                     }
+                }
+            }
+            let found: HashSet<_> = due.iter().chain(rest).map(|one| one.key.as_str()).collect();
+            let mut spared = 0;
+            for mark in list.marks.iter().filter(|mark| !found.contains(mark.key.as_str())) {
+                // Where nobody can tell what deploys run, images neither go nor are spared.
+                match (&self.collection.retention, mark.is_image) {
+                    (Retention::Unknown(_), true) => marks.push(mark.clone()),
+                    _ => spared += 1,
                 }
             }
             let bytes = List::bytes_of(&marks);
@@ -501,11 +528,9 @@ impl<'a> Round<'a> {
             }
             for (one, waits) in rest.iter().zip(waiting) {
                 let sum = if waits { &mut self.collected.waiting } else { &mut self.collected.condemned };
-                sum.add(one.is_blob, one.bytes);
+                sum.add(one.kind == Kind::Blob, one.bytes);
             }
-            let found: HashSet<_> = due.iter().chain(rest).map(|one| one.key.as_str()).collect();
-            let spared = list.marks.iter().filter(|mark| !found.contains(mark.key.as_str())).count();
-            self.collected.spared += spared as u64;
+            self.collected.spared += spared;
             return Ok(());
         }
     }
@@ -536,6 +561,47 @@ impl<'a> Round<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// What publishes have noted of the namespaces whose usage somebody wants to know.
+fn usages(
+    directory: &Directory,
+    collection: &Collection<'_>,
+) -> Result<Vec<(String, Vec<String>)>, StoreError> {
+    if collection.dry_run {
+        return Ok(Vec::new());
+    }
+    let namespaces = usage::namespaces(directory)?.into_iter();
+    let added = namespaces.map(|namespace| {
+        let added = usage::added(directory, &namespace)?;
+        Ok((namespace, added))
+    });
+    added.collect()
+}
+
+/// What namespaces have, one after the other: repositories are looked through in the order of their names.
+#[derive(Default)]
+struct Usage {
+    namespace: String,
+    blobs: Live,
+    bytes: HashMap<String, u64>,
+}
+
+impl Usage {
+    fn add(&mut self, repository: &str, parts: impl Iterator<Item = (Digest, u64)>) {
+        let namespace = repository.split('/').next().unwrap_or(repository);
+        if self.namespace != namespace {
+            namespace.clone_into(&mut self.namespace);
+            self.blobs = Live::default();
+        }
+        let new = parts.filter(|(digest, _)| self.blobs.insert(*digest)).map(|(_, size)| size);
+        let sum = self.bytes.entry(namespace.to_owned()).or_default();
+        *sum = new.fold(*sum, u64::saturating_add);
+    }
+
+    fn of(&self, namespace: &str) -> u64 {
+        self.bytes.get(namespace).copied().unwrap_or(0)
     }
 }
 

@@ -271,6 +271,7 @@ async fn publish(
         definition: Digest::of(b"definition"),
         annotations: BTreeMap::new(),
         put: TagPut::IfAbsent,
+        has_quota: false,
     };
     publisher.publish(image.clone(), publication, &trial.log, &trial.cancel, &Pulse::default()).await
 }

@@ -249,10 +249,14 @@ async fn retention_lets_images_go_and_keeps_what_deploys_run() {
 
     // Asked for again meanwhile, it has a grace of its own.
     assert_eq!(store.tag_to_rely_on(&name(2)).await.unwrap(), Some(images[2].digest()));
-    // Where it cannot be asked what runs, nothing goes; and it begins anew.
+    // Where it cannot be asked what runs, nothing goes, nor is it forgotten what was to go.
     let unknown = round(NONE, Retention::Unknown("away".to_owned()));
     assert_eq!((unknown.removed.links, unknown.retention_paused.as_deref()), (0, Some("away")));
-    assert_eq!(unknown.spared, 2, "{unknown:?}");
+    assert_eq!(unknown.spared, 0, "{unknown:?}");
+    let states: Vec<_> = round(LONG, rules()).retention.iter().map(|gone| gone.state).collect();
+    assert_eq!(states, [Going::Waiting, Going::Condemned, Going::Waiting]);
+    // Where all are to be kept now, it is.
+    assert_eq!(round(NONE, Retention::KeepAll).spared, 3);
     round(LONG, rules());
     assert_eq!(store.tag_to_rely_on(&name(2)).await.unwrap(), Some(images[2].digest()));
     let third = round(NONE, rules());

@@ -54,6 +54,7 @@ async fn builds_at_once_compress_a_layer_that_they_share_once() {
                 definition: Digest::of(b"definition"),
                 annotations: BTreeMap::new(),
                 put: TagPut::IfAbsent,
+                has_quota: false,
             };
             let (cancel, pulse) = (CancellationToken::new(), Pulse::default());
             publisher.publish(Arc::new(image), publication, &log, &cancel, &pulse).await.unwrap()

@@ -43,10 +43,10 @@ fn routes() -> Vec<(Method, String, Option<Value>)> {
 }
 
 /// The routes that list: they answer everybody, with what is theirs.
-const LISTS: [&str; 3] = ["/api/v1/builds", "/api/v1/apps", "/"];
+const LISTS: [&str; 4] = ["/api/v1/builds", "/api/v1/apps", "/api/v1/images/in-use", "/"];
 
 impl Service {
-    async fn token(&self, role: Role, namespaces: &str) -> String {
+    pub(super) async fn token(&self, role: Role, namespaces: &str) -> String {
         let secret = Secret::token();
         let name = secret.digest();
         let principal = Principal { name, role, namespaces: namespaces.parse().unwrap() };
@@ -180,6 +180,8 @@ async fn a_role_may_what_it_is_for() {
     let member = service.token(Role::Member, "*").await;
     for (token, path, method, status) in [
         (&worker, "/builds/b-1", Method::GET, 403),
+        (&worker, "/images/in-use", Method::GET, 200),
+        (&member, "/images/in-use", Method::GET, 403),
         (&worker, "/builds/b-1/cancel", Method::POST, 403),
         (&worker, "/deploys/shop-418", Method::PUT, 403),
         (&viewer, "/builds/b-1", Method::GET, 200),

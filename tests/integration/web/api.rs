@@ -37,6 +37,7 @@ async fn every_route_is_described_and_every_description_is_a_route() {
             "GET /api/v1/deploys/{id}/log",
             "GET /api/v1/deploys/{id}/log/hits",
             "GET /api/v1/deploys/{id}/log/outline",
+            "GET /api/v1/images/in-use",
             "GET /api/v1/services/{namespace}/{app}/{service}",
             "POST /api/v1/builds",
             "POST /api/v1/builds/{id}/attempts/{attempt}/log",

@@ -54,6 +54,52 @@ fn next(page: &str) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_deploys_run_is_told_to_whoever_keeps_the_store() {
+    let service = Service::start().await;
+    let image = |tag: &str| format!("registry.example.com/acme/shop.storefront:{tag}");
+    // The last one of each service that is done, and what is under way; others are over, or replaced.
+    for (id, app, state, services, tag) in [
+        ("d-0", "till", "done", &[][..], "t0"),
+        ("d-1", "shop", "done", &["web", "worker"], "v1"),
+        ("d-2", "shop", "done", &["web"], "v2"),
+        ("d-3", "shop", "done", &["web"], "v3"),
+        ("d-4", "shop", "failed", &["web"], "v4"),
+        ("d-5", "shop", "cancelled", &["web"], "v5"),
+        ("d-6", "shop", "running", &["web"], "v6"),
+        ("d-7", "shop", "waiting", &["worker"], "v7"),
+        ("d-8", "mail", "done", &["smtp"], "m8"),
+        ("d-9", "mail", "done", &[], "m9"),
+    ] {
+        let report = json!({"namespace": "acme", "app": app, "state": state, "services": services, "image": image(tag)});
+        service.deployed(id, report).await;
+    }
+    // What a deploy's builds have published.
+    let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    service.published("b-1", &"1".repeat(40), &image("built"), digest, 1).await;
+    service
+        .deployed(
+            "shop-418",
+            json!({"namespace": "acme", "app": "shop", "state": "done", "services": ["api"]}),
+        )
+        .await;
+
+    let worker = service.token(Role::Worker, "*").await;
+    let answer =
+        service.nobody(Method::GET, "/api/v1/images/in-use").bearer_auth(&worker).send().await.unwrap();
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    let built = format!("{}@{digest}", image("built"));
+    let expected: Vec<_> = [vec![built], ["m9", "t0", "v1", "v3", "v6", "v7"].map(image).to_vec()].concat();
+    assert_eq!(answer, json!({"images": expected}));
+    // A part of the namespaces would be taken for all of them.
+    let some = service.token(Role::Worker, "acme").await;
+    let answer =
+        service.nobody(Method::GET, "/api/v1/images/in-use").bearer_auth(&some).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert!(answer.text().await.unwrap().contains("that needs a token for all of them"));
+    service.timeline.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn builds_and_deploys_stand_together_where_they_belong() {
     let service = Service::start().await;
     let session = service.signed_in("mara", Role::Viewer, Namespaces::All).await;

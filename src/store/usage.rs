@@ -1,0 +1,118 @@
+//! How much a namespace has in the store, for its quota: known at any time without going through the store.
+//!
+//! A collection of garbage counts it, which goes through all images anyway. Each publish since then has left an object
+//! whose name says what it added, so that any number of workers add at once, and a sum takes one listing. What two of
+//! them add at once counts twice, until the next collection; never less than there is.
+
+use super::backend::Directory;
+use super::credentials::random_text;
+use super::digest::Digest;
+use super::error::StoreError;
+use super::handle::Store;
+use super::inventory::{self, Found};
+use super::layout;
+use crate::publish::name::{ImageRepository, Namespace};
+
+impl Store {
+    /// All that the namespace's images are made of, each blob once, in bytes. The first time all of its images are
+    /// looked at.
+    pub async fn usage(&self, namespace: &Namespace) -> Result<u64, StoreError> {
+        let namespace = namespace.clone();
+        self.blocking(move |directory| {
+            let added = added(directory, namespace.as_str())?;
+            let counted = match counted(directory, namespace.as_str())? {
+                Some(bytes) => bytes,
+                None => {
+                    let bytes = count(directory, namespace.as_str())?;
+                    put(directory, namespace.as_str(), bytes, &added)?;
+                    return Ok(bytes);
+                }
+            };
+            Ok(added.iter().filter_map(|name| bytes_of(name)).fold(counted, u64::saturating_add))
+        })
+        .await
+    }
+
+    /// Notes what a publish adds to its namespace: those of an image's parts, with their lengths, that the repository
+    /// does not link yet. Call it before they are linked.
+    pub async fn note_usage(
+        &self,
+        repository: &ImageRepository,
+        parts: Vec<(Digest, u64)>,
+    ) -> Result<(), StoreError> {
+        let repository = repository.clone();
+        self.blocking(move |directory| {
+            let mut bytes = 0_u64;
+            for (digest, length) in parts {
+                if directory.size(&layout::layer_link(&repository, digest))?.is_none() {
+                    bytes = bytes.saturating_add(length);
+                }
+            }
+            if bytes == 0 {
+                return Ok(());
+            }
+            let name = format!("{}-{bytes}", random_text::<10>());
+            directory.put(&[(&layout::usage_added(repository.namespace.as_str()).below(&name), b"")])
+        })
+        .await
+    }
+}
+
+/// The namespaces whose usage somebody has asked for.
+pub(super) fn namespaces(directory: &Directory) -> Result<Vec<String>, StoreError> {
+    let names = directory.list(&layout::usages())?;
+    Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
+}
+
+/// What publishes have noted.
+pub(super) fn added(directory: &Directory, namespace: &str) -> Result<Vec<String>, StoreError> {
+    directory.list(&layout::usage_added(namespace))
+}
+
+/// Keeps what was counted, of which `added` is a part: it was noted before the count began.
+pub(super) fn put(
+    directory: &Directory,
+    namespace: &str,
+    bytes: u64,
+    added: &[String],
+) -> Result<(), StoreError> {
+    let json = format!("{{\"bytes\":{bytes}}}\n");
+    directory.put(&[(&layout::usage_counted(namespace), json.as_bytes())])?;
+    for name in added {
+        directory.discard(&layout::usage_added(namespace).below(name))?;
+    }
+    Ok(())
+}
+
+fn counted(directory: &Directory, namespace: &str) -> Result<Option<u64>, StoreError> {
+    let bytes = directory.read(&layout::usage_counted(namespace))?;
+    // One that cannot be read is counted anew.
+    let value = bytes.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    Ok(value.and_then(|value| value["bytes"].as_u64()))
+}
+
+fn bytes_of(name: &str) -> Option<u64> {
+    name.split_once('-')?.1.parse().ok()
+}
+
+fn count(directory: &Directory, namespace: &str) -> Result<u64, StoreError> {
+    let (mut seen, mut bytes) = (std::collections::HashSet::new(), 0_u64);
+    let below = format!("{namespace}/");
+    for repository in inventory::repositories(directory)? {
+        if !repository.path.starts_with(&below) {
+            continue;
+        }
+        for version in inventory::versions(directory, &repository)?.all {
+            let Found::Readable(contents) = inventory::contents(directory, version.manifest) else {
+                continue;
+            };
+            let own = std::iter::once((version.manifest, contents.length));
+            for (digest, length) in own.chain(contents.parts) {
+                if seen.insert(digest) {
+                    bytes = bytes.saturating_add(length);
+                }
+            }
+        }
+    }
+    Ok(bytes)
+}
