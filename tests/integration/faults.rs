@@ -2,6 +2,7 @@
 //! once all the same. ARCHITECTURE.md says which test proves which row.
 
 mod broker;
+mod collection;
 mod connection;
 mod disks;
 mod engine;

@@ -1,4 +1,4 @@
-//! Any sequence of puts gives what a few hash maps give, also after the store has been opened again.
+//! Any sequence of puts and collections of garbage gives what a few hash maps give, also after the store has been opened again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -40,6 +40,8 @@ enum Step {
         image: usize,
         put: Put,
     },
+    /// A round of the collection of garbage, without a grace.
+    Collect,
     Reopen,
 }
 
@@ -63,6 +65,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (repository(), 0..IMAGES).prop_map(|(repository, image)| Step::Publish { repository, image }),
         6 => (repository(), 0..TAGS.len(), 0..IMAGES, put)
             .prop_map(|(repository, tag, image, put)| Step::Tag { repository, tag, image, put }),
+        3 => Just(Step::Collect),
         1 => Just(Step::Reopen),
     ];
     proptest::collection::vec(step, 1..80)
@@ -72,8 +75,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Model {
     blobs: HashSet<Digest>,
     links: HashSet<(usize, Digest)>,
+    /// Links to manifests.
+    revisions: HashSet<(usize, Digest)>,
+    /// Those that can be read.
     manifests: HashMap<(usize, Digest), Vec<u8>>,
     tags: BTreeMap<(usize, usize), Digest>,
+    /// What tags have named, by repository.
+    named: HashSet<(usize, Digest)>,
+    /// What the last collection has found without use, and nobody has touched since: repository (none: the blob
+    /// itself) and digest.
+    marks: HashSet<(Option<usize>, Digest)>,
 }
 
 impl Model {
@@ -83,12 +94,61 @@ impl Model {
             return Some(TagOutcome::Exists(current));
         }
         let named = [Digest::of(&image.layer), Digest::of(&image.config)];
+        self.touch(image.digest());
+        if self.manifests.contains_key(&(at.0, image.digest())) {
+            named.iter().for_each(|&part| self.touch(part));
+        }
         let whole = self.manifests.contains_key(&(at.0, image.digest()))
             && named.iter().all(|&blob| self.blobs.contains(&blob) && self.links.contains(&(at.0, blob)));
         whole.then(|| {
             self.tags.insert(at, image.digest());
+            self.named.insert((at.0, image.digest()));
             TagOutcome::Put
         })
+    }
+
+    /// The blob is every repository's that links it.
+    fn put_manifest(&mut self, at: usize, digest: Digest, bytes: Vec<u8>) {
+        self.touch(digest);
+        self.blobs.insert(digest);
+        self.revisions.insert((at, digest));
+        for &(at, _) in self.revisions.iter().filter(|(_, linked)| *linked == digest) {
+            self.manifests.insert((at, digest), bytes.clone());
+        }
+    }
+
+    /// Whoever puts something, or is about to refer to it, has it for another round.
+    fn touch(&mut self, digest: Digest) {
+        self.marks.retain(|(_, marked)| *marked != digest);
+    }
+
+    /// What no tag leads to is marked by one round, and gone after the next.
+    fn collect(&mut self, images: &[TestImage]) {
+        let parts = |digest: Digest| {
+            let image = images.iter().find(|image| image.digest() == digest).unwrap();
+            [Digest::of(&image.layer), Digest::of(&image.config), digest]
+        };
+        let used: HashSet<(usize, Digest)> =
+            self.named.iter().flat_map(|&(at, digest)| parts(digest).map(|part| (at, part))).collect();
+        let held: HashSet<Digest> = used.iter().map(|(_, digest)| *digest).collect();
+        // Manifests are blobs as well, and stay where any repository still needs them.
+        let blobs =
+            self.blobs.iter().copied().filter(|digest| !held.contains(digest)).map(|digest| (None, digest));
+        let links = self.links.iter().chain(&self.revisions).filter(|link| !used.contains(link));
+        let found: HashSet<_> = blobs.chain(links.map(|&(at, digest)| (Some(at), digest))).collect();
+        for gone in found.intersection(&self.marks) {
+            match *gone {
+                (None, digest) => _ = self.blobs.remove(&digest),
+                (Some(at), digest) => {
+                    self.links.remove(&(at, digest));
+                    self.revisions.remove(&(at, digest));
+                }
+            }
+        }
+        self.marks = found.difference(&self.marks).copied().collect();
+        let (blobs, revisions) = (&self.blobs, &self.revisions);
+        self.manifests
+            .retain(|(at, digest), _| revisions.contains(&(*at, *digest)) && blobs.contains(digest));
     }
 }
 
@@ -106,31 +166,37 @@ async fn run(steps: Vec<Step>) {
     for step in steps {
         match step {
             Step::Put { image, layer: true } => {
-                model.blobs.insert(put_streamed(&store, images[image].layer.clone()).await);
+                let digest = put_streamed(&store, images[image].layer.clone()).await;
+                model.touch(digest);
+                model.blobs.insert(digest);
             }
             Step::Put { image, layer: false } => {
-                model.blobs.insert(store.put_blob(images[image].config.clone()).await.unwrap());
+                let digest = store.put_blob(images[image].config.clone()).await.unwrap();
+                model.touch(digest);
+                model.blobs.insert(digest);
             }
             Step::Link { repository, image, layer } => {
                 let blob = if layer { &images[image].layer } else { &images[image].config };
                 let linked = vec![Digest::of(blob)];
                 store.link_blobs(&name(repository, 0).repository, linked).await.unwrap();
+                model.touch(Digest::of(blob));
                 model.links.insert((repository, Digest::of(blob)));
             }
             Step::Manifest { repository, image } => {
                 let bytes = images[image].manifest.clone();
                 let repository_name = name(repository, 0).repository;
                 let digest = store.put_manifest(&repository_name, bytes.clone()).await.unwrap();
-                model.manifests.insert((repository, digest), bytes);
+                model.put_manifest(repository, digest, bytes);
             }
             Step::Publish { repository, image } => {
                 let image = &images[image];
                 image.put_untagged(&store, &name(repository, 0).repository).await;
                 for blob in [&image.layer, &image.config] {
+                    model.touch(Digest::of(blob));
                     model.blobs.insert(Digest::of(blob));
                     model.links.insert((repository, Digest::of(blob)));
                 }
-                model.manifests.insert((repository, image.digest()), image.manifest.clone());
+                model.put_manifest(repository, image.digest(), image.manifest.clone());
             }
             Step::Tag { repository, tag, image, put } => {
                 let (put, expected) = match put {
@@ -146,6 +212,10 @@ async fn run(steps: Vec<Step>) {
                     Some(outcome_of_model) => assert_eq!(outcome.unwrap(), outcome_of_model),
                     None => assert!(matches!(outcome, Err(StoreError::Incomplete { .. })), "{outcome:?}"),
                 }
+            }
+            Step::Collect => {
+                super::gc::collect(&store, std::time::Duration::ZERO);
+                model.collect(&images);
             }
             Step::Reopen => store = Store::open(&config).unwrap(),
         }
@@ -183,8 +253,7 @@ async fn compare(store: &Store, model: &Model, images: &[TestImage]) {
         tags.sort();
         let found = store.tags(&repository).await.unwrap();
         assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), tags);
-        if model.links.iter().any(|link| link.0 == index) || model.manifests.keys().any(|key| key.0 == index)
-        {
+        if model.links.iter().chain(&model.revisions).any(|link| link.0 == index) {
             repositories.insert(repository);
         }
     }

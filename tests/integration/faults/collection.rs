@@ -1,0 +1,132 @@
+//! Garbage is collected, by two collectors with hardly any grace, while publishers and pullers are at work: each a
+//! process of its own.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use buildgrid::config::Config;
+use buildgrid::store::{
+    Collection, Going, InUse, NewCredential, Part, Retention, Store, StoreConfig, StoreError,
+};
+use secrecy::ExposeSecret as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::process::{buildgrid, run};
+use crate::support::registry::TestRegistry;
+
+/// How long it goes on.
+const LASTS: Duration = Duration::from_secs(25);
+/// Long enough for a publish, and no longer: so what was condemned is used again all the time.
+const GRACE: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_is_collected_while_images_are_published_and_pulled() {
+    let registry = Arc::new(TestRegistry::start().await);
+    let login = Arc::new(registry.store.add_credential(["smoke".parse().unwrap()].into()).await.unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+
+    // One in this process, which lets images go as well; the other by the command, which has no timeline to ask.
+    let config = configured(folder.path(), registry.root(), "gc");
+    let commands = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            while !stop.load(Ordering::Relaxed) {
+                let mut command = buildgrid(&config);
+                command.args(["store", "gc"]);
+                let ran = run(command, "").await;
+                assert!(ran.success || ran.output.contains("another process"), "{}", ran.output);
+            }
+        }
+    });
+    let path = registry.root().to_owned();
+    let collector = tokio::task::spawn_blocking({
+        let stop = stop.clone();
+        move || letting_go(&path, &stop)
+    });
+
+    let publishers = (0..2).map(|publisher| {
+        let config = configured(folder.path(), registry.root(), &format!("publisher-{publisher}"));
+        let (registry, login) = (registry.clone(), login.clone());
+        tokio::spawn(async move {
+            let began = Instant::now();
+            let builds = (0..).take_while(|_| began.elapsed() < LASTS);
+            for build in builds {
+                publish_and_pull(&config, publisher, build, &registry, &login).await;
+            }
+        })
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        publisher.await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    commands.await.unwrap();
+    let (removed, gone) = collector.await.unwrap();
+    assert!(removed > 20 && gone > 10, "{removed} blobs and {gone} images were removed");
+    let scrubbed = registry.store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
+    assert!(!scrubbed.is_damaged(), "{scrubbed:?}");
+    Arc::into_inner(registry).unwrap().stop().await;
+}
+
+/// Keeps the last image of each repository, round after round; answers how many blobs and images went.
+fn letting_go(path: &Path, stop: &AtomicBool) -> (u64, usize) {
+    let store = Store::open(&StoreConfig { path: path.to_owned() }).unwrap();
+    let (mut removed, mut gone) = (0, 0);
+    let cancel = CancellationToken::new();
+    while !stop.load(Ordering::Relaxed) {
+        let rules = Config::parse("f", "[retention]\nsmoke = { keep_last = 1 }", []).unwrap().retention;
+        let retention = Retention::By { rules, in_use: InUse::default() };
+        match store.collect(&Collection { grace: GRACE, dry_run: false, retention, cancel: &cancel }) {
+            Ok(collected) => {
+                removed += collected.removed.blobs;
+                gone += collected.retention.iter().filter(|image| image.state == Going::Removed).count();
+            }
+            Err(StoreError::Busy) => {}
+            Err(error) => panic!("{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    (removed, gone)
+}
+
+fn configured(folder: &Path, store: &Path, name: &str) -> std::path::PathBuf {
+    let path = folder.join(format!("{name}.toml"));
+    let data = folder.join(name);
+    let text = format!(
+        "[worker]\nname = {name:?}\ndata_dir = {data:?}\n[engine]\nhost = \"none\"\n[store]\npath = {store:?}\n\
+         [retention]\nsmoke = {{ keep_last = 1 }}\n[keeping]\ngc_grace = \"{}s\"\n",
+        GRACE.as_secs()
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A build with layers that earlier builds have had, and a pull of it by its tag.
+async fn publish_and_pull(
+    config: &Path,
+    publisher: usize,
+    build: usize,
+    registry: &TestRegistry,
+    login: &NewCredential,
+) {
+    let (commit, seed) = (format!("{:040x}", publisher * 100_000 + build + 1), build % 3);
+    let event = format!(
+        r#"{{"version":1,"id":"b-{publisher}-{build}","namespace":"smoke","app":"web{publisher}","commit":"{commit}",
+            "fake":{{"log_lines":1,"layers":3,"layer_bytes":200000,"seed":{seed}}}}}"#
+    );
+    let path = config.with_extension("json");
+    std::fs::write(&path, event).unwrap();
+    let mut command = buildgrid(config);
+    command.arg("build").arg(&path);
+    run(command, "").await.succeeded();
+    let target = tempfile::tempdir().unwrap();
+    let (user, password) = (login.credential.user.as_str(), login.password.expose_secret());
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["copy", "--quiet", "--src-tls-verify=false", "--src-creds", &format!("{user}:{password}")]);
+    skopeo.arg(format!("docker://{}/smoke/web{publisher}.fake:{commit}", registry.host));
+    skopeo.arg(format!("dir:{}", target.path().display()));
+    run(skopeo, "").await.succeeded();
+}
