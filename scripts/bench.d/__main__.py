@@ -17,6 +17,7 @@ import publish_memory
 import release_build
 import report
 import start_to_ready
+import store_gc
 import timeline_follow
 import timeline_ingest
 import timeline_read
@@ -33,6 +34,7 @@ USUAL = [
     history,
     context,
     publish_memory,
+    store_gc,
     timeline_ingest,
     timeline_follow,
     timeline_read,

@@ -1,0 +1,157 @@
+"""Garbage of a store of 100,000 blobs, collected while images are pulled. Beside it: the stock registry's
+`garbage-collect`, with which nothing may be published meanwhile, on the same store."""
+
+import base64
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import threading
+import time
+import urllib.request
+
+from report import row
+
+NAME = "store-gc"
+# Each with a manifest, a configuration and two layers. Of every second one the tag is gone.
+IMAGES = 25_000
+PER_REPOSITORY = 250
+LAYER = 4096
+REPOSITORIES = "docker/registry/v2/repositories"
+
+
+def measure(grid):
+    grid.configure(2)
+    login = json.loads(grid.run("credential", "add", "bench", "--json"))
+    tags = fill(grid.folder / "store")
+    shutil.copytree(grid.folder / "store", grid.folder / "stock")
+    blobs, garbage = 4 * IMAGES, 4 * IMAGES // 2
+    with grid.registry(), Pulls(grid, login, tags) as pulls:
+        time.sleep(1)
+        for scenario, expected in [("what is found is marked", "condemned"), ("what was marked is removed", "removed")]:
+            # A grace of a second, by the clock in whole seconds.
+            time.sleep(2)
+            started, seen = time.monotonic(), len(pulls.times)
+            collected = json.loads(collect(grid))
+            elapsed = time.monotonic() - started
+            if collected[expected]["blobs"] != garbage:
+                raise RuntimeError(f"{collected[expected]} instead of {garbage} blobs")
+            scenario = f"{blobs} blobs, {scenario}"
+            yield row(NAME, scenario, "a round", "s", elapsed, below=30)
+            yield row(NAME, scenario, "p99 of a pull meanwhile", "ms", 1000 * late(pulls.times[seen:]))
+    if pulls.failed:
+        raise RuntimeError(f"{len(pulls.failed)} pulls failed: {pulls.failed[0]}")
+    # Of all processes that were waited for, the largest.
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    yield row(NAME, f"{blobs} blobs", "peak resident memory of all commands", "MiB", memory, below=150)
+    ours = elapsed
+    yield row(NAME, f"{blobs} blobs", "beside the stock registry", "s", ours, stock(grid), "docker-registry garbage-collect")
+
+
+def collect(grid):
+    environment = {**os.environ, "BUILDGRID_KEEPING__GC_GRACE": "1s"}
+    command = [grid.binary, "--config", grid.config, "store", "gc", "--json"]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def stock(grid):
+    """Seconds that the stock registry takes for the same, or none where it is not installed."""
+    if not shutil.which("docker-registry"):
+        return None
+    config = grid.folder / "stock.yml"
+    storage = {"filesystem": {"rootdirectory": str(grid.folder / "stock")}, "delete": {"enabled": True}}
+    config.write_text(json.dumps({"version": 0.1, "storage": storage}))
+    started = time.monotonic()
+    command = ["docker-registry", "garbage-collect", "--delete-untagged", config]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def fill(store):
+    """Images as the publisher leaves them, without its syncs; answers those that have a tag."""
+    tags = []
+    for number in range(IMAGES):
+        repository = f"bench/app.r{number // PER_REPOSITORY}"
+        layers = [blob(store, f"layer {number} {place}".encode().ljust(LAYER)) for place in range(2)]
+        config = blob(store, json.dumps({"rootfs": {"type": "layers", "diff_ids": []}, "n": number}).encode())
+        manifest = {
+            "annotations": {"net.buildgrid.definition": config[0]},
+            "config": described(config, "application/vnd.oci.image.config.v1+json"),
+            "layers": [described(layer, "application/vnd.oci.image.layer.v1.tar") for layer in layers],
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "schemaVersion": 2,
+        }
+        manifest = blob(store, json.dumps(manifest).encode())
+        below = store / REPOSITORIES / repository
+        for part in [config, *layers]:
+            link(below / "_layers/sha256" / part[0][7:], part[0])
+        link(below / "_manifests/revisions/sha256" / manifest[0][7:], manifest[0])
+        if number % 2:
+            tag = below / "_manifests/tags" / f"{number:040x}"
+            link(tag / "index/sha256" / manifest[0][7:], manifest[0])
+            link(tag / "current", manifest[0])
+            tags.append((repository, f"{number:040x}"))
+    return tags
+
+
+def blob(store, content):
+    digest = hashlib.sha256(content).hexdigest()
+    folder = store / "docker/registry/v2/blobs/sha256" / digest[:2] / digest
+    folder.mkdir(parents=True)
+    (folder / "data").write_bytes(content)
+    return f"sha256:{digest}", len(content)
+
+
+def described(part, media_type):
+    return {"mediaType": media_type, "digest": part[0], "size": part[1]}
+
+
+def link(folder, digest):
+    folder.mkdir(parents=True)
+    (folder / "link").write_text(digest)
+
+
+class Pulls:
+    """One client that pulls one image after the other, whole."""
+
+    def __init__(self, grid, login, tags):
+        self.base = f"http://{grid.registry_host}/v2"
+        token = base64.b64encode(f"{login['user']}:{login['password']}".encode()).decode()
+        self.headers = {"Authorization": f"Basic {token}"}
+        self.tags, self.times, self.failed, self.ended = tags, [], [], threading.Event()
+        self.thread = threading.Thread(target=self.pull)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+
+    def pull(self):
+        number = 0
+        while not self.ended.is_set():
+            number = (number + 7919) % len(self.tags)
+            repository, tag = self.tags[number]
+            started = time.monotonic()
+            try:
+                manifest = json.loads(self.get(f"{repository}/manifests/{tag}"))
+                for part in [manifest["config"], *manifest["layers"]]:
+                    content = self.get(f"{repository}/blobs/{part['digest']}")
+                    if f"sha256:{hashlib.sha256(content).hexdigest()}" != part["digest"]:
+                        raise RuntimeError(f"{part['digest']} is something else")
+            except Exception as error:  # noqa: BLE001: any is a pull that failed
+                self.failed.append(f"{repository}:{tag}: {error}")
+            self.times.append(time.monotonic() - started)
+
+    def get(self, path):
+        request = urllib.request.Request(f"{self.base}/{path}", headers=self.headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read()
+
+
+def late(times):
+    return sorted(times)[len(times) * 99 // 100] if times else 0
