@@ -22,7 +22,7 @@ use crate::store::usage;
 /// Marks in all lists together. It bounds a round's memory, to about 60 MB; what there is no mark for gets one later.
 const MOST_MARKS: usize = 250_000;
 /// What is removed under one lock of the lists, for which a publisher may have to wait.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 512;
 
 /// How the store is to be gone through.
 pub struct Collection<'a> {
@@ -452,7 +452,8 @@ impl<'a> Round<'a> {
         for batch in due.chunks(AT_ONCE) {
             self.go_on()?;
             let marks: Vec<&Mark> = batch.iter().filter_map(|one| one.mark.as_ref()).collect();
-            let remove = |mark: &Mark| match batch.iter().find(|one| one.key.as_str() == mark.key) {
+            let keys: HashMap<_, _> = batch.iter().map(|one| (one.key.as_str(), one)).collect();
+            let remove = |mark: &Mark| match keys.get(mark.key.as_str()) {
                 Some(one) => self.directory.discard(&one.key).map(drop),
                 None => Ok(()),
             };
@@ -474,10 +475,11 @@ impl<'a> Round<'a> {
         marks: &[&Mark],
         remove: impl Fn(&Mark) -> Result<(), StoreError>,
     ) -> Result<HashSet<String>, StoreError> {
+        let marks: HashMap<_, _> = marks.iter().map(|mark| (mark.key.as_str(), *mark)).collect();
         loop {
             let list = List::read(self.directory, shard)?;
-            let (go, stay): (Vec<&Mark>, Vec<&Mark>) =
-                list.marks.iter().partition(|mark| marks.contains(mark));
+            let is_named = |mark: &&Mark| marks.get(mark.key.as_str()) == Some(mark);
+            let (go, stay): (Vec<&Mark>, Vec<&Mark>) = list.marks.iter().partition(is_named);
             let rest = List::bytes_of(stay);
             let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
             let work = || go.iter().try_for_each(|mark| remove(mark));
