@@ -5,6 +5,9 @@
 //! them by reading one small file, which mostly is not there. A list is only changed by compare-and-set: whoever takes
 //! a mark off before the collection comes to it has saved what it names, and whoever comes too late sees that it is
 //! gone.
+//!
+//! Nothing of it is synced. Marks that a loss of power takes away are made again, and old ones that it brings back are
+//! judged like all others, by whether what they name is in use.
 
 use std::collections::BTreeSet;
 

@@ -54,7 +54,7 @@ impl Directory {
 
     /// Does `work`, and puts `becomes` at `key` after it, if `was` stands there; else does nothing and answers `None`.
     /// Nobody else changes what is there meanwhile, and who waits for that sees the work done. What `becomes` nothing
-    /// is removed.
+    /// is removed. After a loss of power it may be as it was before, or in part.
     pub(in crate::store) fn change_while<T>(
         &self,
         lock: &Key,
@@ -70,9 +70,9 @@ impl Directory {
         let done = work()?;
         match becomes {
             [] if was.is_empty() => {}
-            [] => _ = self.remove(key)?,
+            [] => _ = self.discard(key)?,
             _ if becomes == was => {}
-            _ => self.put(&[(key, becomes)])?,
+            _ => self.note(key, becomes)?,
         }
         Ok(Some(done))
     }
