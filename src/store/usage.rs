@@ -59,13 +59,23 @@ impl Store {
 }
 
 /// The namespaces whose usage somebody has asked for.
-pub(super) fn namespaces(directory: &Directory) -> Result<Vec<String>, StoreError> {
+fn namespaces(directory: &Directory) -> Result<Vec<String>, StoreError> {
     let names = directory.list(&layout::usages())?;
     Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
 }
 
+/// What publishes have noted, of each of these namespaces.
+pub(super) fn all_added(directory: &Directory) -> Result<Vec<(String, Vec<String>)>, StoreError> {
+    let namespaces = namespaces(directory)?.into_iter();
+    let added = namespaces.map(|namespace| {
+        let added = added(directory, &namespace)?;
+        Ok((namespace, added))
+    });
+    added.collect()
+}
+
 /// What publishes have noted.
-pub(super) fn added(directory: &Directory, namespace: &str) -> Result<Vec<String>, StoreError> {
+fn added(directory: &Directory, namespace: &str) -> Result<Vec<String>, StoreError> {
     directory.list(&layout::usage_added(namespace))
 }
 

@@ -23,7 +23,7 @@
 //!   as it was. (In an object store the mark would be changed on condition to "being removed", which a publisher waits
 //!   for.)
 //!
-//! The same holds for several collectors at once; that there is only one ([`Lease`]) saves work. A round that is killed
+//! The same holds for several collectors at once; that there is only one, by a lease, saves work. A round that is killed
 //! leaves marks and nothing half done. What cannot be read is never taken for garbage: a directory that cannot be listed
 //! ends the round, and of a manifest that cannot be read everything is kept that its repository links.
 
@@ -31,10 +31,8 @@ mod live;
 mod report;
 mod retention;
 mod round;
+mod settling;
 
 pub use report::{Collected, Going, ImageGone, Sum, Unreadable};
 pub use retention::{InUse, Keep, Retention, RetentionConfig};
 pub use round::Collection;
-
-#[allow(unused_imports, reason = "named by the documentation")]
-use super::backend::Lease;

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
-use super::live::Live;
+use super::live::{Live, Usage};
 use super::report::{Collected, Going, ImageGone, MOST_NAMED, Unreadable};
 use super::retention::{self, Candidate, Retention};
+use super::settling::{Garbage, Kind};
 use crate::store::backend::{Directory, Lease};
 use crate::store::condemned::{self, List, Mark};
 use crate::store::credentials::random_text;
@@ -15,15 +16,11 @@ use crate::store::digest::Digest;
 use crate::store::error::StoreError;
 use crate::store::handle::Store;
 use crate::store::inventory::{self, Contents, Found, Repository, Version};
-use crate::store::layers::Layer;
 use crate::store::layout::{self, Key};
 use crate::store::usage;
 
-/// Marks in all lists together. It bounds a round's memory, to about 60 MB; what there is no mark for gets one later.
+/// Marks in all lists together. They bound a round's memory, at half a kilobyte each; what has none gets one later.
 const MOST_MARKS: usize = 250_000;
-/// What is removed under one lock of the lists, for which a publisher may have to wait.
-const AT_ONCE: usize = 512;
-
 /// How the store is to be gone through.
 pub struct Collection<'a> {
     /// How long something must have been without use.
@@ -50,7 +47,10 @@ impl Store {
         };
         let mut round = Round::begin(directory, collection, lease)?;
         // What is noted from now on may not be seen in what follows.
-        let added = usages(directory, collection)?;
+        let added = match collection.dry_run {
+            true => Vec::new(),
+            false => usage::all_added(directory)?,
+        };
         for repository in inventory::repositories(directory)? {
             round.repository(&repository)?;
         }
@@ -83,24 +83,6 @@ impl Store {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Blob,
-    Link,
-    /// An image that retention lets go, by its link in its tag's index.
-    Image,
-}
-
-/// Something that nobody needs.
-struct Garbage {
-    key: Key,
-    digest: Digest,
-    kind: Kind,
-    bytes: u64,
-    /// The mark that it had when the round began.
-    mark: Option<Mark>,
-}
-
 /// An image that goes, and what it is made of, until it is known what the others are made of.
 struct Leaving {
     image: ImageGone,
@@ -109,24 +91,24 @@ struct Leaving {
     stays: bool,
 }
 
-struct Round<'a> {
-    directory: &'a Directory,
-    collection: &'a Collection<'a>,
+pub(super) struct Round<'a> {
+    pub directory: &'a Directory,
+    pub collection: &'a Collection<'a>,
     /// None for a dry run.
     lease: Option<Lease>,
     now: SystemTime,
     /// Tells its marks from those of other rounds.
-    id: String,
+    pub id: String,
     /// All marks, by what they name, as they were when the round began.
     marks: HashMap<String, Mark>,
     /// How many more there will be.
     fresh: usize,
-    live: Live,
+    pub live: Live,
     usage: Usage,
     leaving: Vec<Leaving>,
     /// By list.
-    garbage: HashMap<String, Vec<Garbage>>,
-    collected: Collected,
+    pub garbage: HashMap<String, Vec<Garbage>>,
+    pub collected: Collected,
 }
 
 impl<'a> Round<'a> {
@@ -163,7 +145,7 @@ impl<'a> Round<'a> {
     }
 
     /// The time by the store's clock.
-    fn clock(&self) -> Result<SystemTime, StoreError> {
+    pub(super) fn clock(&self) -> Result<SystemTime, StoreError> {
         match &self.lease {
             None => Ok(SystemTime::now()),
             Some(lease) => lease.now().map_err(|error| {
@@ -172,7 +154,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn go_on(&self) -> Result<(), StoreError> {
+    pub(super) fn go_on(&self) -> Result<(), StoreError> {
         match self.collection.cancel.is_cancelled() {
             true => Err(StoreError::Stopping),
             false => Ok(()),
@@ -180,7 +162,7 @@ impl<'a> Round<'a> {
     }
 
     /// Whether the grace of what was marked then is over. A mark from the future was made by a clock that was wrong.
-    fn is_due(&self, mark: &Mark) -> bool {
+    pub(super) fn is_due(&self, mark: &Mark) -> bool {
         let since = UNIX_EPOCH + Duration::from_secs(mark.since);
         self.now.duration_since(since).is_ok_and(|age| age >= self.collection.grace)
     }
@@ -442,168 +424,6 @@ impl<'a> Round<'a> {
         }
         let garbage = Garbage { key, digest, kind, bytes, mark };
         self.garbage.entry(condemned::shard_of(digest)).or_default().push(garbage);
-    }
-
-    /// Removes what is due in one list, and writes the list anew.
-    fn settle(&mut self, shard: &str) -> Result<(), StoreError> {
-        let garbage = self.garbage.remove(shard).unwrap_or_default();
-        let is_due = |one: &Garbage| one.mark.as_ref().is_some_and(|mark| self.is_due(mark));
-        let (due, rest): (Vec<_>, Vec<_>) = garbage.into_iter().partition(is_due);
-        for batch in due.chunks(AT_ONCE) {
-            self.go_on()?;
-            let marks: Vec<&Mark> = batch.iter().filter_map(|one| one.mark.as_ref()).collect();
-            let keys: HashMap<_, _> = batch.iter().map(|one| (one.key.as_str(), one)).collect();
-            let remove = |mark: &Mark| match keys.get(mark.key.as_str()) {
-                Some(one) => self.directory.discard(&one.key).map(drop),
-                None => Ok(()),
-            };
-            let removed = match self.collection.dry_run {
-                true => marks.iter().map(|mark| mark.key.clone()).collect(),
-                false => self.remove_marked(shard, &marks, remove)?,
-            };
-            for one in batch.iter().filter(|one| removed.contains(one.key.as_str())) {
-                self.collected.removed.add(one.kind == Kind::Blob, one.bytes);
-            }
-        }
-        self.condemn(shard, &due, &rest)
-    }
-
-    /// Removes what these marks name, of those that still stand in the list, which loses them; answers which.
-    fn remove_marked(
-        &self,
-        shard: &str,
-        marks: &[&Mark],
-        remove: impl Fn(&Mark) -> Result<(), StoreError>,
-    ) -> Result<HashSet<String>, StoreError> {
-        let marks: HashMap<_, _> = marks.iter().map(|mark| (mark.key.as_str(), *mark)).collect();
-        loop {
-            let list = List::read(self.directory, shard)?;
-            let is_named = |mark: &&Mark| marks.get(mark.key.as_str()) == Some(mark);
-            let (go, stay): (Vec<&Mark>, Vec<&Mark>) = list.marks.iter().partition(is_named);
-            let rest = List::bytes_of(stay);
-            let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
-            let work = || go.iter().try_for_each(|mark| remove(mark));
-            if self.directory.change_while(&lock, &key, &list.bytes, &rest, work)?.is_some() {
-                return Ok(go.iter().map(|mark| mark.key.clone()).collect());
-            }
-        }
-    }
-
-    /// Marks what has none, and takes the marks off what is needed again.
-    fn condemn(&mut self, shard: &str, due: &[Garbage], rest: &[Garbage]) -> Result<(), StoreError> {
-        loop {
-            let list = List::read(self.directory, shard)?;
-            let since = self.clock()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let standing: HashMap<_, _> = list.marks.iter().map(|mark| (mark.key.as_str(), mark)).collect();
-            let (mut marks, mut waiting) = (Vec::new(), Vec::new());
-            for one in rest {
-                match standing.get(one.key.as_str()) {
-                    // One from the future begins anew: a clock was wrong.
-                    Some(&mark) if mark.since <= since => {
-                        marks.push(mark.clone());
-                        waiting.push(true);
-                    }
-                    _ => {
-                        let (key, digest) = (one.key.as_str().to_owned(), one.digest);
-                        let (round, is_image) = (self.id.clone(), one.kind == Kind::Image);
-                        marks.push(Mark { key, digest, since, round, is_image });
-                        waiting.push(false);
-                    }
-                }
-            }
-            let found: HashSet<_> = due.iter().chain(rest).map(|one| one.key.as_str()).collect();
-            let mut spared = 0;
-            for mark in list.marks.iter().filter(|mark| !found.contains(mark.key.as_str())) {
-                // Where nobody can tell what deploys run, images neither go nor are spared.
-                match (&self.collection.retention, mark.is_image) {
-                    (Retention::Unknown(_), true) => marks.push(mark.clone()),
-                    _ => spared += 1,
-                }
-            }
-            let bytes = List::bytes_of(&marks);
-            let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
-            let is_done = self.collection.dry_run
-                || bytes == list.bytes
-                || self.directory.change_while(&lock, &key, &list.bytes, &bytes, || Ok(()))?.is_some();
-            if !is_done {
-                continue;
-            }
-            for (one, waits) in rest.iter().zip(waiting) {
-                let sum = if waits { &mut self.collected.waiting } else { &mut self.collected.condemned };
-                sum.add(one.kind == Kind::Blob, one.bytes);
-            }
-            self.collected.spared += spared;
-            return Ok(());
-        }
-    }
-
-    /// Entries of the layer index whose blobs are gone. One that a publisher puts meanwhile may go with them; its
-    /// layer is compressed again then.
-    fn layer_index(&mut self) -> Result<(), StoreError> {
-        if self.collection.dry_run || self.collected.removed.blobs == 0 {
-            return Ok(());
-        }
-        for shard in condemned::shards() {
-            self.go_on()?;
-            let folder = layout::layer_indices(&shard);
-            for name in self.directory.list(&folder)? {
-                let key = folder.below(&name);
-                let layer = self.directory.read(&key)?.map(|bytes| serde_json::from_slice::<Layer>(&bytes));
-                let is_of_use = match layer {
-                    Some(Ok(layer)) => {
-                        self.live.has(layer.digest)
-                            || self.directory.size(&layout::blob(layer.digest))?.is_some()
-                    }
-                    Some(Err(_)) => false,
-                    None => true,
-                };
-                if !is_of_use && self.directory.discard(&key)?.is_some() {
-                    self.collected.removed.links += 1;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What publishes have noted of the namespaces whose usage somebody wants to know.
-fn usages(
-    directory: &Directory,
-    collection: &Collection<'_>,
-) -> Result<Vec<(String, Vec<String>)>, StoreError> {
-    if collection.dry_run {
-        return Ok(Vec::new());
-    }
-    let namespaces = usage::namespaces(directory)?.into_iter();
-    let added = namespaces.map(|namespace| {
-        let added = usage::added(directory, &namespace)?;
-        Ok((namespace, added))
-    });
-    added.collect()
-}
-
-/// What namespaces have, one after the other: repositories are looked through in the order of their names.
-#[derive(Default)]
-struct Usage {
-    namespace: String,
-    blobs: Live,
-    bytes: HashMap<String, u64>,
-}
-
-impl Usage {
-    fn add(&mut self, repository: &str, parts: impl Iterator<Item = (Digest, u64)>) {
-        let namespace = repository.split('/').next().unwrap_or(repository);
-        if self.namespace != namespace {
-            namespace.clone_into(&mut self.namespace);
-            self.blobs = Live::default();
-        }
-        let new = parts.filter(|(digest, _)| self.blobs.insert(*digest)).map(|(_, size)| size);
-        let sum = self.bytes.entry(namespace.to_owned()).or_default();
-        *sum = new.fold(*sum, u64::saturating_add);
-    }
-
-    fn of(&self, namespace: &str) -> u64 {
-        self.bytes.get(namespace).copied().unwrap_or(0)
     }
 }
 

@@ -1,0 +1,157 @@
+//! The end of a round: what was found without use is removed where its grace is over, and marked where it was not
+//! before.
+
+use std::collections::{HashMap, HashSet};
+use std::time::UNIX_EPOCH;
+
+use super::retention::Retention;
+use super::round::Round;
+use crate::store::condemned::{self, List, Mark};
+use crate::store::digest::Digest;
+use crate::store::error::StoreError;
+use crate::store::layers::Layer;
+use crate::store::layout::{self, Key};
+
+/// What is removed under one lock of the lists, for which a publisher may have to wait.
+const AT_ONCE: usize = 512;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Blob,
+    Link,
+    /// An image that retention lets go, by its link in its tag's index.
+    Image,
+}
+
+/// Something that nobody needs.
+pub(super) struct Garbage {
+    pub key: Key,
+    pub digest: Digest,
+    pub kind: Kind,
+    pub bytes: u64,
+    /// The mark that it had when the round began.
+    pub mark: Option<Mark>,
+}
+
+impl Round<'_> {
+    /// Removes what is due in one list, and writes the list anew.
+    pub(super) fn settle(&mut self, shard: &str) -> Result<(), StoreError> {
+        let garbage = self.garbage.remove(shard).unwrap_or_default();
+        let is_due = |one: &Garbage| one.mark.as_ref().is_some_and(|mark| self.is_due(mark));
+        let (due, rest): (Vec<_>, Vec<_>) = garbage.into_iter().partition(is_due);
+        for batch in due.chunks(AT_ONCE) {
+            self.go_on()?;
+            let marks: Vec<&Mark> = batch.iter().filter_map(|one| one.mark.as_ref()).collect();
+            let keys: HashMap<_, _> = batch.iter().map(|one| (one.key.as_str(), one)).collect();
+            let remove = |mark: &Mark| match keys.get(mark.key.as_str()) {
+                Some(one) => self.directory.discard(&one.key).map(drop),
+                None => Ok(()),
+            };
+            let removed = match self.collection.dry_run {
+                true => marks.iter().map(|mark| mark.key.clone()).collect(),
+                false => self.remove_marked(shard, &marks, remove)?,
+            };
+            for one in batch.iter().filter(|one| removed.contains(one.key.as_str())) {
+                self.collected.removed.add(one.kind == Kind::Blob, one.bytes);
+            }
+        }
+        self.condemn(shard, &due, &rest)
+    }
+
+    /// Removes what these marks name, of those that still stand in the list, which loses them; answers which.
+    pub(super) fn remove_marked(
+        &self,
+        shard: &str,
+        marks: &[&Mark],
+        remove: impl Fn(&Mark) -> Result<(), StoreError>,
+    ) -> Result<HashSet<String>, StoreError> {
+        let marks: HashMap<_, _> = marks.iter().map(|mark| (mark.key.as_str(), *mark)).collect();
+        loop {
+            let list = List::read(self.directory, shard)?;
+            let is_named = |mark: &&Mark| marks.get(mark.key.as_str()) == Some(mark);
+            let (go, stay): (Vec<&Mark>, Vec<&Mark>) = list.marks.iter().partition(is_named);
+            let rest = List::bytes_of(stay);
+            let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
+            let work = || go.iter().try_for_each(|mark| remove(mark));
+            if self.directory.change_while(&lock, &key, &list.bytes, &rest, work)?.is_some() {
+                return Ok(go.iter().map(|mark| mark.key.clone()).collect());
+            }
+        }
+    }
+
+    /// Marks what has none, and takes the marks off what is needed again.
+    fn condemn(&mut self, shard: &str, due: &[Garbage], rest: &[Garbage]) -> Result<(), StoreError> {
+        loop {
+            let list = List::read(self.directory, shard)?;
+            let since = self.clock()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let standing: HashMap<_, _> = list.marks.iter().map(|mark| (mark.key.as_str(), mark)).collect();
+            let (mut marks, mut waiting) = (Vec::new(), Vec::new());
+            for one in rest {
+                match standing.get(one.key.as_str()) {
+                    // One from the future begins anew: a clock was wrong.
+                    Some(&mark) if mark.since <= since => {
+                        marks.push(mark.clone());
+                        waiting.push(true);
+                    }
+                    _ => {
+                        let (key, digest) = (one.key.as_str().to_owned(), one.digest);
+                        let (round, is_image) = (self.id.clone(), one.kind == Kind::Image);
+                        marks.push(Mark { key, digest, since, round, is_image });
+                        waiting.push(false);
+                    }
+                }
+            }
+            let found: HashSet<_> = due.iter().chain(rest).map(|one| one.key.as_str()).collect();
+            let mut spared = 0;
+            for mark in list.marks.iter().filter(|mark| !found.contains(mark.key.as_str())) {
+                // Where nobody can tell what deploys run, images neither go nor are spared.
+                match (&self.collection.retention, mark.is_image) {
+                    (Retention::Unknown(_), true) => marks.push(mark.clone()),
+                    _ => spared += 1,
+                }
+            }
+            let bytes = List::bytes_of(&marks);
+            let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
+            let is_done = self.collection.dry_run
+                || bytes == list.bytes
+                || self.directory.change_while(&lock, &key, &list.bytes, &bytes, || Ok(()))?.is_some();
+            if !is_done {
+                continue;
+            }
+            for (one, waits) in rest.iter().zip(waiting) {
+                let sum = if waits { &mut self.collected.waiting } else { &mut self.collected.condemned };
+                sum.add(one.kind == Kind::Blob, one.bytes);
+            }
+            self.collected.spared += spared;
+            return Ok(());
+        }
+    }
+
+    /// Entries of the layer index whose blobs are gone. One that a publisher puts meanwhile may go with them; its
+    /// layer is compressed again then.
+    pub(super) fn layer_index(&mut self) -> Result<(), StoreError> {
+        if self.collection.dry_run || self.collected.removed.blobs == 0 {
+            return Ok(());
+        }
+        for shard in condemned::shards() {
+            self.go_on()?;
+            let folder = layout::layer_indices(&shard);
+            for name in self.directory.list(&folder)? {
+                let key = folder.below(&name);
+                let layer = self.directory.read(&key)?.map(|bytes| serde_json::from_slice::<Layer>(&bytes));
+                let is_of_use = match layer {
+                    Some(Ok(layer)) => {
+                        self.live.has(layer.digest)
+                            || self.directory.size(&layout::blob(layer.digest))?.is_some()
+                    }
+                    Some(Err(_)) => false,
+                    None => true,
+                };
+                if !is_of_use && self.directory.discard(&key)?.is_some() {
+                    self.collected.removed.links += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
