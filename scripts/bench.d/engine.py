@@ -11,16 +11,33 @@ from running import DOCKER, Process
 # its standard input. It shares the network, since it pushes to a registry on loopback; with a bridge of its own, since an
 # engine that is to have none removes the usual one, which this machine's engine has.
 RUN = """
+dockerd=dockerd
+if [ "$3" ]; then
+    mount --make-rprivate /
+    mount --bind "$3" "$3"
+    for tree in proc sys dev; do mount --rbind "/$tree" "$3/$tree"; done
+    mount -t tmpfs none "$3/run"
+    # With the same name inside, since the engine says where its data is.
+    top=$3/$(echo "$1" | cut -d/ -f2)
+    mkdir -p "$top"
+    mount -t tmpfs none "$top"
+    mkdir -p "$3$1"
+    mount --bind "$1" "$3$1"
+    dockerd="chroot $3 dockerd"
+fi
 busybox ip link add "$2" type bridge
 busybox ip address add 172.31.254.1/24 dev "$2"
-dockerd --data-root "$1/data" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
-    --storage-driver overlay2 --bridge "$2" --iptables=false --ip-forward=false --ip-masq=false &
+echo "{\"features\":{\"containerd-snapshotter\":$4}}" >"$1/daemon.json"
+$dockerd --data-root "$1/data" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
+    --config-file "$1/daemon.json" --bridge "$2" --iptables=false --ip-forward=false --ip-masq=false &
 until [ -S "$1/docker.sock" ]; do sleep 0.05; done
 chmod 0666 "$1/docker.sock"
 read -r _
 busybox ip link delete "$2"
 """
 BRIDGE = "buildgrid-bench"
+# Where `scripts/setup` puts the engine of Debian 13 (scripts/lib/newer_engine.sh).
+NEWER = "/var/cache/buildgrid-test/debian-13"
 NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -61,12 +78,13 @@ class Engine:
 
 
 @contextlib.contextmanager
-def own_engine(folder):
+def own_engine(folder, newer=False):
+    """This machine's version with the storage driver overlay2, or a newer one that keeps its images in containerd."""
     folder = Path(folder).resolve()
     folder.mkdir(parents=True)
     root = [] if os.geteuid() == 0 else ["sudo"]
     log = folder.with_suffix(".log")
-    process = Process([*root, *NAMESPACES, "sh", "-c", RUN, "sh", folder, BRIDGE], log, stdin=subprocess.PIPE)
+    process = Process([*root, *NAMESPACES, "sh", "-c", RUN, "sh", folder, BRIDGE, *(("", "false"), (NEWER, "true"))[newer]], log, stdin=subprocess.PIPE)
     try:
         engine = Engine(folder, folder.with_suffix(".client"))
         process.await_true(engine.answers, "the engine does not answer", limit=60, pause=0.1)

@@ -15,8 +15,14 @@ NAME = "publish"
 
 
 def measure(grid):
-    wanted = [scenario for scenario in SCENARIOS if grid.wants(scenario[0])]
-    with own_engine(grid.folder / "engine") as engine, GitServer(grid.folder / "git") as server:
+    for newer, scenarios in [(False, SCENARIOS), (True, CONTAINERD)]:
+        wanted = [scenario for scenario in scenarios if grid.wants(scenario[0])]
+        if wanted:
+            yield from measured(grid, newer, wanted)
+
+
+def measured(grid, newer, wanted):
+    with own_engine(grid.folder / "engine", newer) as engine, GitServer(grid.folder / "git") as server:
         with base_image("buildgrid-bench/tiny", engine.environment) as tiny:
             images = {"tiny": tiny}
             if any(base != "tiny" for _, base, *_ in wanted):
@@ -78,4 +84,10 @@ SCENARIOS = [
     ("nothing new", "one layer", 4, in_known_base(b"FROM ${BASE}\nRUN true\n"), 1),
     ("40 small layers", "tiny", 5, in_known_base(FORTY), 1),
     ("100,000 small files", "tiny", 2, in_known_base(b"FROM ${BASE}\nCOPY . /context\n", many_files), 1),
+]
+
+# The same on a newer engine, which has compressed its layers by the end of the build.
+CONTAINERD = [
+    ("containerd, base of 650 MB never seen", "one layer", 2, never_seen, 0.5),
+    ("containerd, new layer of 100 MB", "one layer", 3, layer_of(100), 0.5),
 ]

@@ -15,6 +15,16 @@ fn file(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Item<'static> {
 }
 
 fn read(items: &[Item]) -> io::Result<BuiltImage> {
+    read_bytes(&archive(items))
+}
+
+fn read_bytes(bytes: &[u8]) -> io::Result<BuiltImage> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    image(file, &Index::read(bytes)?)
+}
+
+fn archive(items: &[Item]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for item in items {
         let mut header = tar::Header::new_gnu();
@@ -31,10 +41,7 @@ fn read(items: &[Item]) -> io::Result<BuiltImage> {
             }
         }
     }
-    let bytes = archive.into_inner().unwrap();
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&bytes).unwrap();
-    image(file, &Index::read(&bytes[..])?)
+    archive.into_inner().unwrap()
 }
 
 fn config(layers: &[&[u8]]) -> Vec<u8> {
@@ -152,4 +159,38 @@ fn an_archive_that_breaks_off_is_an_error() {
     let bytes = archive.into_inner().unwrap();
     assert!(Index::read(&bytes[..3000]).is_err());
     assert!(Index::read(&b"garbage that is no archive".repeat(100)[..]).is_err());
+}
+
+proptest::proptest! {
+    /// Whatever has become of an archive's bytes, reading it ends, and what it gives are spans of it.
+    #[test]
+    fn any_damage_is_read_or_refused(
+        damage in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 0..8),
+        rest in proptest::prelude::any::<proptest::sample::Index>(),
+        is_cut in proptest::bool::ANY,
+    ) {
+        let config = config(&[b"one", b"two"]);
+        let name = format!("{}.json", Digest::of(&config).hex());
+        let mut bytes = archive(&[
+            file("a/layer.tar", "one"),
+            Item::Link("b/layer.tar".to_owned(), "../a/layer.tar"),
+            file(&name, config.clone()),
+            manifest(&name, &["a/layer.tar", "b/layer.tar"]),
+        ]);
+        for (place, byte) in damage {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        if is_cut {
+            bytes.truncate(rest.index(bytes.len()));
+        }
+        if let Ok(image) = read_bytes(&bytes) {
+            for index in 0..image.diff_ids.len() {
+                let mut layer = Vec::new();
+                if image.open_layer(index).is_ok_and(|mut layers| layers.read_to_end(&mut layer).is_ok()) {
+                    proptest::prop_assert!(layer.len() <= bytes.len());
+                }
+            }
+        }
+    }
 }
