@@ -258,7 +258,13 @@ async fn what_serves_a_service_is_known_however_long_ago_it_was_deployed() {
     service.built("b-2", None, &["api"], "refs/heads/main").await;
     assert_eq!(service.get("/apps/acme/shop").await["services"], json!(["api", "cron", "web", "worker"]));
     assert!(service.page(&session, "/acme/shop").await.contains("href=\"/acme/shop/cron\""));
-    assert!(told(&service.page(&session, "/acme/shop/cron").await).contains("d-cron"));
+    let cron = service.page(&session, "/acme/shop/cron").await;
+    assert!(told(&cron).contains("d-cron") && cron.contains("No image yet"), "{cron}");
+    let worker = service.page(&session, "/acme/shop/worker").await;
+    assert!(
+        worker.contains("No build has made an image for it.") && !worker.contains("No image yet"),
+        "{worker}"
+    );
     for number in 0..50 {
         service.built(&format!("c-{number}"), None, &["api"], "refs/heads/main").await;
     }
