@@ -4,6 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::UNIX_EPOCH;
 
+use rayon::prelude::*;
+
 use super::retention::Retention;
 use super::round::Round;
 use crate::store::condemned::{self, List, Mark};
@@ -14,6 +16,9 @@ use crate::store::layout::{self, Key};
 
 /// What is removed under one lock of the lists, for which a publisher may have to wait.
 const AT_ONCE: usize = 512;
+
+/// So many are removed one after the other: fewer are not worth a thread.
+const TOGETHER: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -63,7 +68,7 @@ impl Round<'_> {
         &self,
         shard: &str,
         marks: &[&Mark],
-        remove: impl Fn(&Mark) -> Result<(), StoreError>,
+        remove: impl Fn(&Mark) -> Result<(), StoreError> + Sync,
     ) -> Result<HashSet<String>, StoreError> {
         let marks: HashMap<_, _> = marks.iter().map(|mark| (mark.key.as_str(), *mark)).collect();
         loop {
@@ -72,7 +77,8 @@ impl Round<'_> {
             let (go, stay): (Vec<&Mark>, Vec<&Mark>) = list.marks.iter().partition(is_named);
             let rest = List::bytes_of(stay);
             let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
-            let work = || go.iter().try_for_each(|mark| remove(mark));
+            // Many at once, since it is the disk that takes the time.
+            let work = || go.par_iter().with_min_len(TOGETHER).try_for_each(|mark| remove(mark));
             if self.directory.change_while(&lock, &key, &list.bytes, &rest, work)?.is_some() {
                 return Ok(go.iter().map(|mark| mark.key.clone()).collect());
             }
