@@ -27,10 +27,10 @@ if [ "$3" ]; then
 fi
 busybox ip link add "$2" type bridge
 busybox ip address add 172.31.254.1/24 dev "$2"
-echo "{\"features\":{\"containerd-snapshotter\":$4}}" >"$1/daemon.json"
+printf '{"features": {"containerd-snapshotter": %s}}' "$4" >"$1/daemon.json"
 $dockerd --data-root "$1/data" --exec-root "$1/run" --pidfile "$1/docker.pid" --host "unix://$1/docker.sock" \
     --config-file "$1/daemon.json" --bridge "$2" --iptables=false --ip-forward=false --ip-masq=false &
-until [ -S "$1/docker.sock" ]; do sleep 0.05; done
+until [ -S "$1/docker.sock" ]; do kill -0 $! && sleep 0.05 || exit; done
 chmod 0666 "$1/docker.sock"
 read -r _
 busybox ip link delete "$2"
