@@ -22,11 +22,13 @@ def measure(grid):
 
 
 def measured(grid, newer, wanted):
-    with own_engine(grid.folder / "engine", newer) as engine, GitServer(grid.folder / "git") as server:
+    folder = grid.folder / ("containerd" if newer else "overlay2")
+    folder.mkdir()
+    with own_engine(folder / "engine", newer) as engine, GitServer(folder / "git") as server:
         with base_image("buildgrid-bench/tiny", engine.environment) as tiny:
             images = {"tiny": tiny}
             if any(base != "tiny" for _, base, *_ in wanted):
-                images |= system_images(engine, grid.folder / "system", tiny)
+                images |= system_images(engine, folder / "system", tiny)
             for name, base, rounds, make, publish_below in wanted:
                 repository = server.repository(name.replace(",", "").replace(" ", "-").lower())
                 found = list(make(grid, engine, repository, images[base], rounds))

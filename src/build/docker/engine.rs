@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bollard::Docker;
 use bollard::errors::Error;
-use tokio::sync::{OnceCell, watch};
+use bollard::models::SystemInfo;
+use tokio::sync::{Mutex, OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::built::OnEngine;
@@ -32,6 +33,8 @@ pub struct DockerEngine {
     /// Told when a build has found the engine's disk full. Clones share it.
     full: watch::Sender<()>,
     root: Arc<OnceCell<Option<PathBuf>>>,
+    /// What it has said of itself, and when.
+    said: Arc<Mutex<Option<(Instant, SystemInfo)>>>,
 }
 
 impl DockerEngine {
@@ -48,6 +51,7 @@ impl DockerEngine {
             longest_build,
             full: watch::Sender::new(()),
             root: Arc::default(),
+            said: Arc::default(),
         })
     }
 
@@ -190,6 +194,21 @@ impl DockerEngine {
         self.root.get_or_try_init(ask).await.ok().cloned().flatten()
     }
 
+    /// What it says of itself, not older than a minute: it is asked for twice in each build, and changes when the engine
+    /// starts.
+    pub(super) async fn lately(&self) -> Result<SystemInfo, BuildError> {
+        let mut said = self.said.lock().await;
+        match &*said {
+            Some((at, info)) if at.elapsed() < LATELY => Ok(info.clone()),
+            _ => {
+                let docker = self.short();
+                let info = self.within(docker.info()).await?;
+                *said = Some((Instant::now(), info.clone()));
+                Ok(info)
+            }
+        }
+    }
+
     pub(super) fn longest_build(&self) -> Duration {
         self.longest_build
     }
@@ -240,6 +259,7 @@ impl DockerEngine {
     }
 }
 
+const LATELY: Duration = Duration::from_secs(60);
 /// How long the engine may take to prune its build cache: it deletes every layer's files.
 const PRUNE_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// How long the engine may take to remove an image.

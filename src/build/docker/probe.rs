@@ -58,15 +58,12 @@ impl DockerEngine {
     /// Whether the engine takes a context as a tar. With its containerd image store it does so since Docker 28: before, it
     /// looks for the tar's made-up address in the network (moby/moby#47717).
     pub async fn takes_tar(&self) -> Result<bool, BuildError> {
-        let docker = self.short();
-        let info = self.within(docker.info()).await?;
-        Ok(takes_tar(&info))
+        Ok(takes_tar(&self.lately().await?))
     }
 
     /// Where and how the engine keeps its images, on this machine; or else why they are not read there.
     pub(super) async fn storage(&self) -> Result<Result<Storage, String>, BuildError> {
-        let docker = self.short();
-        let info = self.within(docker.info()).await?;
+        let info = self.lately().await?;
         Ok(root(&info, self.config()).and_then(|root| Storage::of(&info, root)))
     }
 

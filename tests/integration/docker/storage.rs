@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use buildgrid::build::docker::{BuildRequest, Context, DockerEngine, EngineConfig, OnEngine, Way};
 use buildgrid::build::engine::{BuildError, BuiltImage};
+use buildgrid::config::Config;
 use buildgrid::event::result::State;
 use buildgrid::publish::config::PublishConfig;
 use buildgrid::publish::name::ImageName;
@@ -356,11 +357,7 @@ async fn an_event_is_built_on_an_engine_with_the_containerd_image_store() {
     let server = TestEngine::start_newer(true).await;
     let git = GitServer::start();
     let repository = git.empty("plain");
-    let grid = TestGrid::with(|config| {
-        config.engine.host = server.host();
-        config.source.allow_private_addresses = vec!["127.0.0.1".to_owned()];
-    })
-    .await;
+    let grid = grid_on(server.host(), |_| ()).await;
     repository.write("Dockerfile", format!("FROM {BASE}\nCOPY word /\n"));
     repository.write("word", unique());
     let id = unique();
@@ -375,6 +372,16 @@ async fn an_event_is_built_on_an_engine_with_the_containerd_image_store() {
     let reason = grid.result(&id, State::Failed).await.reason.unwrap();
     assert!(reason.contains("is not UTF-8") && reason.contains("28"), "{reason}");
     grid.finish().await;
+}
+
+/// A worker that builds on an engine.
+async fn grid_on(engine: String, adjust: impl FnOnce(&mut Config)) -> TestGrid {
+    TestGrid::with(|config| {
+        config.engine.host = engine;
+        config.source.allow_private_addresses = vec!["127.0.0.1".to_owned()];
+        adjust(config);
+    })
+    .await
 }
 
 fn event(id: &str, url: &str, commit: &str) -> String {
@@ -399,11 +406,7 @@ async fn storage_that_is_damaged_or_gone_costs_no_build() {
     let server = TestEngine::start().await;
     let git = GitServer::start();
     let repository = git.empty("plain");
-    let grid = TestGrid::with(|config| {
-        config.engine.host = server.host();
-        config.source.allow_private_addresses = vec!["127.0.0.1".to_owned()];
-    })
-    .await;
+    let grid = grid_on(server.host(), |_| ()).await;
     for (damage, reason) in damages {
         repository.write("Dockerfile", format!("FROM {BASE}\nRUN echo {} > /word\n", unique()));
         let commit = repository.commit("Say another word");
@@ -497,12 +500,7 @@ async fn a_full_store_is_no_reason_to_export() {
     let store = disk.path().join("store");
     let git = GitServer::start();
     let repository = git.empty("plain");
-    let grid = TestGrid::with(|config| {
-        config.engine.host = host();
-        config.store.path.clone_from(&store);
-        config.source.allow_private_addresses = vec!["127.0.0.1".to_owned()];
-    })
-    .await;
+    let grid = grid_on(host(), |config| config.store.path.clone_from(&store)).await;
     repository
         .write("Dockerfile", format!("FROM {BASE}\nRUN head -c 60000000 /dev/urandom > /{}\n", unique()));
     let id = unique();
