@@ -54,4 +54,8 @@ pub struct Deploy {
 pub struct ImagesInUse {
     /// What `docker pull` takes, with `@` and the digest where it is known.
     pub images: Vec<String>,
+    /// `<namespace>/<app>`: the apps of which a deploy is known that is done. What others run is not known, even where
+    /// `images` names none of theirs; a service that does not say it knows of none.
+    #[serde(default)]
+    pub apps: Vec<String>,
 }

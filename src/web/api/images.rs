@@ -12,7 +12,8 @@ use crate::web::service::Timeline;
 
 /// List the images that deploys run
 ///
-/// Of each service the newest deploy that is done, and all that are not over. What retention must not remove; so it is
+/// Of each service the newest deploy that is done, and all that are not over; and of which apps it is known at all what
+/// runs. What retention must not remove; so it is
 /// answered as a whole, to workers' and Maestro's tokens for all namespaces.
 #[utoipa::path(get, path = "/images/in-use", tag = "deploys", responses(
     (status = 200, body = ImagesInUse),
@@ -31,6 +32,5 @@ pub(super) async fn in_use(
             "see what runs in all namespaces: that needs a token for all of them",
         ));
     }
-    let images = timeline.database.images_in_use().await?.into_iter().collect();
-    Ok(Json(ImagesInUse { images }))
+    Ok(Json(timeline.database.images_in_use().await?))
 }

@@ -73,6 +73,18 @@ async fn what_deploys_run_is_told_to_whoever_keeps_the_store() {
         let report = json!({"namespace": "acme", "app": app, "state": state, "services": services, "image": image(tag)});
         service.deployed(id, report).await;
     }
+    // Of two repositories each keeps its own, whatever was deployed last.
+    for (id, services, repository) in
+        [("d-10", &["web"][..], "a"), ("d-11", &["web"], "b"), ("d-12", &[], "b")]
+    {
+        let image = format!("registry.example.com/acme/two.{repository}:v1");
+        let report =
+            json!({"namespace": "acme", "app": "two", "state": "done", "services": services, "image": image});
+        service.deployed(id, report).await;
+    }
+    // It is not known what this one runs.
+    let begun = json!({"namespace": "acme", "app": "begun", "state": "running", "image": image("first")});
+    service.deployed("d-13", begun).await;
     // What a deploy's builds have published.
     let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     service.published("b-1", &"1".repeat(40), &image("built"), digest, 1).await;
@@ -88,8 +100,11 @@ async fn what_deploys_run_is_told_to_whoever_keeps_the_store() {
         service.nobody(Method::GET, "/api/v1/images/in-use").bearer_auth(&worker).send().await.unwrap();
     let answer: serde_json::Value = answer.json().await.unwrap();
     let built = format!("{}@{digest}", image("built"));
-    let expected: Vec<_> = [vec![built], ["m9", "t0", "v1", "v3", "v6", "v7"].map(image).to_vec()].concat();
-    assert_eq!(answer, json!({"images": expected}));
+    let shop = ["first", "m8", "m9", "t0", "v1", "v3", "v6", "v7"].map(image).to_vec();
+    let two = ["a", "b"].map(|repository| format!("registry.example.com/acme/two.{repository}:v1")).to_vec();
+    let expected: Vec<_> = [vec![built], shop, two].concat();
+    let apps = ["acme/mail", "acme/shop", "acme/till", "acme/two"];
+    assert_eq!(answer, json!({"images": expected, "apps": apps}));
     // A part of the namespaces would be taken for all of them.
     let some = service.token(Role::Worker, "acme").await;
     let answer =
