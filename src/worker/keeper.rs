@@ -36,7 +36,10 @@ pub async fn retention(rules: &RetentionConfig, client: Result<Option<TimelineCl
     match client.images_in_use().await {
         Ok(answer) => Retention::By {
             rules: rules.clone(),
-            in_use: InUse::read(answer.images.iter().map(String::as_str)),
+            in_use: InUse::read(
+                answer.images.iter().map(String::as_str),
+                answer.apps.iter().map(String::as_str),
+            ),
         },
         Err(error) => Retention::Unknown(format!("what deploys run cannot be asked: {error}")),
     }
@@ -191,6 +194,10 @@ fn tell(collected: &Collected) {
     );
     if let Some(reason) = &collected.retention_paused {
         tracing::warn!(reason, "all images are kept for now, whatever [retention] says");
+    }
+    if !collected.undeployed.is_empty() {
+        let apps = collected.undeployed.join(", ");
+        tracing::warn!(apps, "no deploy of these apps is known to be done; all of their images are kept");
     }
     for one in &collected.unreadable {
         let manifest = one.manifest.map(|digest| digest.to_string()).unwrap_or_default();

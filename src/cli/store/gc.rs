@@ -55,7 +55,7 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
 }
 
 fn told(collected: &Collected) -> String {
-    let Collected { dry_run, retention, going, retention_paused, unreadable, .. } = collected;
+    let Collected { dry_run, retention, going, retention_paused, undeployed, unreadable, .. } = collected;
     let mut text = String::new();
     for ImageGone { image, digest, replaced, state, rule, frees } in retention {
         let what = match (state, dry_run) {
@@ -73,6 +73,11 @@ fn told(collected: &Collected) -> String {
     }
     if let Some(reason) = retention_paused {
         text += &format!("all images are kept for now: {reason}\n");
+    }
+    if !undeployed.is_empty() {
+        let apps = undeployed.join(", ");
+        text +=
+            &format!("no deploy of these apps is known to be done, all of their images are kept: {apps}\n");
     }
     for one in unreadable {
         let manifest = one.manifest.map_or_else(String::new, |digest| format!(" {digest}"));

@@ -77,6 +77,10 @@ pub struct Collected {
     pub going: u64,
     /// Why retention lets none go, although it is configured.
     pub retention_paused: Option<String>,
+    /// `<namespace>/<app>`: apps of which no deploy is known that is done, and whose images are all kept for that, although
+    /// a rule is for them. The first thousand.
+    #[serde(default)]
+    pub undeployed: Vec<String>,
     /// The first thousand.
     pub unreadable: Vec<Unreadable>,
     pub elapsed_ms: u64,

@@ -65,7 +65,7 @@ impl RetentionConfig {
 
     /// What is kept of a repository, and the entry that says so.
     pub fn of(&self, repository: &ImageRepository) -> (Keep, &str) {
-        let app = format!("{}/{}", repository.namespace, repository.app);
+        let app = app_of(repository);
         let names = [&repository.to_string(), &app, repository.namespace.as_str(), ALL];
         let found = names.into_iter().find_map(|name| self.0.get_key_value(name));
         found.map_or((Keep::default(), ALL), |(name, keep)| (*keep, name))
@@ -83,13 +83,20 @@ pub struct InUse {
     /// Whatever these tags name, or have named.
     names: HashSet<ImageName>,
     digests: HashSet<Digest>,
+    /// The apps of which it is known what runs: an answer that names none of an app's images tells nothing of others.
+    apps: HashSet<String>,
 }
 
 impl InUse {
     /// Out of image references: `<host>/<namespace>/<app>.<repository>:<tag>`, with `@<digest>` behind it or instead of
-    /// the tag. What is none of BuildGrid's names no image of the store.
-    pub fn read<'a>(references: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut in_use = Self::default();
+    /// the tag. What is none of BuildGrid's names no image of the store. `apps` are those, as `<namespace>/<app>`, of
+    /// which a deploy is known that is done.
+    pub fn read<'a>(
+        references: impl IntoIterator<Item = &'a str>,
+        apps: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let apps = apps.into_iter().map(str::to_owned).collect();
+        let mut in_use = Self { apps, ..Self::default() };
         for reference in references {
             let (name, digest) = match reference.split_once('@') {
                 Some((name, digest)) => (name, digest.parse::<Digest>().ok()),
@@ -110,6 +117,16 @@ impl InUse {
     pub(super) fn has(&self, name: &ImageName, manifest: Digest) -> bool {
         self.names.contains(name) || self.digests.contains(&manifest)
     }
+
+    /// Whether it is known what is deployed of a repository's app.
+    pub(super) fn knows(&self, repository: &ImageRepository) -> bool {
+        self.apps.contains(&app_of(repository))
+    }
+}
+
+/// `<namespace>/<app>`
+pub(super) fn app_of(repository: &ImageRepository) -> String {
+    format!("{}/{}", repository.namespace, repository.app)
 }
 
 /// By what images are removed.
@@ -143,7 +160,8 @@ pub(super) struct Verdict {
     pub rule: String,
 }
 
-/// Those of one repository that may go, newest first.
+/// Those of one repository that may go, newest first. The newest one of all never does, nor any of an app of which no
+/// deploy is known: a service that has lost its database, or hears of no deploys, does not know what runs.
 pub(super) fn judge(
     retention: &Retention,
     repository: &ImageRepository,
@@ -152,7 +170,7 @@ pub(super) fn judge(
 ) -> Vec<Verdict> {
     let Retention::By { rules, in_use } = retention else { return Vec::new() };
     let (keep, pattern) = rules.of(repository);
-    if !keep.is_limit() {
+    if !keep.is_limit() || !in_use.knows(repository) {
         return Vec::new();
     }
     let mut order: Vec<usize> = (0..candidates.len()).collect();
@@ -167,7 +185,7 @@ pub(super) fn judge(
     let rule = format!("{} (retention.\"{pattern}\")", rule.join(", "));
     let goes = |&(place, index): &(usize, usize)| {
         let candidate = &candidates[index];
-        let is_last = keep.keep_last.is_some_and(|last| place < last as usize);
+        let is_last = place < keep.keep_last.unwrap_or(1).max(1) as usize;
         // Of two times the later: a restore may have lost one, and a worker's clock may be wrong.
         let at = candidate.created.max(candidate.put);
         let is_young = keep.keep_for.is_some_and(|age| now.duration_since(at).is_ok_and(|old| old < age));
@@ -199,7 +217,8 @@ mod tests {
         let now = SystemTime::now();
         let candidates: Vec<_> =
             [("a", 1), ("d", 40), ("b", 2), ("c", 30)].map(|(tag, days)| candidate(tag, days, now)).into();
-        let retention = Retention::By { rules: rules(text), in_use: InUse::read(in_use.iter().copied()) };
+        let retention =
+            Retention::By { rules: rules(text), in_use: InUse::read(in_use.iter().copied(), ["acme/shop"]) };
         let repository = &candidates[0].name.repository;
         let verdicts = judge(&retention, repository, &candidates, now);
         verdicts.iter().map(|verdict| candidates[verdict.index].name.tag.to_string()).collect()
@@ -216,6 +235,20 @@ mod tests {
         let digest = Digest::of(b"d");
         assert_eq!(gone(both, &[&format!("h/acme/shop.storefront@{digest}")]), ["c"]);
         assert_eq!(gone(both, &["docker.io/library/redis:7", "redis", "x@y", ":/@"]), ["c", "d"]);
+    }
+
+    #[test]
+    fn the_newest_stays_and_all_of_what_nobody_knows_to_be_deployed() {
+        assert_eq!(gone("[retention]\n\"*\" = { keep_for = \"1h\" }", &[]), ["b", "c", "d"]);
+        let now = SystemTime::now();
+        let candidates = [candidate("a", 1, now), candidate("b", 2, now)];
+        let rules = rules("[retention]\n\"*\" = { keep_last = 1 }");
+        for (apps, goes) in [(&[][..], 0), (&["acme/shop2", "acme"], 0), (&["acme/shop"], 1)] {
+            let in_use = InUse::read([], apps.iter().copied());
+            let retention = Retention::By { rules: rules.clone(), in_use };
+            let verdicts = judge(&retention, &candidates[0].name.repository, &candidates, now);
+            assert_eq!(verdicts.len(), goes, "{apps:?}");
+        }
     }
 
     #[test]

@@ -212,11 +212,18 @@ impl<'a> Round<'a> {
         versions: &[Version],
     ) -> Result<HashMap<usize, ImageGone>, StoreError> {
         let mut going = HashMap::new();
-        let (Some(name), Retention::By { rules, .. }) = (repository.name(), &self.collection.retention)
+        let (Some(name), Retention::By { rules, in_use }) = (repository.name(), &self.collection.retention)
         else {
             return Ok(going);
         };
         if !rules.of(&name).0.is_limit() {
+            return Ok(going);
+        }
+        if !in_use.knows(&name) {
+            let (app, undeployed) = (retention::app_of(&name), &mut self.collected.undeployed);
+            if undeployed.len() < MOST_NAMED && undeployed.last() != Some(&app) {
+                undeployed.push(app);
+            }
             return Ok(going);
         }
         let mut candidates = Vec::new();

@@ -78,7 +78,9 @@ fn letting_go(path: &Path, stop: &AtomicBool) -> (u64, usize) {
     let cancel = CancellationToken::new();
     while !stop.load(Ordering::Relaxed) {
         let rules = Config::parse("f", "[retention]\nsmoke = { keep_last = 1 }", []).unwrap().retention;
-        let retention = Retention::By { rules, in_use: InUse::default() };
+        let apps: Vec<_> = (0..2).map(|publisher| format!("smoke/web{publisher}")).collect();
+        let in_use = InUse::read([], apps.iter().map(String::as_str));
+        let retention = Retention::By { rules, in_use };
         match store.collect(&Collection { grace: GRACE, dry_run: false, retention, cancel: &cancel }) {
             Ok(collected) => {
                 removed += collected.removed.blobs;

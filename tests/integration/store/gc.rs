@@ -31,7 +31,7 @@ pub(super) fn collect(store: &Store, grace: Duration) -> Collected {
 
 fn by(rules: &str, in_use: &[&str]) -> Retention {
     let rules = Config::parse("f", &format!("[retention]\n{rules}"), []).unwrap().retention;
-    Retention::By { rules, in_use: InUse::read(in_use.iter().copied()) }
+    Retention::By { rules, in_use: InUse::read(in_use.iter().copied(), ["acme/shop"]) }
 }
 
 /// Every file with its bytes, but what locks and reports are for.
