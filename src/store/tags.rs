@@ -34,7 +34,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Incomplete`] when something that the manifest names is not in the store, and
-    /// then the tag is left as it was.
+    /// then the tag is left as it was. After any other error it may stand already.
     pub async fn put_tag(
         &self,
         name: &ImageName,
@@ -78,7 +78,9 @@ impl Store {
                             take_back(directory, &key, link.as_bytes(), current)?;
                             Err(error)
                         }
-                        _ => Ok(TagOutcome::Put),
+                        // Nobody has looked, then. The tag stays; putting it again is safe.
+                        Err(error) => Err(error),
+                        Ok(()) => Ok(TagOutcome::Put),
                     }
                 }
                 Swap::Found(found) => Ok(TagOutcome::Exists(digest_in(directory, &key, &found)?)),
