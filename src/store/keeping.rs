@@ -5,11 +5,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Faults;
+use crate::publish::publisher;
 
 /// Every how long something may be done, other than never.
 const OFTENEST: Duration = Duration::from_secs(60);
 /// The shortest grace.
 const SHORTEST_GRACE: Duration = Duration::from_secs(1);
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The usual grace: no publish takes so long.
+const USUAL_GRACE: Duration = Duration::from_secs(2 * 24 * 3600);
+const _: () = assert!(USUAL_GRACE.as_secs() > publisher::LONGEST.as_secs());
 
 /// When the store is looked after by the workers that publish into it: one of them at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +37,7 @@ pub struct KeepingConfig {
 
 impl Default for KeepingConfig {
     fn default() -> Self {
-        let day = Duration::from_secs(24 * 3600);
-        Self { gc_every: day, gc_grace: day, scrub_every: day, scrub_parts: 30 }
+        Self { gc_every: DAY, gc_grace: USUAL_GRACE, scrub_every: DAY, scrub_parts: 30 }
     }
 }
 

@@ -17,8 +17,9 @@
 //! - before it writes the tag it takes them off once more, and sees that all is there; and after the tag is on disk
 //!   again. A collector that has not seen the tag has then either not marked yet, and will see the tag before it
 //!   removes; or its mark is found and taken off; or it was faster, and the publisher notices and takes its tag back.
-//!   So the order of steps alone decides, and neither the length of the grace nor anybody's clock: the grace is what
-//!   keeps publishers from being disturbed;
+//!   So the order of steps decides, and nobody's clock: the grace is what keeps publishers from being disturbed. Its
+//!   length counts in one place: a worker that stalls between its looks for a whole grace, and ends between the tag and
+//!   the second look, leaves a tag whose content may have gone. So the usual grace is longer than any publish;
 //! - a mark is taken off, and what is marked removed, by one who holds the lock of the lists and has found the list
 //!   as it was. (In an object store the mark would be changed on condition to "being removed", which a publisher waits
 //!   for.)
