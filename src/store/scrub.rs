@@ -2,7 +2,7 @@
 //! hold, and images with what they are made of.
 //!
 //! What the disk has damaged is put into quarantine: it is not served any more, and counts as not there, so that building
-//! the commit again puts it anew. Links are mended: what they must hold follows from their names.
+//! the commit again puts it anew. What cannot be read at all is told, and left where it is. Links are mended: what they must hold follows from their names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -28,6 +28,10 @@ use super::layout::{self, Key};
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Images that are named one by one, at most.
 const MOST_NAMED: usize = 10_000;
+/// How long a file that cannot be read is left alone before it is tried once more.
+const PAUSE: Duration = Duration::from_millis(200);
+/// With more files that cannot be read it is the disk, or the way to it, that fails, and reading on makes it no better.
+const MOST_UNREADABLE: usize = 20;
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
 
@@ -134,14 +138,15 @@ impl Store {
     /// Reads a part of all blobs, and all images. Ends soon after `cancel` is cancelled. Blocking.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] when another one goes on; [`StoreError::Stopping`] when it was cancelled.
+    /// [`StoreError::Busy`] when another one goes on; [`StoreError::Stopping`] when it was cancelled; an error of the
+    /// disk when more than 20 blobs cannot be read.
     pub fn scrub(&self, part: Part, cancel: &CancellationToken) -> Result<Scrubbed, StoreError> {
         let began = Instant::now();
         let directory = self.directory();
         let lease = directory.lease(&layout::scrub_lease())?.ok_or(StoreError::Busy)?;
         let scrubbed = Scrubbed { part: part.to_string(), ..Scrubbed::default() };
-        let mut scrub =
-            Scrub { directory, part, cancel, scrubbed, damaged: BTreeMap::new(), seen: HashMap::new() };
+        let (damaged, seen) = (BTreeMap::new(), HashMap::new());
+        let mut scrub = Scrub { directory, part, cancel, scrubbed, damaged, unreadable: 0, seen };
         for shard in condemned::shards().filter(|shard| part.has(shard)) {
             scrub.blobs(&shard)?;
         }
@@ -178,6 +183,8 @@ struct Scrub<'a> {
     cancel: &'a CancellationToken,
     scrubbed: Scrubbed,
     damaged: BTreeMap<Digest, DamagedBlob>,
+    /// How many blobs could not be read.
+    unreadable: usize,
     /// The lengths of blobs that images are made of, where they are there.
     seen: HashMap<Digest, Option<u64>>,
 }
@@ -215,12 +222,25 @@ impl Scrub<'_> {
                 return Ok(());
             }
         }
+        if first.is_err() {
+            std::thread::sleep(PAUSE);
+        }
         self.go_on()?;
         // Once more, past what the system has in memory: what is read wrongly once need not be wrong on the disk.
         let reason = match self.read(&file) {
             Ok((found, _)) if found == digest => return Ok(()),
             Ok((found, length)) => format!("its {length} bytes have the digest {found}"),
-            Err(error) => format!("it cannot be read: {error}"),
+            // It may be read again tomorrow, or copied off: it stays where it is.
+            Err(error) => {
+                self.unreadable += 1;
+                if self.unreadable > MOST_UNREADABLE {
+                    return Err(StoreError::io("read", &path, error));
+                }
+                let reason = format!("it cannot be read: {error}");
+                self.damaged
+                    .insert(digest, DamagedBlob { digest, reason, quarantine: None, images: Vec::new() });
+                return Ok(());
+            }
         };
         self.go_on()?;
         let aside = layout::quarantined(digest);

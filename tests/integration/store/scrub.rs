@@ -131,3 +131,30 @@ async fn part_by_part_everything_is_read() {
     let busy = store.scrub(part, &CancellationToken::new()).unwrap_err();
     assert!(busy.to_string().contains("another process"), "{busy}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_told_and_stays() {
+    let (root, store) = store();
+    let scrub = || store.scrub(Part::ALL, &CancellationToken::new());
+    let mut paths = Vec::new();
+    for number in 0..21 {
+        let digest = store.put_blob(format!("blob {number}").into_bytes()).await.unwrap();
+        let hex = digest.hex();
+        let path = root.path().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+        // Reading a directory fails.
+        std::fs::remove_file(&path).unwrap();
+        if number < 20 {
+            std::fs::create_dir(&path).unwrap();
+        }
+        paths.push(path);
+    }
+    let scrubbed = scrub().unwrap();
+    assert_eq!(scrubbed.damaged.len(), 20);
+    for blob in &scrubbed.damaged {
+        assert!(blob.reason.starts_with("it cannot be read: ") && blob.quarantine.is_none(), "{blob:?}");
+    }
+    std::fs::create_dir(&paths[20]).unwrap();
+    let error = scrub().unwrap_err().to_string();
+    assert!(error.starts_with("cannot read "), "{error}");
+    assert!(paths.iter().all(|path| path.is_dir()));
+}
