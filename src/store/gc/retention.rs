@@ -152,6 +152,13 @@ pub(super) struct Candidate {
     pub put: SystemTime,
 }
 
+impl Candidate {
+    /// Of two times the later: a restore may have lost one, and a worker's clock may be wrong.
+    fn at(&self) -> SystemTime {
+        self.created.max(self.put)
+    }
+}
+
 /// Why an image may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Verdict {
@@ -175,8 +182,9 @@ pub(super) fn judge(
     }
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by_key(|&index| {
-        let Candidate { created, put, manifest, .. } = &candidates[index];
-        std::cmp::Reverse((*created, *put, *manifest))
+        let Candidate { created, manifest, .. } = &candidates[index];
+        // By the same time as below. What a restore has put at once is ordered by when it was created.
+        std::cmp::Reverse((candidates[index].at(), *created, *manifest))
     });
     let mut rule = Vec::new();
     rule.extend(keep.keep_last.map(|last| format!("not among the last {last}")));
@@ -186,8 +194,7 @@ pub(super) fn judge(
     let goes = |&(place, index): &(usize, usize)| {
         let candidate = &candidates[index];
         let is_last = place < keep.keep_last.unwrap_or(1).max(1) as usize;
-        // Of two times the later: a restore may have lost one, and a worker's clock may be wrong.
-        let at = candidate.created.max(candidate.put);
+        let at = candidate.at();
         let is_young = keep.keep_for.is_some_and(|age| now.duration_since(at).is_ok_and(|old| old < age));
         // What is from the future, by the store's clock, is young.
         let is_young = is_young || (keep.keep_for.is_some() && at > now);
@@ -249,6 +256,17 @@ mod tests {
             let verdicts = judge(&retention, &candidates[0].name.repository, &candidates, now);
             assert_eq!(verdicts.len(), goes, "{apps:?}");
         }
+    }
+
+    #[test]
+    fn a_worker_whose_clock_is_behind_has_made_the_newest_all_the_same() {
+        let now = SystemTime::now();
+        let mut candidates = [candidate("late", 0, now), candidate("before", 1, now)];
+        candidates[0].created = now - Duration::from_secs(400 * 24 * 3600);
+        let rules = rules("[retention]\n\"*\" = { keep_last = 1 }");
+        let retention = Retention::By { rules, in_use: InUse::read([], ["acme/shop"]) };
+        let verdicts = judge(&retention, &candidates[0].name.repository, &candidates, now);
+        assert_eq!(verdicts.iter().map(|verdict| verdict.index).collect::<Vec<_>>(), [1]);
     }
 
     #[test]
