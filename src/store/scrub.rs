@@ -163,7 +163,8 @@ impl Store {
         Ok(record.scrubbed)
     }
 
-    /// How long ago the last one ended, and which part it was of. None: there was none.
+    /// How long ago the last one ended, or how far ahead, where a clock was wrong, and which part it was of. None:
+    /// there was none.
     pub async fn scrubbed_before(&self) -> Result<Option<(Duration, Part)>, StoreError> {
         self.blocking(|directory| {
             let key = layout::scrub_report();
@@ -171,7 +172,8 @@ impl Store {
             let record =
                 directory.read(&key)?.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
             let part = record.and_then(|record| record.scrubbed.part.parse().ok());
-            Ok(Some((at.elapsed().unwrap_or_default(), part.unwrap_or(Part::ALL))))
+            let age = at.elapsed().unwrap_or_else(|ahead| ahead.duration());
+            Ok(Some((age, part.unwrap_or(Part::ALL))))
         })
         .await
     }

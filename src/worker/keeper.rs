@@ -87,7 +87,7 @@ async fn is_time(store: &Store, every: Duration) -> bool {
     match store.collected_before().await {
         Ok(age) => age.is_none_or(|age| age >= every),
         Err(error) => {
-            tracing::debug!(%error, "it cannot be read when the store's garbage was collected last");
+            tracing::warn!(%error, "it cannot be read when the store's garbage was collected last; it is not now");
             false
         }
     }
@@ -117,7 +117,7 @@ async fn scrub(store: &Store, config: &Config, drain: &CancellationToken) -> boo
         Ok(Some((age, part))) if !every.is_zero() && age >= every => part.next(parts),
         Ok(Some(_)) => return true,
         Err(error) => {
-            tracing::debug!(%error, "it cannot be read when the store was verified last");
+            tracing::warn!(%error, "it cannot be read when the store was verified last; it is not now");
             return true;
         }
     };
@@ -263,6 +263,22 @@ mod tests {
         assert!(!blob.exists(), "what was marked in one round went in the next");
         config.keeping.gc_every = Duration::ZERO;
         assert!(!is_time(&store, config.keeping.gc_every).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_report_from_the_future_does_not_put_the_next_round_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreConfig { path: folder.path().to_owned() }).unwrap();
+        let (every, cancel) = (Duration::from_secs(24 * 3600), CancellationToken::new());
+        let collection =
+            Collection { grace: every, dry_run: false, retention: Retention::KeepAll, cancel: &cancel };
+        store.collect(&collection).unwrap();
+        let report = folder.path().join("buildgrid/gc/collection.json");
+        for (ahead, due) in [(3600, false), (30 * 24 * 3600, true)] {
+            let file = std::fs::File::options().append(true).open(&report).unwrap();
+            file.set_modified(std::time::SystemTime::now() + Duration::from_secs(ahead)).unwrap();
+            assert_eq!(is_time(&store, every).await, due, "{ahead} s ahead");
+        }
     }
 
     #[tokio::test]

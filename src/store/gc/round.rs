@@ -73,11 +73,12 @@ impl Store {
         Ok(collected)
     }
 
-    /// How long ago the last collection ended. None: there was none.
+    /// How long ago the last collection ended; how far ahead, where that lies in the future: a clock was wrong. None:
+    /// there was none.
     pub async fn collected_before(&self) -> Result<Option<Duration>, StoreError> {
         self.blocking(|directory| {
             let at = directory.modified(&layout::collection_report())?;
-            Ok(at.map(|at| at.elapsed().unwrap_or_default()))
+            Ok(at.map(|at| at.elapsed().unwrap_or_else(|ahead| ahead.duration())))
         })
         .await
     }
