@@ -161,8 +161,13 @@ impl Pipeline {
         if self.rules.quota(&event.namespace).is_none() {
             return Ok(false);
         }
-        let usage = self.publisher.store().usage(&event.namespace).await.map_err(PublishError::from)?;
-        self.rules.permit_usage(&event.namespace, usage).map_err(Outcome::Rejected)?;
+        let store = self.publisher.store();
+        let usage = store.usage(&event.namespace).await.map_err(PublishError::from)?;
+        if self.rules.permit_usage(&event.namespace, usage).is_err() {
+            // That may be more than there is: it is counted before anything is rejected for it.
+            let usage = store.recounted_usage(&event.namespace).await.map_err(PublishError::from)?;
+            self.rules.permit_usage(&event.namespace, usage).map_err(Outcome::Rejected)?;
+        }
         Ok(true)
     }
 

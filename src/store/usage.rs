@@ -33,6 +33,24 @@ impl Store {
         .await
     }
 
+    /// The same, counted anew where publishes have added something since the last count: of what they noted, some may be
+    /// in the namespace already, through another of its repositories. Looks at all of its images then.
+    pub async fn recounted_usage(&self, namespace: &Namespace) -> Result<u64, StoreError> {
+        let namespace = namespace.clone();
+        self.blocking(move |directory| {
+            let added = added(directory, namespace.as_str())?;
+            match counted(directory, namespace.as_str())? {
+                Some(bytes) if added.is_empty() => Ok(bytes),
+                _ => {
+                    let bytes = count(directory, namespace.as_str())?;
+                    put(directory, namespace.as_str(), bytes, &added)?;
+                    Ok(bytes)
+                }
+            }
+        })
+        .await
+    }
+
     /// Notes what a publish adds to its namespace: those of an image's parts, with their lengths, that the repository
     /// does not link yet. Call it before they are linked.
     pub async fn note_usage(

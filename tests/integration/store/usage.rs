@@ -41,6 +41,9 @@ async fn what_workers_add_is_known_at_once_and_counted_by_each_collection() {
     // In another repository of the namespace it counts once more until it is counted.
     publish(&other, "acme/shop.b", "v1", &images[1]).await;
     assert!(store.usage(&acme).await.unwrap() >= sum + length(&images[1]));
+    assert_eq!(store.recounted_usage(&acme).await.unwrap(), sum);
+    assert_eq!(other.usage(&acme).await.unwrap(), sum, "what was counted is known");
+    publish(&other, "acme/shop.c", "v1", &images[1]).await;
     collect(&store, Duration::ZERO);
     for store in [&store, &other] {
         assert_eq!(store.usage(&acme).await.unwrap(), sum);
