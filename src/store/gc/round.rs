@@ -55,14 +55,26 @@ impl Store {
             round.repository(&repository)?;
         }
         round.images();
+        // A disk may be full: whatever makes room comes before all that takes some.
+        let (mut settled, mut full) = (Vec::new(), None);
+        for shard in condemned::shards() {
+            round.blobs(&shard)?;
+            match round.remove_due(&shard) {
+                Ok(one) => settled.push((shard, one)),
+                Err(error @ StoreError::Full { .. }) => full = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        round.layer_index()?;
+        if let Some(error) = full {
+            return Err(error);
+        }
+        for (shard, one) in settled {
+            round.condemn(&shard, &one)?;
+        }
         for (namespace, added) in added {
             usage::put(directory, &namespace, round.usage.of(&namespace), &added)?;
         }
-        for shard in condemned::shards() {
-            round.blobs(&shard)?;
-            round.settle(&shard)?;
-        }
-        round.layer_index()?;
         let mut collected = round.collected;
         collected.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
         if !collection.dry_run {

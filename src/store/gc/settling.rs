@@ -38,9 +38,15 @@ pub(super) struct Garbage {
     pub mark: Option<Mark>,
 }
 
+/// The garbage of one list.
+pub(super) struct Settled {
+    due: Vec<Garbage>,
+    rest: Vec<Garbage>,
+}
+
 impl Round<'_> {
-    /// Removes what is due in one list, and writes the list anew.
-    pub(super) fn settle(&mut self, shard: &str) -> Result<(), StoreError> {
+    /// Removes what is due in one list; answers what was, and the rest.
+    pub(super) fn remove_due(&mut self, shard: &str) -> Result<Settled, StoreError> {
         let garbage = self.garbage.remove(shard).unwrap_or_default();
         let is_due = |one: &Garbage| one.mark.as_ref().is_some_and(|mark| self.is_due(mark));
         let (due, rest): (Vec<_>, Vec<_>) = garbage.into_iter().partition(is_due);
@@ -60,7 +66,7 @@ impl Round<'_> {
                 self.collected.removed.add(one.kind == Kind::Blob, one.bytes);
             }
         }
-        self.condemn(shard, &due, &rest)
+        Ok(Settled { due, rest })
     }
 
     /// Removes what these marks name, of those that still stand in the list, which loses them; answers which.
@@ -86,7 +92,8 @@ impl Round<'_> {
     }
 
     /// Marks what has none, and takes the marks off what is needed again.
-    fn condemn(&mut self, shard: &str, due: &[Garbage], rest: &[Garbage]) -> Result<(), StoreError> {
+    pub(super) fn condemn(&mut self, shard: &str, settled: &Settled) -> Result<(), StoreError> {
+        let Settled { due, rest } = settled;
         loop {
             let list = List::read(self.directory, shard)?;
             let since = self.clock()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -316,3 +316,19 @@ async fn a_tag_whose_content_has_gone_is_not_put() {
     image.put_untagged(&store, &name.repository).await;
     assert_eq!(store.put_tag(&name, image.digest(), TagPut::IfAbsent).await.unwrap(), TagOutcome::Put);
 }
+
+#[tokio::test]
+async fn what_is_due_goes_before_anything_is_written() {
+    let (root, store) = store();
+    store.usage(&"acme".parse().unwrap()).await.unwrap();
+    let digest = store.put_blob(b"nobody's".to_vec()).await.unwrap();
+    collect(&store, NONE);
+    // Nothing can be counted, as on a full disk.
+    let counted = root.path().join("buildgrid/usage/acme.json");
+    std::fs::remove_file(&counted).unwrap();
+    std::fs::create_dir_all(counted.join("in the way")).unwrap();
+    store.collect(&keep_all(NONE)).unwrap_err();
+    let hex = digest.hex();
+    let blob = root.path().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+    assert!(!blob.exists());
+}
