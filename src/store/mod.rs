@@ -33,7 +33,8 @@ pub use config::StoreConfig;
 pub use credentials::{Credential, NewCredential};
 pub use error::StoreError;
 pub use gc::{
-    Collected, Collection, Going, ImageGone, InUse, Keep, Retention, RetentionConfig, Sum, Unreadable,
+    AskAgain, Collected, Collection, Going, ImageGone, InUse, Keep, Retention, RetentionConfig, Sum,
+    Unreadable,
 };
 pub use handle::Store;
 pub use keeping::KeepingConfig;

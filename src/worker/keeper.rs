@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Live};
 use crate::disk::aside;
 use crate::store::{
-    Collected, Collection, InUse, Part, Retention, RetentionConfig, Scrubbed, Store, StoreError,
+    AskAgain, Collected, Collection, InUse, Part, Retention, RetentionConfig, Scrubbed, Store, StoreError,
 };
 use crate::timeline::client::TimelineClient;
 
@@ -33,16 +33,21 @@ pub async fn retention(rules: &RetentionConfig, client: Result<Option<TimelineCl
         }
         Err(reason) => return Retention::Unknown(format!("what deploys run cannot be asked: {reason}")),
     };
-    match client.images_in_use().await {
-        Ok(answer) => Retention::By {
-            rules: rules.clone(),
-            in_use: InUse::read(
-                answer.images.iter().map(String::as_str),
-                answer.apps.iter().map(String::as_str),
-            ),
-        },
-        Err(error) => Retention::Unknown(format!("what deploys run cannot be asked: {error}")),
+    match in_use(&client).await {
+        Ok(in_use) => {
+            // The collection is on a thread of its own.
+            let runtime = tokio::runtime::Handle::current();
+            let again = AskAgain::by(move || runtime.block_on(self::in_use(&client)));
+            Retention::By { rules: rules.clone(), in_use, again: Some(again) }
+        }
+        Err(reason) => Retention::Unknown(reason),
     }
+}
+
+async fn in_use(client: &TimelineClient) -> Result<InUse, String> {
+    let answer = client.images_in_use().await;
+    let answer = answer.map_err(|error| format!("what deploys run cannot be asked: {error}"))?;
+    Ok(InUse::read(answer.images.iter().map(String::as_str), answer.apps.iter().map(String::as_str)))
 }
 
 /// Goes round until the drain.

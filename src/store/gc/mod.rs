@@ -35,5 +35,5 @@ mod round;
 mod settling;
 
 pub use report::{Collected, Going, ImageGone, Sum, Unreadable};
-pub use retention::{InUse, Keep, Retention, RetentionConfig};
+pub use retention::{AskAgain, InUse, Keep, Retention, RetentionConfig};
 pub use round::Collection;

@@ -1,6 +1,8 @@
 //! Which images may go: by the section `retention`, and never one that a deploy runs.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -129,6 +131,26 @@ pub(super) fn app_of(repository: &ImageRepository) -> String {
     format!("{}/{}", repository.namespace, repository.app)
 }
 
+/// Asks once more what deploys run. Blocking; an error is the reason as one sentence.
+#[derive(Clone)]
+pub struct AskAgain(Arc<dyn Fn() -> Result<InUse, String> + Send + Sync>);
+
+impl AskAgain {
+    pub fn by(ask: impl Fn() -> Result<InUse, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+
+    pub(super) fn ask(&self) -> Result<InUse, String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for AskAgain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AskAgain")
+    }
+}
+
 /// By what images are removed.
 #[derive(Debug, Clone)]
 pub enum Retention {
@@ -138,7 +160,11 @@ pub enum Retention {
     Unknown(String),
     By {
         rules: RetentionConfig,
+        /// When the round began.
         in_use: InUse,
+        /// For those that are about to be removed: a round takes its time, and deploys go on. None: `in_use` is all
+        /// there is to know.
+        again: Option<AskAgain>,
     },
 }
 
@@ -175,7 +201,7 @@ pub(super) fn judge(
     candidates: &[Candidate],
     now: SystemTime,
 ) -> Vec<Verdict> {
-    let Retention::By { rules, in_use } = retention else { return Vec::new() };
+    let Retention::By { rules, in_use, .. } = retention else { return Vec::new() };
     let (keep, pattern) = rules.of(repository);
     if !keep.is_limit() || !in_use.knows(repository) {
         return Vec::new();
@@ -224,8 +250,11 @@ mod tests {
         let now = SystemTime::now();
         let candidates: Vec<_> =
             [("a", 1), ("d", 40), ("b", 2), ("c", 30)].map(|(tag, days)| candidate(tag, days, now)).into();
-        let retention =
-            Retention::By { rules: rules(text), in_use: InUse::read(in_use.iter().copied(), ["acme/shop"]) };
+        let retention = Retention::By {
+            rules: rules(text),
+            in_use: InUse::read(in_use.iter().copied(), ["acme/shop"]),
+            again: None,
+        };
         let repository = &candidates[0].name.repository;
         let verdicts = judge(&retention, repository, &candidates, now);
         verdicts.iter().map(|verdict| candidates[verdict.index].name.tag.to_string()).collect()
@@ -252,7 +281,7 @@ mod tests {
         let rules = rules("[retention]\n\"*\" = { keep_last = 1 }");
         for (apps, goes) in [(&[][..], 0), (&["acme/shop2", "acme"], 0), (&["acme/shop"], 1)] {
             let in_use = InUse::read([], apps.iter().copied());
-            let retention = Retention::By { rules: rules.clone(), in_use };
+            let retention = Retention::By { rules: rules.clone(), in_use, again: None };
             let verdicts = judge(&retention, &candidates[0].name.repository, &candidates, now);
             assert_eq!(verdicts.len(), goes, "{apps:?}");
         }
@@ -264,7 +293,7 @@ mod tests {
         let mut candidates = [candidate("late", 0, now), candidate("before", 1, now)];
         candidates[0].created = now - Duration::from_secs(400 * 24 * 3600);
         let rules = rules("[retention]\n\"*\" = { keep_last = 1 }");
-        let retention = Retention::By { rules, in_use: InUse::read([], ["acme/shop"]) };
+        let retention = Retention::By { rules, in_use: InUse::read([], ["acme/shop"]), again: None };
         let verdicts = judge(&retention, &candidates[0].name.repository, &candidates, now);
         assert_eq!(verdicts.iter().map(|verdict| verdict.index).collect::<Vec<_>>(), [1]);
     }

@@ -225,7 +225,8 @@ impl<'a> Round<'a> {
         versions: &[Version],
     ) -> Result<HashMap<usize, ImageGone>, StoreError> {
         let mut going = HashMap::new();
-        let (Some(name), Retention::By { rules, in_use }) = (repository.name(), &self.collection.retention)
+        let (Some(name), Retention::By { rules, in_use, again }) =
+            (repository.name(), &self.collection.retention)
         else {
             return Ok(going);
         };
@@ -255,7 +256,25 @@ impl<'a> Round<'a> {
                 put: version.put_at,
             });
         }
-        for verdict in retention::judge(&self.collection.retention, &name, &candidates, self.now) {
+        let mut verdicts = retention::judge(&self.collection.retention, &name, &candidates, self.now);
+        let is_due = |verdict: &retention::Verdict| {
+            let key = &versions[indices[verdict.index]].key;
+            self.marks.get(key.as_str()).is_some_and(|mark| self.is_due(mark))
+        };
+        if let Some(again) = again.as_ref().filter(|_| verdicts.iter().any(is_due)) {
+            match again.ask() {
+                Ok(in_use) => verdicts.retain(|verdict| {
+                    let candidate = &candidates[verdict.index];
+                    in_use.knows(&name) && !in_use.has(&candidate.name, candidate.manifest)
+                }),
+                // They lose their marks, and so have another grace.
+                Err(reason) => {
+                    self.collected.retention_paused.get_or_insert(reason);
+                    return Ok(going);
+                }
+            }
+        }
+        for verdict in verdicts {
             let (candidate, index) = (&candidates[verdict.index], indices[verdict.index]);
             let version = &versions[index];
             let mark = self.marks.get(version.key.as_str()).cloned();

@@ -80,7 +80,7 @@ fn letting_go(path: &Path, stop: &AtomicBool) -> (u64, usize) {
         let rules = Config::parse("f", "[retention]\nsmoke = { keep_last = 1 }", []).unwrap().retention;
         let apps: Vec<_> = (0..2).map(|publisher| format!("smoke/web{publisher}")).collect();
         let in_use = InUse::read([], apps.iter().map(String::as_str));
-        let retention = Retention::By { rules, in_use };
+        let retention = Retention::By { rules, in_use, again: None };
         match store.collect(&Collection { grace: GRACE, dry_run: false, retention, cancel: &cancel }) {
             Ok(collected) => {
                 removed += collected.removed.blobs;

@@ -59,7 +59,7 @@ async fn publish(store: &Store, root: &Path, tag: &str, image: &TestImage) {
 fn keep_last(store: &Store, last: u32, grace: Duration) {
     let rules = format!("[retention]\n\"*\" = {{ keep_last = {last} }}");
     let rules = Config::parse("f", &rules, []).unwrap().retention;
-    let retention = Retention::By { rules, in_use: InUse::read([], ["acme/shop"]) };
+    let retention = Retention::By { rules, in_use: InUse::read([], ["acme/shop"]), again: None };
     let cancel = CancellationToken::new();
     store.collect(&Collection { grace, dry_run: false, retention, cancel: &cancel }).unwrap();
 }

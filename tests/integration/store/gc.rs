@@ -7,7 +7,7 @@ use buildgrid::config::Config;
 use buildgrid::publish::name::ImageName;
 use buildgrid::store::digest::Digest;
 use buildgrid::store::{
-    Collected, Collection, Going, InUse, Layer, Retention, Store, StoreError, TagOutcome, TagPut,
+    AskAgain, Collected, Collection, Going, InUse, Layer, Retention, Store, StoreError, TagOutcome, TagPut,
 };
 use buildgrid::telemetry::pulse::Pulse;
 use oci_spec::image::MediaType;
@@ -31,7 +31,7 @@ pub(super) fn collect(store: &Store, grace: Duration) -> Collected {
 
 fn by(rules: &str, in_use: &[&str]) -> Retention {
     let rules = Config::parse("f", &format!("[retention]\n{rules}"), []).unwrap().retention;
-    Retention::By { rules, in_use: InUse::read(in_use.iter().copied(), ["acme/shop"]) }
+    Retention::By { rules, in_use: InUse::read(in_use.iter().copied(), ["acme/shop"]), again: None }
 }
 
 /// Every file with its bytes, but what locks and reports are for.
@@ -331,4 +331,31 @@ async fn what_is_due_goes_before_anything_is_written() {
     let hex = digest.hex();
     let blob = root.path().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
     assert!(!blob.exists());
+}
+
+#[tokio::test]
+async fn what_is_deployed_while_a_round_goes_on_stays() {
+    let (_root, store) = store();
+    let repository = "acme/shop.storefront";
+    for tag in ["v1", "v2"] {
+        TestImage::saying(tag).publish(&store, &image_name(repository, tag)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let round = |answer: fn() -> Result<InUse, String>| {
+        let mut retention = by("acme = { keep_last = 1 }", &[]);
+        let Retention::By { again, .. } = &mut retention else { panic!() };
+        *again = Some(AskAgain::by(answer));
+        store.collect(&Collection { retention, ..keep_all(NONE) }).unwrap()
+    };
+    assert_eq!(round(|| panic!("nothing is due yet")).going, 1);
+    let away = round(|| Err("away".to_owned()));
+    assert_eq!((away.going, away.retention_paused.as_deref()), (0, Some("away")));
+    // It has another grace.
+    assert_eq!(round(|| panic!("nothing is due yet")).going, 1);
+    assert_eq!(round(|| Ok(InUse::read(["h/acme/shop.storefront:v1"], ["acme/shop"]))).going, 0);
+    assert_eq!(round(|| panic!("nothing is due yet")).going, 1);
+    assert_eq!(round(|| Ok(InUse::read([], []))).going, 0);
+    assert_eq!(round(|| panic!("nothing is due yet")).going, 1);
+    let gone = round(|| Ok(InUse::read([], ["acme/shop"])));
+    assert_eq!(gone.retention.iter().map(|image| image.state).collect::<Vec<_>>(), [Going::Removed]);
 }
