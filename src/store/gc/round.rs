@@ -349,7 +349,7 @@ impl<'a> Round<'a> {
                     all.push((digest, contents));
                 }
                 // An index may name manifests that were never put here.
-                Found::Absent if is_child => {}
+                Found::Absent if is_child && !self.is_quarantined(digest) => {}
                 Found::Absent => {
                     self.cannot_read(repository, Some(digest), "it is not there".to_owned(), seen);
                 }
@@ -357,6 +357,11 @@ impl<'a> Round<'a> {
             }
         }
         all
+    }
+
+    /// Whether it was there, and what it refers to is not known because it was damaged. What cannot be told is taken so.
+    fn is_quarantined(&self, digest: Digest) -> bool {
+        self.directory.size(&layout::quarantined(digest)).map_or(true, |length| length.is_some())
     }
 
     fn cannot_read(
@@ -389,9 +394,9 @@ impl<'a> Round<'a> {
                 Found::Readable(contents) if contents.is_ours && repository.name().is_some() => {
                     unneeded.push(digest);
                 }
-                Found::Absent => unneeded.push(digest),
+                Found::Absent if !self.is_quarantined(digest) => unneeded.push(digest),
                 // Another registry may have put it without a tag, for clients that know its digest.
-                Found::Readable(_) | Found::Unreadable(_) => {
+                Found::Readable(_) | Found::Unreadable(_) | Found::Absent => {
                     let contents = self.refer(repository, digest, &mut seen);
                     seen.linked.extend(contents.iter().flat_map(all_of).map(|(digest, _)| digest));
                     seen.staying.extend(contents.iter().flat_map(all_of));

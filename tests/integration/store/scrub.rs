@@ -158,3 +158,16 @@ async fn what_cannot_be_read_is_told_and_stays() {
     assert!(error.starts_with("cannot read "), "{error}");
     assert!(paths.iter().all(|path| path.is_dir()));
 }
+
+#[tokio::test]
+async fn what_a_damaged_manifest_without_a_tag_refers_to_is_kept() {
+    let (root, store) = store();
+    let image = TestImage::saying("hello");
+    image.put_untagged(&store, &image_name("acme/shop.storefront", "v1").repository).await;
+    std::fs::write(data(root.path(), image.digest()), "damaged").unwrap();
+    assert!(scrub(&store).is_damaged());
+    for _ in 0..2 {
+        assert_eq!(collect(&store, std::time::Duration::ZERO).unreadable.len(), 1);
+    }
+    assert!(data(root.path(), Digest::of(&image.layer)).exists());
+}
