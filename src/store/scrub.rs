@@ -122,9 +122,12 @@ pub struct Scrubbed {
 }
 
 impl Scrubbed {
-    /// Whether something is amiss that only building again mends.
+    /// Whether something is amiss that only building again mends. What only images have that a rebuild has replaced is
+    /// not: nothing puts that again.
     pub fn is_damaged(&self) -> bool {
-        !self.damaged.is_empty() || !self.lost_tags.is_empty()
+        let counts =
+            |blob: &DamagedBlob| blob.images.is_empty() || blob.images.iter().any(|image| !image.replaced);
+        self.damaged.iter().any(counts) || !self.lost_tags.is_empty()
     }
 }
 

@@ -193,6 +193,10 @@ impl<'a> Round<'a> {
         let going = self.let_go(repository, &versions.all)?;
         for (index, version) in versions.all.iter().enumerate() {
             self.go_on()?;
+            if self.is_lost(&versions.all, version) {
+                self.note(version.key.clone(), version.manifest, Kind::Link, 0);
+                continue;
+            }
             let contents = self.refer(repository, version.manifest, &mut seen);
             match going.get(&index) {
                 None => seen.staying.extend(contents.iter().flat_map(all_of)),
@@ -357,6 +361,18 @@ impl<'a> Round<'a> {
             }
         }
         all
+    }
+
+    /// Whether it is what a tag named before, of which nothing is there any more, while what the tag names now is: that
+    /// nobody will build it again must not keep the repository's garbage for ever.
+    fn is_lost(&self, all: &[Version], version: &Version) -> bool {
+        let is_absent = |digest| matches!(inventory::contents(self.directory, digest), Found::Absent);
+        let is_readable = |digest| matches!(inventory::contents(self.directory, digest), Found::Readable(_));
+        let mut of_tag = all.iter().filter(|other| other.tag == version.tag);
+        !version.is_current
+            && is_absent(version.manifest)
+            && !self.is_quarantined(version.manifest)
+            && of_tag.any(|other| other.is_current && is_readable(other.manifest))
     }
 
     /// Whether it was there, and what it refers to is not known because it was damaged. What cannot be told is taken so.

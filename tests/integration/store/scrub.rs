@@ -171,3 +171,27 @@ async fn what_a_damaged_manifest_without_a_tag_refers_to_is_kept() {
     }
     assert!(data(root.path(), Digest::of(&image.layer)).exists());
 }
+
+#[tokio::test]
+async fn a_replaced_image_whose_manifest_is_lost_does_not_keep_its_repository_for_ever() {
+    let (root, store) = store();
+    let name = image_name("acme/shop.storefront", "v1");
+    let (image, rebuilt) = (TestImage::saying("hello"), TestImage::saying("other bytes"));
+    image.publish(&store, &name).await;
+    let digest = rebuilt.put_untagged(&store, &name.repository).await;
+    store.put_tag(&name, digest, TagPut::Replace { expected: Some(image.digest()) }).await.unwrap();
+    std::fs::write(data(root.path(), image.digest()), "damaged").unwrap();
+    let scrubbed = scrub(&store);
+    assert_eq!((scrubbed.damaged.len(), scrubbed.is_damaged()), (1, false), "{scrubbed:?}");
+    let round = || collect(&store, std::time::Duration::ZERO);
+    // As long as it is in quarantine, somebody may bring it back.
+    assert_eq!((round().unreadable.len(), round().removed), (1, Default::default()));
+    std::fs::remove_file(root.path().join(scrubbed.damaged[0].quarantine.as_ref().unwrap())).unwrap();
+    for _ in 0..4 {
+        assert_eq!(round().unreadable, []);
+    }
+    assert!(!data(root.path(), Digest::of(&image.layer)).exists());
+    assert!(is_whole(&store, &name, &rebuilt).await);
+    let scrubbed = scrub(&store);
+    assert_eq!((scrubbed.damaged.len(), scrubbed.images), (0, 1), "{scrubbed:?}");
+}
