@@ -59,6 +59,7 @@ impl Store {
             let link = digest.to_string();
             let index = layout::tag_index_link(&name, digest);
             let before: &[(&Key, &[u8])] = &[(&index, link.as_bytes())];
+            let was_named = directory.size(&index)?.is_some();
             let swap = match expected {
                 None => directory.put_if_absent(before, &key, link.as_bytes())?,
                 Some(expected) => directory.compare_and_set(
@@ -76,6 +77,9 @@ impl Store {
                     match verify_whole(directory, &name.repository, digest) {
                         Err(error @ StoreError::Incomplete { .. }) => {
                             take_back(directory, &key, link.as_bytes(), current)?;
+                            if !was_named {
+                                forget(directory, &key, &index, digest)?;
+                            }
                             Err(error)
                         }
                         // Nobody has looked, then. The tag stays; putting it again is safe.
@@ -83,7 +87,12 @@ impl Store {
                         Ok(()) => Ok(TagOutcome::Put),
                     }
                 }
-                Swap::Found(found) => Ok(TagOutcome::Exists(digest_in(directory, &key, &found)?)),
+                Swap::Found(found) => {
+                    if !was_named {
+                        forget(directory, &key, &index, digest)?;
+                    }
+                    Ok(TagOutcome::Exists(digest_in(directory, &key, &found)?))
+                }
             }
         })
         .await
@@ -165,6 +174,15 @@ fn take_back(
         None => directory.remove_if(&lock, key, link)?,
         Some(before) => directory.compare_and_set(&lock, &[], key, link, before.to_string().as_bytes())?,
     };
+    Ok(())
+}
+
+/// Removes the link that says that a tag has named this manifest, unless it names it now.
+fn forget(directory: &Directory, key: &Key, index: &Key, digest: Digest) -> Result<(), StoreError> {
+    let names_it = |link: Vec<u8>| link == digest.to_string().as_bytes();
+    if !directory.read(key)?.is_some_and(names_it) {
+        directory.discard(index)?;
+    }
     Ok(())
 }
 
