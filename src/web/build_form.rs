@@ -40,14 +40,17 @@ const fn needed(name: &'static str, path: &'static str, stand_in: &'static str) 
 }
 
 pub const NAMESPACE: &str = "namespace";
+pub const APP: &str = "app";
 pub const REPOSITORY: &str = "repository";
 pub const FAKE: &str = "fake";
+/// What an address can fill in.
+const FROM_ADDRESS: [&str; 4] = [NAMESPACE, APP, "commit", "ref"];
 /// The id that the build will have: a form that is sent twice is one build.
 const ID: &str = "id";
 
 pub const FIELDS: [Field; 19] = [
     needed(NAMESPACE, "namespace", "x"),
-    needed("app", "app", "x"),
+    needed(APP, "app", "x"),
     needed(REPOSITORY, "repository.url", "https://x/x"),
     needed("commit", "commit", "0000000000000000000000000000000000000000"),
     field("ref", "ref", Kind::Ref),
@@ -121,12 +124,21 @@ impl BuildForm {
         form
     }
 
-    /// Puts what an address asks for into the fields.
+    /// Puts what an address asks for into the fields that an address may fill, the first value of each. The others,
+    /// such as the repository, are the reader's or an earlier event's: who follows a link that somebody sent is not
+    /// to hand secrets to a Dockerfile of the sender's.
     pub fn fill<'a>(&mut self, values: impl Iterator<Item = (&'a str, &'a str)>) {
-        for (name, value) in values {
-            if let Some(at) = position(name).filter(|_| !value.is_empty()) {
-                self.values[at] = value.to_owned();
-            }
+        let mut open = FROM_ADDRESS.to_vec();
+        for (name, value) in values.filter(|(_, value)| !value.is_empty()) {
+            let Some(at) = open.iter().position(|field| *field == name) else { continue };
+            open.remove(at);
+            self.set(name, value);
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        if let Some(at) = position(name) {
+            self.values[at] = value.to_owned();
         }
     }
 

@@ -143,7 +143,12 @@ fn a_form_like_an_event_makes_that_event_again() {
     });
     let mut form = BuildForm::like(&event);
     assert_eq!((form.value("commit"), form.value("rebuild"), form.value("no_cache")), ("", "", ""));
-    form.fill([("commit", COMMIT), ("nonsense", "x"), ("target", "")].into_iter());
+    // An address fills in what is built, and not how or from where; of each the first value.
+    let address = [("commit", ""), ("commit", COMMIT), ("commit", "x"), ("nonsense", "x")];
+    form.fill(address.into_iter());
+    form.fill(
+        FIELDS.iter().filter(|field| !FROM_ADDRESS.contains(&field.name)).map(|field| (field.name, "{}")),
+    );
     let made: Value = serde_json::from_slice(&form.event(&member("acme"), &rules("")).unwrap()).unwrap();
     for path in FIELDS.iter().map(|field| field.path).filter(|path| !path.starts_with("build.")) {
         let pointer = format!("/{}", path.replace('.', "/"));

@@ -5,9 +5,10 @@ use http::StatusCode;
 
 use super::document::{Document, Frame, Viewer};
 use super::icons::Icon;
-use super::query::{app_page, path};
+use super::query::app_page;
+use crate::publish::name::{AppName, Namespace};
 use crate::telemetry::printable::printable;
-use crate::web::build_form::{BuildForm, FAKE, FieldFault, NAMESPACE};
+use crate::web::build_form::{APP, BuildForm, FAKE, FieldFault, NAMESPACE};
 
 #[derive(Template)]
 #[template(path = "build_form.html")]
@@ -69,7 +70,7 @@ type Row = (&'static str, &'static str, &'static str, &'static str, Input);
 
 const WHAT: &[Row] = &[
     (NAMESPACE, "Namespace", "", "acme", Input::Code),
-    ("app", "App", "", "shop", Input::Code),
+    (APP, "App", "", "shop", Input::Code),
     (
         "repository",
         "Repository",
@@ -120,14 +121,16 @@ const PRETENDED: &[Row] = &[(
     Input::Lines,
 )];
 
+/// The form; `of` is the app that it is about, if there is one already.
 pub fn build_form(
     viewer: &Viewer,
     form: &BuildForm,
+    of: Option<(&Namespace, &AppName)>,
     namespaces: &[String],
     faults: &[FieldFault],
     status: StatusCode,
 ) -> Document {
-    let first = if form.value("app").is_empty() { NAMESPACE } else { "commit" };
+    let first = if form.value(APP).is_empty() { NAMESPACE } else { "commit" };
     let group = |name, note, folded, rows: &[Row]| {
         let fields: Vec<_> = rows.iter().map(|row| FieldView::new(row, form, faults, first)).collect();
         let used = fields.iter().any(|field| field.fault.is_some() || !field.value.is_empty());
@@ -147,12 +150,10 @@ pub fn build_form(
     let faulty =
         fields.filter(|field| field.fault.is_some()).map(|field| (field.name, field.label)).collect();
     let general = faults.iter().filter(|fault| fault.field.is_none());
-    let (namespace, app) = (form.value(NAMESPACE).trim(), form.value("app").trim());
     let template = BuildFormPage {
         frame: Frame::new(Some(viewer)).of_form(),
         id: form.id.to_string(),
-        of: (!namespace.is_empty() && !app.is_empty())
-            .then(|| (path(&app_page(namespace, app)), printable(app))),
+        of: of.map(|(namespace, app)| (app_page(namespace.as_str(), app.as_str()), app.to_string())),
         groups,
         namespaces: namespaces.iter().map(|name| printable(name)).collect(),
         general: general.map(|fault| printable(&fault.what)).collect(),

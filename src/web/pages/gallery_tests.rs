@@ -69,13 +69,18 @@ fn pages() -> Vec<(String, Document)> {
         ),
     ];
     let form = BuildForm::read(b"namespace=acme&app=shop&commit=main&repository=https://git.example.com/acme/storefront.git&ref=main&services=web+worker&args=RAILS_ENV%3Dproduction");
+    let shop = ("acme".parse().unwrap(), "shop".parse().unwrap());
     let fault = FieldFault::of(
         Some("commit"),
         "\"main\" is not a full commit id: 40 hex digits are needed".to_owned(),
     );
     for (name, faults) in [("build-form", vec![]), ("build-form-refused", vec![fault])] {
         let namespaces = ["acme".to_owned(), "globex".to_owned()];
-        pages.push((name.to_owned(), build_form(&viewer, &form, &namespaces, &faults, http::StatusCode::OK)));
+        let of = Some((&shop.0, &shop.1));
+        pages.push((
+            name.to_owned(),
+            build_form(&viewer, &form, of, &namespaces, &faults, http::StatusCode::OK),
+        ));
     }
     let (kept, new, names) = (kept(true), new_credential(), ["acme", "globex", "smoke"].map(str::to_owned));
     let fresh = Fresh { new: &new, rotated: true };

@@ -119,7 +119,7 @@ fn hostile_form() -> Document {
     let of = |field: &build_form::Field| FieldFault::of(Some(field.name), hostile());
     let mut faults: Vec<_> = build_form::FIELDS.iter().map(of).collect();
     faults.push(FieldFault::of(None, hostile()));
-    super::build_form(&viewer, &form, &[hostile()], &faults, http::StatusCode::UNPROCESSABLE_ENTITY)
+    super::build_form(&viewer, &form, None, &[hostile()], &faults, http::StatusCode::UNPROCESSABLE_ENTITY)
 }
 
 fn hostile_search(viewer: &Viewer, build: Build) -> Document {

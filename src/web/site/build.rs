@@ -8,9 +8,10 @@ use http::{StatusCode, Uri};
 
 use super::{Fault, OFFERED, Visitor};
 use crate::event::deploy::{BuildId, MAX_EVENT};
+use crate::timeline::protocol::App;
 use crate::web::access::Scope;
 use crate::web::api::{self, apps, builds};
-use crate::web::build_form::{BuildForm, FieldFault, NAMESPACE};
+use crate::web::build_form::{APP, BuildForm, FieldFault, NAMESPACE};
 use crate::web::pages;
 use crate::web::refusal::Refusal;
 use crate::web::service::Timeline;
@@ -18,7 +19,7 @@ use crate::web::service::Timeline;
 /// The largest form, in bytes: an event, escaped.
 const MAX_FORM: usize = 3 * MAX_EVENT + (64 << 10);
 
-/// The form; for an app that is named in the address, as its last build was ordered.
+/// The form; for an app that is named in the address, as its last build was ordered, if there was one.
 pub(super) async fn form(
     State(timeline): State<Arc<Timeline>>,
     visitor: Visitor,
@@ -27,17 +28,35 @@ pub(super) async fn form(
     visitor.0.must(Scope::Build)?;
     let asked: Vec<_> = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
     let named = |name: &str| asked.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
-    let mut form = match (named(NAMESPACE), named("app")) {
-        (Some(namespace), Some(app)) => {
-            let app = apps::visible(&timeline, &visitor.0, namespace, app).await?;
+    let app = match (named(NAMESPACE), named(APP)) {
+        (Some(namespace), Some(app)) => known(&timeline, &visitor, namespace, app).await?,
+        _ => None,
+    };
+    let mut form = match &app {
+        Some(app) => {
             let last = builds::visible(&timeline, &visitor.0, &app.last.id).await?;
             // What is kept was parsed once; were it not JSON, the form would come empty.
             BuildForm::like(&serde_json::from_str(&last.event).unwrap_or_default())
         }
-        _ => BuildForm::default(),
+        None => BuildForm::default(),
     };
     form.fill(asked.iter().map(|(name, value)| (name.as_ref(), value.as_ref())));
     show(&timeline, &visitor, &form, &[], StatusCode::OK).await
+}
+
+/// An app of the visitor's namespaces; `None`: nothing has been built of it yet.
+async fn known(
+    timeline: &Timeline,
+    visitor: &Visitor,
+    namespace: &str,
+    app: &str,
+) -> Result<Option<App>, Refusal> {
+    let own = || namespace.parse().is_ok_and(|namespace| visitor.0.namespaces.hold(&namespace));
+    match apps::visible(timeline, &visitor.0, namespace, app).await {
+        Ok(app) => Ok(Some(app)),
+        Err(Refusal::NotFound(_)) if own() => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 pub(super) async fn order(
@@ -72,11 +91,18 @@ async fn show(
     faults: &[FieldFault],
     status: StatusCode,
 ) -> Result<Response, Fault> {
+    let about = (form.value(NAMESPACE).trim(), form.value(APP).trim());
+    let app = match apps::visible(timeline, &visitor.0, about.0, about.1).await {
+        Ok(app) => Some(app),
+        Err(Refusal::NotFound(_)) => None,
+        Err(refusal) => return Err(refusal.into()),
+    };
+    let of = app.as_ref().map(|app| (&app.namespace, &app.app));
     let names = visitor.0.namespaces.names();
     let namespaces = match &names {
         // A login may build in a namespace that has nothing yet.
         Some(own) => own.iter().take(OFFERED).cloned().collect(),
         None => timeline.database.namespaces(None, OFFERED).await?,
     };
-    Ok(pages::build_form(&visitor.viewer(), form, &namespaces, faults, status).into_response())
+    Ok(pages::build_form(&visitor.viewer(), form, of, &namespaces, faults, status).into_response())
 }

@@ -135,6 +135,16 @@ async fn only_those_who_may_build_are_shown_how() {
         let get = service.nobody(Method::GET, path).header(header::COOKIE, session).send().await.unwrap();
         get.text().await.unwrap()
     };
+    // One that is not built yet can be; and what an address says leads to no other place.
+    let new = page(&member, "/build?namespace=smoke&app=newone").await;
+    assert!(new.contains("value=\"smoke\"") && new.contains("value=\"newone\""), "{new}");
+    assert!(!new.contains("href=\"/smoke/newone\""), "{new}");
+    for query in
+        ["namespace=acme&app=shop&namespace=/evil.example", "namespace=&namespace=/evil.example&app=x"]
+    {
+        let page = page(&member, &format!("/build?{query}&repository=https://evil.example/x")).await;
+        assert!(!page.contains("href=\"//") && !page.contains("https://evil.example"), "{query}: {page}");
+    }
     for path in ["/", "/acme/shop", "/acme/shop/web"] {
         assert!(page(&member, path).await.contains("Build a commit"), "{path}");
         assert!(!page(&viewer, path).await.contains("Build a commit"), "{path}");
