@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 
 use super::access::Principal;
 use super::db::builds::BuildRow;
+use super::db::finding::Line;
 use super::refusal::Refusal;
 use super::service::Timeline;
 use crate::event::deploy::BuildId;
@@ -82,8 +83,10 @@ pub(super) async fn find(timeline: &Timeline, principal: &Principal, query: &str
         let within = image.namespaces(principal);
         let within = within.as_deref().or(names);
         for commit in database.commits_like(&image.commit, within, COMMITS).await? {
-            let rows = shown(database.builds_of_commit(&commit, within, SHOWN).await?);
-            found.images.extend(rows.filter(|build| image.is_of(build)));
+            let line =
+                Line { app: &image.app, repository: &image.repository, variant: image.variant.as_deref() };
+            let rows = database.images_of_commit(&commit, &line, within, SHOWN).await?;
+            found.images.extend(shown(rows));
         }
     }
     found.refs = database.refs_like(query, names, SHOWN).await?;
@@ -119,6 +122,8 @@ struct WantedImage {
     app: String,
     repository: String,
     commit: String,
+    /// What follows the commit, such as `-debug`; `None`: the tag ends within the commit.
+    variant: Option<String>,
 }
 
 /// A namespace, if it is one of the principal's own; else none, which is not all of them.
@@ -131,13 +136,6 @@ impl WantedImage {
     /// Where it is looked for, if its name says so.
     fn namespaces(&self, principal: &Principal) -> Option<Vec<String>> {
         self.namespace.as_deref().map(|namespace| own(principal, namespace))
-    }
-
-    fn is_of(&self, build: &Build) -> bool {
-        build.image.is_some()
-            && build.app.as_str() == self.app
-            && build.repository.as_str() == self.repository
-            && self.namespace.as_ref().is_none_or(|name| build.namespace.as_str() == name)
     }
 }
 
@@ -161,12 +159,15 @@ impl Wanted {
         let image = last.split_once(':').and_then(|(name, tag)| {
             let (app, repository) = name.split_once('.')?;
             // A tag is the commit, and what may follow it.
-            let commit = hex(tag.get(..40).unwrap_or(tag), MIN_COMMIT, 40)?;
+            let (commit, rest) = tag.split_at_checked(40).unwrap_or((tag, ""));
+            let variant = (commit.len() == 40).then(|| rest.to_owned());
+            let commit = hex(commit, MIN_COMMIT, 40)?;
             Some(WantedImage {
                 namespace: namespace.clone(),
                 app: app.to_owned(),
                 repository: repository.to_owned(),
                 commit,
+                variant,
             })
         });
         // `<namespace>/<app>`, of which `.<repository>:<tag>` says nothing more.
@@ -198,7 +199,9 @@ mod tests {
             (image.repository.as_str(), &image.commit[..7], image.commit.len()),
             ("storefront", "9fceb02", 40)
         );
-        assert_eq!(Wanted::read("shop.storefront:9fce").image.unwrap().namespace, None);
+        assert_eq!(image.variant.as_deref(), Some("-debug"));
+        let image = Wanted::read("shop.storefront:9fce").image.unwrap();
+        assert_eq!((image.namespace, image.variant), (None, None));
         let digest = Wanted::read("r.example.com/acme/shop.storefront@sha256:3A7BD3E2F5");
         assert_eq!(digest.digest.as_deref(), Some("sha256:3a7bd3e2f5"));
         assert_eq!(Wanted::read("sha256:3a7").digest, None);

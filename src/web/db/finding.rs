@@ -7,6 +7,13 @@ use super::builds::{BuildRow, SELECT, read};
 use super::open::Database;
 use super::selection::only;
 
+/// Images of a name, and of a variant (`None`: of any): what follows the commit in their tags.
+pub(in crate::web) struct Line<'a> {
+    pub app: &'a str,
+    pub repository: &'a str,
+    pub variant: Option<&'a str>,
+}
+
 /// The namespaces one by one, or all at once.
 fn each(namespaces: Option<&[String]>) -> Vec<Option<&String>> {
     namespaces.map_or_else(|| vec![None], |names| names.iter().map(Some).collect())
@@ -58,7 +65,19 @@ impl Database {
         namespaces: Option<&[String]>,
         most: usize,
     ) -> sqlx::Result<Vec<BuildRow>> {
-        self.newest_where("b.commit_id", commit, namespaces, most).await
+        self.newest_where("b.commit_id", commit, None, namespaces, most).await
+    }
+
+    /// The builds of a commit that made an image of this line, as [`builds_of_commit`](Self::builds_of_commit): one
+    /// commit of a repository with many apps has many others.
+    pub(in crate::web) async fn images_of_commit(
+        &self,
+        commit: &str,
+        line: &Line<'_>,
+        namespaces: Option<&[String]>,
+        most: usize,
+    ) -> sqlx::Result<Vec<BuildRow>> {
+        self.newest_where("b.commit_id", commit, Some(line), namespaces, most).await
     }
 
     /// The builds that are for a deploy of this id, in these namespaces (`None`: all), newest first.
@@ -68,13 +87,14 @@ impl Database {
         namespaces: Option<&[String]>,
         most: usize,
     ) -> sqlx::Result<Vec<BuildRow>> {
-        self.newest_where("b.deploy_id", deploy, namespaces, most).await
+        self.newest_where("b.deploy_id", deploy, None, namespaces, most).await
     }
 
     async fn newest_where(
         &self,
         column: &str,
         value: &str,
+        line: Option<&Line<'_>>,
         namespaces: Option<&[String]>,
         most: usize,
     ) -> sqlx::Result<Vec<BuildRow>> {
@@ -84,6 +104,14 @@ impl Database {
             query.push(format!(" WHERE {column} = ")).push_bind(value.to_owned());
             if let Some(namespace) = namespace {
                 query.push(" AND b.namespace = ").push_bind(namespace.clone());
+            }
+            if let Some(line) = line {
+                // By the commit: `|| ''` is no index's, and a line has the images of all commits.
+                query.push(" AND b.variant IS NOT NULL AND b.app || '' = ").push_bind(line.app.to_owned());
+                query.push(" AND b.repository || '' = ").push_bind(line.repository.to_owned());
+                if let Some(variant) = line.variant {
+                    query.push(" AND b.variant || '' = ").push_bind(variant.to_owned());
+                }
             }
             query.push(" ORDER BY b.created_at DESC, b.id DESC LIMIT ");
             query.push_bind(i64::try_from(most).unwrap_or(i64::MAX));

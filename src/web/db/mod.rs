@@ -8,7 +8,7 @@ mod apps;
 pub mod attempts;
 pub mod builds;
 pub mod deploys;
-mod finding;
+pub mod finding;
 pub mod history;
 mod in_use;
 pub mod leases;

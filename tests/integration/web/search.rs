@@ -78,25 +78,8 @@ async fn what_others_have_hides_nothing_of_ones_own() {
     let digest = |number: usize| format!("sha256:5f5f5f5f{number:056x}");
     // Others' come first in every order: more of them than a search shows.
     for number in 0..12 {
-        let mut event: serde_json::Value =
-            serde_json::from_str(&event(&format!("g-{number}"), "globex", "shop")).unwrap();
-        event["commit"] = json!(format!("abcd{number:036x}"));
-        let attempt = buildgrid::timeline::protocol::AttemptId::generate().to_string();
-        let body = claim(&event.to_string(), &attempt);
-        let claimed =
-            service.worker(Method::PUT, &format!("/builds/g-{number}")).json(&body).send().await.unwrap();
-        assert_eq!(claimed.status(), StatusCode::OK);
-        let result = json!({"version": 1, "id": format!("g-{number}"), "deploy_id": "shop-418", "attempt": 1,
-            "namespace": "globex", "app": "shop", "services": ["web"], "repository": "fake", "commit": event["commit"],
-            "state": "published", "kind": null, "reused": false, "image": format!("h/globex/shop.fake:abcd{number:036x}"),
-            "digest": digest(number), "size": 1, "reason": null, "step": null, "excerpt": [], "log_url": null,
-            "worker": "worker-1", "started_at": null, "finished_at": null});
-        let nothing = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        let report = json!({"state": "published", "at": "2026-11-23T10:16:50.000Z", "result": result,
-            "log": {"count": 0, "checksum": nothing}});
-        let path = format!("/builds/g-{number}/attempts/{attempt}/state");
-        let reported = service.worker(Method::POST, &path).json(&report).send().await.unwrap();
-        assert_eq!(reported.status(), StatusCode::OK);
+        let (id, commit) = (format!("g-{number}"), format!("abcd{number:036x}"));
+        image_of(&service, &id, ("globex", "shop"), &commit, &digest(number)).await;
     }
     let image = format!("registry.example.com/acme/shop.fake:{COMMIT}");
     service.published("b-77", COMMIT, &image, &digest(99), 98_700_000).await;
@@ -106,4 +89,53 @@ async fn what_others_have_hides_nothing_of_ones_own() {
         assert!(page.contains("href=\"/builds/b-77\"") && !page.contains("/builds/g-"), "{query}: {page}");
     }
     service.timeline.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_found_among_all_those_of_its_commit() {
+    let service = Service::start().await;
+    let digest = |number: usize| format!("sha256:{number:064x}");
+    image_of(&service, "b-77", ("acme", "shop"), COMMIT, &digest(77)).await;
+    // Those of the repository's other apps are later, and more than a search shows.
+    for number in 0..12 {
+        let (id, app) = (format!("o-{number}"), format!("other-{number}"));
+        image_of(&service, &id, ("acme", &app), COMMIT, &digest(number)).await;
+    }
+    let own = service.signed_in("mara", Role::Viewer, "acme smoke".parse().unwrap()).await;
+    let all = service.signed_in("ada", Role::Admin, Namespaces::All).await;
+    for query in [format!("h/acme/shop.fake:{COMMIT}"), "shop.fake:abcd".to_owned()] {
+        for session in [&own, &all] {
+            let page = service.page(session, &format!("/search?q={query}")).await;
+            assert!(
+                page.contains("href=\"/builds/b-77\"") && !page.contains("/builds/o-"),
+                "{query}: {page}"
+            );
+        }
+    }
+    for other in [format!("h/acme/shop.fake:{COMMIT}-slim"), format!("h/acme/shop.web:{COMMIT}")] {
+        let page = service.page(&own, &format!("/search?q={other}")).await;
+        assert!(!page.contains("/builds/"), "{other}: {page}");
+    }
+    service.timeline.finish().await;
+}
+
+/// A build that made an image.
+async fn image_of(service: &Service, id: &str, (namespace, app): (&str, &str), commit: &str, digest: &str) {
+    let mut event: serde_json::Value = serde_json::from_str(&event(id, namespace, app)).unwrap();
+    event["commit"] = json!(commit);
+    let attempt = buildgrid::timeline::protocol::AttemptId::generate().to_string();
+    let body = claim(&event.to_string(), &attempt);
+    let claimed = service.worker(Method::PUT, &format!("/builds/{id}")).json(&body).send().await.unwrap();
+    assert_eq!(claimed.status(), StatusCode::OK);
+    let result = json!({"version": 1, "id": id, "deploy_id": "shop-418", "attempt": 1,
+        "namespace": namespace, "app": app, "services": ["web"], "repository": "fake", "commit": commit,
+        "state": "published", "kind": null, "reused": false, "image": format!("h/{namespace}/{app}.fake:{commit}"),
+        "digest": digest, "size": 1, "reason": null, "step": null, "excerpt": [], "log_url": null,
+        "worker": "worker-1", "started_at": null, "finished_at": null});
+    let nothing = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let report = json!({"state": "published", "at": "2026-11-23T10:16:50.000Z", "result": result,
+        "log": {"count": 0, "checksum": nothing}});
+    let path = format!("/builds/{id}/attempts/{attempt}/state");
+    let reported = service.worker(Method::POST, &path).json(&report).send().await.unwrap();
+    assert_eq!(reported.status(), StatusCode::OK);
 }
