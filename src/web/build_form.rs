@@ -43,6 +43,8 @@ pub const NAMESPACE: &str = "namespace";
 pub const APP: &str = "app";
 pub const REPOSITORY: &str = "repository";
 pub const FAKE: &str = "fake";
+/// The value of a flag that is set.
+pub const SET: &str = "yes";
 /// What an address can fill in.
 const FROM_ADDRESS: [&str; 4] = [NAMESPACE, APP, "commit", "ref"];
 /// The id that the build will have: a form that is sent twice is one build.
@@ -76,8 +78,8 @@ pub struct BuildForm {
     pub id: BuildId,
     /// As typed, in the order of [`FIELDS`].
     values: [String; FIELDS.len()],
-    /// What came along that the form does not have.
-    unknown: Vec<String>,
+    /// The first name that came along and that the form does not have, and how many did.
+    unknown: Option<(String, usize)>,
 }
 
 /// Why no event can be made of a form, at the field that is to blame; `None`: no single one is.
@@ -89,7 +91,7 @@ pub struct FieldFault {
 
 impl Default for BuildForm {
     fn default() -> Self {
-        Self { id: BuildId::generate(), values: Default::default(), unknown: Vec::new() }
+        Self { id: BuildId::generate(), values: Default::default(), unknown: None }
     }
 }
 
@@ -104,7 +106,10 @@ impl BuildForm {
                     form.values[at] = value.into_owned();
                 }
                 _ if name == ID => form.id = value.parse().unwrap_or(form.id),
-                _ => form.unknown.push(name.chars().take(80).collect()),
+                _ => {
+                    let first = || (name.chars().take(80).collect(), 0);
+                    form.unknown.get_or_insert_with(first).1 += 1;
+                }
             }
         }
         form
@@ -149,8 +154,9 @@ impl BuildForm {
     /// The bytes of the event, if `principal` may have it built; else all that is wrong, each at its field.
     pub fn event(&self, principal: &Principal, rules: &Rules) -> Result<Vec<u8>, Vec<FieldFault>> {
         let mut faults: Vec<FieldFault> = Vec::new();
-        for name in &self.unknown {
-            faults.push(FieldFault::of(None, format!("There is no field {name:?}; reload the page")));
+        if let Some((name, count)) = &self.unknown {
+            let others = if *count > 1 { " (and others)" } else { "" };
+            faults.push(FieldFault::of(None, format!("There is no field {name:?}{others}; reload the page")));
         }
         let fields = FIELDS.iter().zip(&self.values);
         let missing = fields.filter(|(field, value)| field.stand_in.is_some() && value.trim().is_empty());
@@ -192,10 +198,13 @@ impl BuildForm {
         let mut event = json!({"version": 1, "id": self.id, "requested_by": principal.name});
         let mut unread = Vec::new();
         for (field, text) in FIELDS.iter().zip(&self.values) {
-            let text = text.trim();
+            // The last value may end in blanks as well as those before it.
+            let text = if field.kind == Kind::Arguments { text } else { text.trim() };
             let value = match (is_at(faults, Some(field.name)), text) {
+                // An object, as it would be: the build needs no repository then.
+                (true, _) if field.kind == Kind::Json => Some(json!({})),
                 (true, _) => field.stand_in.map(Value::from),
-                (false, "") => None,
+                (false, text) if text.trim().is_empty() => None,
                 (false, text) => field.kind.read(text).unwrap_or_else(|what| {
                     unread.push(FieldFault::of(Some(field.name), what));
                     None
@@ -262,8 +271,12 @@ impl FieldFault {
         };
         match FIELDS.iter().find(is_about) {
             Some(field) => {
-                let words = reason.strip_prefix(field.path).and_then(|rest| rest.strip_prefix(": "));
-                Self::of(Some(field.name), words.unwrap_or(reason).to_owned())
+                let words = reason.strip_prefix(field.path).unwrap_or(reason);
+                match words.strip_prefix('.') {
+                    // What is left of a longer path is a key of what stands in the field.
+                    Some(key) => Self { field: Some(field.name), what: key.to_owned() },
+                    None => Self::of(Some(field.name), words.trim_start_matches([':', ' ']).to_owned()),
+                }
             }
             None => Self::of(None, reason.to_owned()),
         }
@@ -285,10 +298,11 @@ impl Kind {
                 Ok(number) => number.into(),
                 Err(_) => return Err(format!("{text:.40?} is not a whole number of seconds")),
             },
-            Self::Arguments if text.starts_with('{') => object(text)?,
+            Self::Arguments if text.trim_start().starts_with('{') => object(text)?,
             Self::Arguments => arguments(text)?,
             Self::Json => object(text)?,
-            Self::Flag => true.into(),
+            Self::Flag if text == SET => true.into(),
+            Self::Flag => return Err(format!("is {SET:?} or left out, not {text:.40?}")),
         }))
     }
 
@@ -296,7 +310,11 @@ impl Kind {
     fn written(&self, value: &Value) -> String {
         match (self, value) {
             (_, Value::Null) | (Self::Flag, _) => String::new(),
-            (Self::Ref, Value::String(name)) => name.strip_prefix("refs/heads/").unwrap_or(name).to_owned(),
+            (Self::Ref, Value::String(name)) => {
+                // A branch that is itself called `refs/…` would be read as a full ref.
+                let branch = name.strip_prefix("refs/heads/").filter(|branch| !branch.starts_with("refs/"));
+                branch.unwrap_or(name).to_owned()
+            }
             (_, Value::String(text)) => text.clone(),
             (Self::Names, Value::Array(names)) => {
                 names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")

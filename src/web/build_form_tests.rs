@@ -54,7 +54,7 @@ fn what_is_typed_becomes_an_event() {
         (Some("refs/heads/main"), vec!["web".into(), "worker".into()])
     );
     assert_eq!((event.options.no_cache, event.options.rebuild, event.options.variant), (true, false, None));
-    assert_eq!(event.options.args["B"], "x=y");
+    assert_eq!((event.options.args["A"].as_str(), event.options.args["B"].as_str()), ("1", "x=y "));
     assert_eq!(bytes, form.event(&member("acme"), &rules("")).unwrap(), "sent twice, it is one build");
 }
 
@@ -74,7 +74,10 @@ fn all_that_is_wrong_is_told_at_once_each_at_its_field() {
         ("variant", "A B"),
         ("ref", "a..b"),
         ("fake", "{\"layers\": 9999}"),
+        ("rebuild", "no"),
         ("tagret", "x"),
+        ("a", ""),
+        ("a", ""),
     ]);
     let faults = faults(&form);
     let of = |field: Option<&str>| {
@@ -96,6 +99,7 @@ fn all_that_is_wrong_is_told_at_once_each_at_its_field() {
         ("secrets", "is not a name"),
         ("ref", "refs/heads/a..b"),
         ("fake", "at most 127"),
+        ("rebuild", "not \"no\""),
     ] {
         if field == "repository" {
             assert!(!of(Some(field)).contains(words), "a password is not shown: {faults:#?}");
@@ -104,8 +108,8 @@ fn all_that_is_wrong_is_told_at_once_each_at_its_field() {
         }
     }
     of(Some("variant"));
-    assert!(of(None).contains("\"tagret\""));
-    assert_eq!(faults.len(), 14);
+    assert!(of(None).contains("no field \"tagret\" (and others)"));
+    assert_eq!(faults.len(), 15);
 }
 
 #[test]
@@ -128,6 +132,11 @@ fn logins_and_rules_are_told_at_the_field_that_they_are_about() {
     assert!(field == NAMESPACE && what.contains("fake.namespaces"), "{what}");
     let fake = form(&[("repository", ""), ("fake", "{}"), ("namespace", "smoke")]);
     assert!(fake.event(&member("*"), &rules("")).is_ok());
+    let bad = |fake| faults(&form(&[("repository", ""), ("fake", fake)]));
+    let layers = "layers is 999; at most 127 is taken".to_owned();
+    assert_eq!(bad("{\"layers\": 999}"), [(Some(FAKE), layers)], "the path is not the reader's");
+    let nonsense = bad("{");
+    assert!(nonsense.len() == 1 && nonsense[0].0 == Some(FAKE), "{nonsense:?}");
     assert_eq!(faults(&form(&[("repository", "")])), [(Some(REPOSITORY), "Is needed".to_owned())]);
 }
 
@@ -159,6 +168,8 @@ fn a_form_like_an_event_makes_that_event_again() {
         assert_eq!(made["build"][key], event["build"][key], "{key}");
     }
     assert_eq!((&made["deploy_id"], &made["build"]["rebuild"]), (&Value::Null, &Value::Null));
+    let branch = json!({"ref": "refs/heads/refs/x"});
+    assert_eq!(BuildForm::like(&branch).value("ref"), "refs/heads/refs/x");
     let nothing = BuildForm::like(&json!({"app": 7, "build": [], "services": "x", "commit": null}));
     assert!(nothing.event(&member("acme"), &rules("")).is_err());
 }

@@ -8,7 +8,7 @@ use super::icons::Icon;
 use super::query::app_page;
 use crate::publish::name::{AppName, Namespace};
 use crate::telemetry::printable::printable;
-use crate::web::build_form::{APP, BuildForm, FAKE, FieldFault, NAMESPACE};
+use crate::web::build_form::{APP, BuildForm, FAKE, FieldFault, NAMESPACE, SET};
 
 #[derive(Template)]
 #[template(path = "build_form.html")]

@@ -16,8 +16,9 @@ use crate::web::pages;
 use crate::web::refusal::Refusal;
 use crate::web::service::Timeline;
 
-/// The largest form, in bytes: an event, escaped.
-const MAX_FORM: usize = 3 * MAX_EVENT + (64 << 10);
+/// The largest form, in bytes. Escaped as it is, it holds less than an event can; what nobody types goes over the API. The
+/// page that brings it back is a few times as long.
+const MAX_FORM: usize = MAX_EVENT;
 
 /// The form; for an app that is named in the address, as its last build was ordered, if there was one.
 pub(super) async fn form(
