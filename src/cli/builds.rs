@@ -36,13 +36,13 @@ pub struct Args {
     /// Only builds of this app: its name, with --namespace, or NAMESPACE/APP
     #[arg(long)]
     app: Option<String>,
-    /// Only builds for this service
+    /// Only builds for this service; with --app, --commit or --deploy
     #[arg(long)]
     service: Option<String>,
     /// Only builds in this state, such as queued, building, interrupted, published or failed
     #[arg(long, value_parser = state)]
     state: Option<BuildState>,
-    /// Only builds on this ref: in full, or the name of a branch or tag
+    /// Only builds on this ref, in full, or the name of a branch or tag; with --app, --commit or --deploy
     #[arg(long, value_name = "REF")]
     r#ref: Option<String>,
     /// Only builds of this commit: its id, or the first 4 digits or more

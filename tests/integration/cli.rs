@@ -121,7 +121,7 @@ async fn builds_are_listed_filtered_and_paged() {
     for (filter, ids) in [
         ("--app acme/shop", vec!["b-2", "b-1"]),
         ("--namespace acme --app blog", vec!["b-3"]),
-        ("--service web --limit 2", vec!["b-3", "b-2"]),
+        ("--app acme/shop --service web --limit 2", vec!["b-2", "b-1"]),
         ("--state failed", vec!["b-2"]),
         ("--deploy d-b-1", vec!["b-1"]),
         ("--commit 9fce --ref main --limit 1000", vec!["b-3", "b-2", "b-1"]),

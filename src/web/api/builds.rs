@@ -30,11 +30,11 @@ pub(in crate::web) struct BuildsQuery {
     pub namespace: Option<String>,
     /// The name of an app; needs a namespace.
     pub app: Option<String>,
-    /// Builds for this service.
+    /// Builds for this service; needs an app, a commit or a deploy.
     pub service: Option<String>,
     /// A state as it is shown, such as failed or interrupted.
     pub state: Option<String>,
-    /// A full ref, or the name of a branch or tag.
+    /// A full ref, or the name of a branch or tag; needs an app, a commit or a deploy.
     pub r#ref: Option<String>,
     /// A commit's id, or its beginning of at least four digits.
     pub commit: Option<String>,
@@ -57,6 +57,16 @@ impl BuildsQuery {
                 return Err(Refusal::Malformed("app: an app is named with its namespace".to_owned()));
             }
         };
+        // Of all builds they would be looked for one by one.
+        let few = app.is_some() || self.commit.is_some() || self.deploy_id.is_some();
+        for (name, given) in [("service", &self.service), ("ref", &self.r#ref)] {
+            if given.is_some() && !few {
+                let what = format!(
+                    "{name}: is looked for in an app, a commit or a deploy: name one with it, an app with its namespace"
+                );
+                return Err(Refusal::Malformed(what));
+            }
+        }
         let state = self.state.as_deref().map(|state| {
             let words = format!("a state; there are {}", BuildState::list());
             parameter("state", state, &words)
