@@ -290,7 +290,7 @@ pub(super) async fn current(
         Some(service) => vec![service.to_owned()],
         None => app.services.iter().take(SERVICES).cloned().collect(),
     };
-    let serving = timeline.database.serving(&app.namespace, &app.app, &app.services).await?;
+    let serving = timeline.database.serving(&app.namespace, &app.app, &services).await?;
     let now = OffsetDateTime::now_utc();
     let mut groups: Vec<Current> = Vec::new();
     for service in services {

@@ -142,15 +142,16 @@ impl Database {
         self.read_deploys(query).await
     }
 
-    /// What serves each of these services of an app now, and every other that a deploy is done for: the deploy that
-    /// was done last.
+    /// What serves each of these services of an app now, and each that its last builds and the deploys since then
+    /// name: the deploy that was done last. A service that the app has no more serves nothing, though retention
+    /// (`in_use.rs`) keeps its image.
     pub(in crate::web) async fn serving(
         &self,
         namespace: &Namespace,
         app: &AppName,
         services: &[String],
     ) -> sqlx::Result<HashMap<String, DeployRow>> {
-        let named = self.services(namespace, app, false, SERVICES).await?;
+        let named = self.services(namespace, app, true, SERVICES).await?;
         let services: BTreeSet<&String> = services.iter().chain(&named).collect();
         let for_all = self.done_last(namespace, app, EVERY).await?;
         let mut serving: HashMap<String, String> = HashMap::new();

@@ -11,7 +11,8 @@ use crate::event::result::ResultEvent;
 use crate::publish::name::AppName;
 use crate::timeline::protocol::{DeployState, ImagesInUse};
 
-/// What of one app's deploys counts.
+/// What of one app's deploys counts. It keeps also what serves a service that the app has no more; what the pages show
+/// as serving is in `deploys.rs` (`serving`).
 #[derive(Default)]
 struct OfApp {
     done: Vec<DeployRow>,
