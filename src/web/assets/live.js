@@ -105,6 +105,8 @@
     const signedOut = status === 401;
     const words = signedOut ? "You are signed out" : "This is no longer here, or no longer for this login";
     if ($("stale")) return;
+    // What is not known to go on is not counted on.
+    for (const element of document.querySelectorAll("[data-since]")) element.removeAttribute("data-since");
     const band = document.createElement("p");
     Object.assign(band, { id: "stale", className: "card band warn" });
     const link = document.createElement("a");

@@ -99,6 +99,8 @@ async fn who_is_signed_out_is_told_so_and_nothing_is_asked_for_any_more() {
     assert_eq!(service.append(line(40, None, "one more")).await.status(), StatusCode::OK);
     browser.shows("You are signed out: the page stands as it was.").await;
     assert_eq!(browser.eval("return document.querySelector('#follow').hidden").await, true);
+    assert_eq!(browser.text("#rest").await, "no longer live");
+    assert_eq!(browser.eval("return document.querySelectorAll('[data-since]').length").await, 0);
     browser.photograph_here("build-signed-out").await;
     // What it was refused it does not ask for again.
     browser.eval("window.asked = performance.getEntriesByType('resource').length").await;

@@ -118,6 +118,7 @@ const unfinished = () => $("head").hasAttribute("data-open");
 function halt() {
   source?.close();
   clearTimeout(looking);
+  if (view.live) $("rest").textContent = "no longer live";
   [view.live, again, halted] = [false, false, true];
   $("cut").hidden = true;
   setFollowing(false);
