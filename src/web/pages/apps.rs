@@ -49,7 +49,7 @@ struct Apps {
     /// Whether the reader may build.
     can_build: bool,
     apps: Vec<AppRow>,
-    /// `7 apps in 3 namespaces`
+    /// `7 apps in 3 namespaces; today is since 00:00 UTC`
     sums: String,
     overview: Overview,
     namespace: Option<String>,
@@ -59,6 +59,7 @@ struct Apps {
     every_namespace: String,
     app: String,
     first: bool,
+    first_page: String,
     next: Option<String>,
     /// By which the script knows how far the reader's clock is off.
     now: String,
@@ -100,6 +101,7 @@ pub fn apps(viewer: &Viewer, view: &AppsView<'_>, filters: &AppFilters, now: Off
         every_namespace: to(None, None),
         app: printable(app.unwrap_or_default()),
         first: filters.cursor.is_none(),
+        first_page: to(namespace, None),
         next: page.next.as_deref().map(|cursor| to(namespace, Some(cursor))),
         now: timestamp::to_string(now),
         icons: Icons { copy: Icon::Copy, search: Icon::Search, close: Icon::Close, caret: Icon::Caret },
@@ -112,7 +114,11 @@ fn sums(overview: Overview) -> String {
         1 => format!("1 {one}"),
         count => format!("{} {one}s", words::thousands(count)),
     };
-    format!("{} in {}", of(overview.apps, "app"), of(overview.namespaces, "namespace"))
+    format!(
+        "{} in {}; today is since 00:00 UTC",
+        of(overview.apps, "app"),
+        of(overview.namespaces, "namespace")
+    )
 }
 
 impl AppRow {

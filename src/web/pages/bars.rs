@@ -49,19 +49,31 @@ fn took(build: &Recent, now: OffsetDateTime) -> Option<Duration> {
     Some((end - build.started_at?).max(Duration::ZERO))
 }
 
-/// `Last 12 builds: 10 published, 2 failed; in 2 s to 1 m 30 s`
+/// `Last 12 builds: 9 published (1 reused), 2 failed, 1 failed by infrastructure; in 2 s to 1 m 30 s`
 fn label(recent: &[Recent], took: &[Option<Duration>]) -> String {
-    let counted = BuildState::ALL.iter().filter_map(|&state| {
-        let count = recent.iter().filter(|build| build.state == state).count();
-        (count > 0).then(|| format!("{count} {}", word(state).to_lowercase()))
-    });
-    let counted = counted.collect::<Vec<_>>().join(", ");
+    let by_infrastructure = |build: &Recent| build.kind == Some(Kind::Infrastructure);
+    let mut counted = Vec::new();
+    for &state in BuildState::ALL {
+        let of_state = || recent.iter().filter(|build| build.state == state);
+        let apart =
+            of_state().filter(|build| state == BuildState::Failed && by_infrastructure(build)).count();
+        let (count, reused) = (of_state().count() - apart, of_state().filter(|build| build.reused).count());
+        let state = word(state).to_lowercase();
+        if count > 0 {
+            let reused = if reused > 0 { format!(" ({reused} reused)") } else { String::new() };
+            counted.push(format!("{count} {state}{reused}"));
+        }
+        if apart > 0 {
+            counted.push(format!("{apart} {state} by infrastructure"));
+        }
+    }
+    let counted = counted.join(", ");
     let took = || took.iter().flatten();
     let within = match (took().min(), took().max()) {
-        (Some(shortest), Some(longest)) if shortest < longest => {
-            format!("; in {} to {}", words::duration(*shortest), words::duration(*longest))
-        }
-        (Some(all), _) => format!("; in {}", words::duration(*all)),
+        (Some(shortest), Some(longest)) => match (words::duration(*shortest), words::duration(*longest)) {
+            (shortest, longest) if shortest == longest => format!("; in {longest}"),
+            (shortest, longest) => format!("; in {shortest} to {longest}"),
+        },
         _ => String::new(),
     };
     match recent.len() {
@@ -135,6 +147,18 @@ mod tests {
                 ("past", "M72 24v-17.0h5.0v17.0zM64 24v-2.0h5.0v2.0z"),
                 ("quiet dash", "M56.6 23.4v-3.8h3.8v3.8z"),
             ]
+        );
+    }
+
+    #[test]
+    fn the_label_tells_apart_what_differs_in_words_alone() {
+        let short = recent(BuildState::Published, 0);
+        let longer = Recent { started_at: Some(NOW - Duration::milliseconds(300)), reused: true, ..short };
+        let ours = Recent { kind: Some(Kind::Infrastructure), ..recent(BuildState::Failed, 0) };
+        let label = Bars::of(&[short, longer, ours, recent(BuildState::Failed, 0)], NOW).label;
+        assert_eq!(
+            label,
+            "Last 4 builds: 2 published (1 reused), 1 failed, 1 failed by infrastructure; in 0 s"
         );
     }
 
