@@ -247,6 +247,11 @@ fn refused(
     Some(FieldFault::of(Some(field), reason))
 }
 
+/// Whether an event cannot do without this field.
+pub fn is_needed(name: &str) -> bool {
+    position(name).is_some_and(|at| FIELDS[at].stand_in.is_some())
+}
+
 fn position(name: &str) -> Option<usize> {
     FIELDS.iter().position(|field| field.name == name)
 }

@@ -80,12 +80,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Visitor {
                     Ok(uri) => uri,
                     Err(never) => match never {},
                 };
-                let next = match parts.method {
-                    http::Method::GET => uri.path_and_query().map_or("/", |path| path.as_str()),
-                    // What was to be done is not done by signing in.
-                    _ => "/",
+                // What was to be done is not done by signing in.
+                let unsent = "This login's session had ended: nothing was sent";
+                let (next, what) = match (&parts.method, uri.path()) {
+                    (&http::Method::GET, _) => (uri.path_and_query().map_or("/", |path| path.as_str()), None),
+                    (_, "/build") => ("/build", Some(unsent)),
+                    _ => ("/", Some(unsent)),
                 };
-                Err(pages::not_signed_in(next).into_response())
+                Err(pages::not_signed_in(next, what).into_response())
             }
         }
     }

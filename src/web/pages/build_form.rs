@@ -8,7 +8,7 @@ use super::icons::Icon;
 use super::query::app_page;
 use crate::publish::name::{AppName, Namespace};
 use crate::telemetry::printable::printable;
-use crate::web::build_form::{APP, BuildForm, FAKE, FieldFault, NAMESPACE, SET};
+use crate::web::build_form::{APP, BuildForm, FAKE, FieldFault, NAMESPACE, REPOSITORY, SET, is_needed};
 
 #[derive(Template)]
 #[template(path = "build_form.html")]
@@ -49,6 +49,7 @@ struct FieldView {
     input: Input,
     value: String,
     fault: Option<String>,
+    needed: bool,
     /// The one to begin with.
     first: bool,
 }
@@ -130,7 +131,13 @@ pub fn build_form(
     faults: &[FieldFault],
     status: StatusCode,
 ) -> Document {
-    let first = if form.value(APP).is_empty() { NAMESPACE } else { "commit" };
+    let rows = [WHAT, HOW, MORE, PRETENDED].into_iter().flatten();
+    let mut names = rows.map(|row| row.0);
+    let first = match (faults.is_empty(), form.value(APP).is_empty()) {
+        (false, _) => names.find(|&name| faults.iter().any(|fault| fault.field == Some(name))),
+        (true, true) => Some(NAMESPACE),
+        (true, false) => Some("commit"),
+    };
     let group = |name, note, folded, rows: &[Row]| {
         let fields: Vec<_> = rows.iter().map(|row| FieldView::new(row, form, faults, first)).collect();
         let used = fields.iter().any(|field| field.fault.is_some() || !field.value.is_empty());
@@ -164,7 +171,7 @@ pub fn build_form(
 }
 
 impl FieldView {
-    fn new(row: &Row, form: &BuildForm, faults: &[FieldFault], first: &str) -> Self {
+    fn new(row: &Row, form: &BuildForm, faults: &[FieldFault], first: Option<&str>) -> Self {
         let &(name, label, hint, example, input) = row;
         let own: Vec<_> = faults.iter().filter(|fault| fault.field == Some(name)).collect();
         Self {
@@ -176,7 +183,8 @@ impl FieldView {
             // Not made printable: it goes back to the service as it came. The template escapes it.
             value: form.value(name).to_owned(),
             fault: own.first().map(|fault| printable(&fault.what)),
-            first: name == first && faults.is_empty(),
+            needed: is_needed(name) && (name != REPOSITORY || form.value(FAKE).trim().is_empty()),
+            first: Some(name) == first,
         }
     }
 

@@ -30,9 +30,9 @@ pub fn sign_in_later(seconds: u64, next: &str) -> Document {
     form(StatusCode::TOO_MANY_REQUESTS, Some(&error), next)
 }
 
-/// The form in place of a page that wants a login, whose address is `next`.
-pub fn not_signed_in(next: &str) -> Document {
-    form(StatusCode::UNAUTHORIZED, None, next)
+/// The form in place of a page that wants a login; `next` is the page to go on with, `error` what was not done.
+pub fn not_signed_in(next: &str, error: Option<&str>) -> Document {
+    form(StatusCode::UNAUTHORIZED, error, next)
 }
 
 fn form(status: StatusCode, error: Option<&str>, next: &str) -> Document {
@@ -72,7 +72,7 @@ mod tests {
         assert!(html.contains(r#"<form method="post" action="/sign-in""#), "{html}");
         assert!(html.contains(r#"<input type="hidden" name="next" value="/builds/b-1">"#));
         assert!(html.contains("User name or password is wrong.") && !html.contains("<script"));
-        assert_eq!(not_signed_in("/").status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(not_signed_in("/", None).status(), StatusCode::UNAUTHORIZED);
         assert_eq!(sign_in(None, "/").status(), StatusCode::OK);
     }
 }

@@ -157,7 +157,10 @@ async fn a_commit_is_built_by_a_form_that_keeps_what_was_typed() {
     let described = "return document.getElementById('f-commit').getAttribute('aria-describedby')";
     assert_eq!(browser.eval(described).await, "f-commit-fault f-commit-hint");
     assert_eq!(browser.eval("return document.getElementById('f-commit').value").await, "main");
-    assert_eq!(browser.complaints().await.len(), 1, "the answer was 422, which the browser notes");
+    let focused = "return document.activeElement.name";
+    assert_eq!(browser.eval(focused).await, "commit");
+    let noted = browser.complaints().await;
+    assert_eq!(noted.len(), 1, "the answer was 422, which the browser notes: {noted:#?}");
     browser.eval("document.querySelector('[name=args]').value = 'A=1\\nno'; document.querySelector('[name=namespace]').value = 'acme'").await;
     browser.click(".send button").await;
     browser.shows("3 fields need another look").await;

@@ -108,6 +108,7 @@ async fn what_is_refused_comes_back_as_it_was_typed() {
         "value=\"globex\"",
         "value=\"https://h/x\"",
         "3 fields need",
+        "<title>Not built: Namespace, Commit, Build arguments",
     ] {
         assert!(page.contains(words), "{words}: {page}");
     }
@@ -160,6 +161,13 @@ async fn only_those_who_may_build_are_shown_how() {
     assert_eq!(service.order(&viewer, &[("app", "shop")]).await.status(), StatusCode::FORBIDDEN);
     assert_eq!(service.form(&of_smoke, "?namespace=acme&app=shop").await.status(), StatusCode::NOT_FOUND);
     assert_eq!(service.form("", "").await.status(), StatusCode::UNAUTHORIZED);
+    let ended = service.order("", &[("app", "shop")]).await;
+    assert_eq!(ended.status(), StatusCode::UNAUTHORIZED);
+    let ended = ended.text().await.unwrap();
+    assert!(
+        ended.contains("nothing was sent") && ended.contains("name=\"next\" value=\"/build\""),
+        "{ended}"
+    );
     let elsewhere = service.nobody(Method::POST, "/build").header(header::COOKIE, &member);
     let elsewhere = elsewhere.header("sec-fetch-site", "cross-site").body(encoded(&[("app", "shop")]));
     assert_eq!(elsewhere.send().await.unwrap().status(), StatusCode::FORBIDDEN);
