@@ -63,7 +63,9 @@ async fn a_step_is_cached_the_second_time_unless_no_cache() {
     let first = build(&engine, request(&dockerfile)).await;
     assert_eq!(first.lines(Stream::Stdout, "[2/2] RUN").len(), 1);
     let second = build(&engine, request(&dockerfile)).await;
-    assert_eq!(second.lines(Stream::Status, "[2/2] RUN"), ["cached"]);
+    // The engine may begin with a step before it knows that it has it.
+    assert_eq!(second.lines(Stream::Status, "[2/2] RUN").last(), Some(&"cached"));
+    assert_eq!(second.lines(Stream::Stdout, "[2/2] RUN"), [""; 0]);
     let mut third = request(&dockerfile);
     third.no_cache = true;
     let third = build(&engine, third).await;
