@@ -2,7 +2,7 @@
 //!
 //! A collection of garbage counts it, which goes through all images anyway. Each publish since then has left an object
 //! whose name says what it added, so that any number of workers add at once, and a sum takes one listing. What two of
-//! them add at once counts twice, until the next collection; never less than there is.
+//! them add at once counts twice, and what a publish adds while a collection counts may be missing, until the next one.
 
 use super::backend::Directory;
 use super::credentials::random_text;

@@ -1,3 +1,5 @@
+//! The form and the event that is made of it, there and back, and what it says of faults.
+
 use super::*;
 use crate::config::Config;
 use crate::web::access::Role;

@@ -1,3 +1,5 @@
+//! Outlines as lines make them, join them and are bounded by them.
+
 use super::*;
 use crate::web::log::batch::tests::line;
 use crate::web::log::batch::{Batch, Encoding};
