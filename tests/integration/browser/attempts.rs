@@ -57,7 +57,7 @@ async fn of_two_attempts_each_has_its_own_log() {
     service.second_attempt(lines(2, 70)).await;
     browser.shows("This is the log of an earlier attempt").await;
     browser.shows("line 39 of attempt 1").await;
-    assert_eq!(browser.eval("return document.querySelector('#count').textContent").await, "40 lines");
+    browser.comes_to("return document.querySelector('#count').textContent", "40 lines").await;
     let attempts = "return [...document.querySelectorAll('.attempts li')].map(item => \
         item.innerText.replace(/\\s+/g, ' ').replace(/\\d+ (s|min) ago|just now|[\\d.]+ s /g, '').trim())";
     let told = browser.eval(attempts).await;
@@ -71,7 +71,7 @@ async fn of_two_attempts_each_has_its_own_log() {
         .until("the second log", "return document.querySelector('#log[data-ready]') && !location.search")
         .await;
     browser.shows("line 69 of attempt 2").await;
-    assert_eq!(browser.eval("return document.body.innerText.includes('of attempt 1')").await, false);
+    browser.comes_to("return document.body.innerText.includes('of attempt 1')", false).await;
     assert_eq!(browser.text(".attempts .shown a").await, "Attempt 2");
     // It is followed; the first is a link away, and complete.
     let path = format!("/builds/b-1/attempts/{SECOND}/log");
@@ -98,16 +98,16 @@ async fn who_is_signed_out_is_told_so_and_nothing_is_asked_for_any_more() {
     browser.eval_async(out).await;
     assert_eq!(service.append(line(40, None, "one more")).await.status(), StatusCode::OK);
     browser.shows("You are signed out: the page stands as it was.").await;
-    assert_eq!(browser.eval("return document.querySelector('#follow').hidden").await, true);
+    browser.comes_to("return document.querySelector('#follow').hidden", true).await;
     assert_eq!(browser.text("#rest").await, "no longer live");
-    assert_eq!(browser.eval("return document.querySelectorAll('[data-since]').length").await, 0);
+    browser.comes_to("return document.querySelectorAll('[data-since]').length", 0).await;
     browser.photograph_here("build-signed-out").await;
     // What it was refused it does not ask for again.
     browser.eval("window.asked = performance.getEntriesByType('resource').length").await;
     assert_eq!(service.append(line(41, None, "and another")).await.status(), StatusCode::OK);
     tokio::time::sleep(std::time::Duration::from_secs(4)).await;
     let since = "return performance.getEntriesByType('resource').length - window.asked";
-    assert_eq!(browser.eval(since).await, 0);
+    browser.comes_to(since, 0).await;
     browser.shows("line 39 of attempt 1").await;
     let refused = browser.complaints().await;
     assert!(refused.len() <= 3 && refused.iter().all(|complaint| complaint.contains("401")), "{refused:#?}");

@@ -74,7 +74,7 @@ async fn five_thousand_lines_a_second_are_followed_and_nothing_moves_under_a_rea
     browser.until("it follows again", at_end).await;
     append(20_050, 1).await;
     browser.shows("line 20050 of many").await;
-    assert_eq!(browser.eval("return document.querySelector('#pill').hidden").await, json!(true));
+    browser.comes_to("return document.querySelector('#pill').hidden", json!(true)).await;
     browser.finish().await;
     service.timeline.finish().await;
 }

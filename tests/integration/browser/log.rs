@@ -86,7 +86,7 @@ async fn a_failure_opens_at_its_step_and_lines_are_linked() {
     browser.photograph("build-failed").await;
     let open =
         "return [...document.querySelectorAll('details.run[open] .step')].map(step => step.textContent)";
-    assert_eq!(browser.eval(open).await, json!(["[build 6/6] RUN bin/rails assets"]));
+    browser.comes_to(open, json!(["[build 6/6] RUN bin/rails assets"])).await;
     assert_eq!(browser.text("#L434 .x").await, "failed after 16.6 s: process did not complete: exit code: 1");
     let heads = "return [...document.querySelectorAll('.run summary')].map(head => head.innerText.replace(/\\s+/g, ' ').trim())";
     let heads = browser.eval(heads).await;
@@ -94,16 +94,16 @@ async fn a_failure_opens_at_its_step_and_lines_are_linked() {
     assert_eq!(heads[2], "[build 3/6] RUN bundle install 367 lines 31.2 s");
     // What is folded away of the step is a click away.
     assert_eq!(browser.text(".bare-part:not([hidden])").await, "Show 44 earlier lines of this step");
-    assert_eq!(browser.eval("return document.getElementById('L371')").await, json!(null));
+    browser.comes_to("return document.getElementById('L371')", json!(null)).await;
     browser.click(".bare-part:not([hidden])").await;
     browser.find("#L371").await;
 
     // A line is linked by its number, a range with Shift; the address leads back to them.
     browser.click("#L431 .n").await;
     browser.eval("document.querySelector('#L433 .n').dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true, shiftKey: true}))").await;
-    assert_eq!(browser.eval("return location.hash").await, "#L431-L433");
+    browser.comes_to("return location.hash", "#L431-L433").await;
     let marked = "return [...document.querySelectorAll('.linked')].map(line => line.id)";
-    assert_eq!(browser.eval(marked).await, json!(["L431", "L432", "L433"]));
+    browser.comes_to(marked, json!(["L431", "L432", "L433"])).await;
     let url = service.timeline.url();
     // From elsewhere, into a step that is folded.
     browser.open(&format!("{url}/")).await;
@@ -121,7 +121,7 @@ async fn a_failure_opens_at_its_step_and_lines_are_linked() {
     assert_eq!(browser.text(".band a").await, "Go to line 434");
     let kept =
         "return [...document.querySelectorAll('#chips a')].every(link => link.search.includes('q=gem'))";
-    assert_eq!(browser.eval(kept).await, true);
+    browser.comes_to(kept, true).await;
     // The rail marks the step in view.
     let marked = "return document.querySelector('#rail [aria-current=step] .what')?.textContent";
     browser
@@ -161,7 +161,7 @@ async fn a_failure_opens_at_its_step_and_lines_are_linked() {
     browser.press("\u{e00c}").await;
     browser.find("#keys:not([open])").await;
     browser.press("fOt").await;
-    assert_eq!(browser.eval("return document.querySelector('#q').value").await, "Ot");
+    browser.comes_to("return document.querySelector('#q').value", "Ot").await;
     browser.finish().await;
     service.timeline.finish().await;
 }
@@ -182,7 +182,7 @@ async fn words_are_found_in_all_lines_marked_and_counted() {
             "return document.querySelector('#L39.sought mark')?.textContent === 'gem 36'",
         )
         .await;
-    assert_eq!(browser.eval("return new URLSearchParams(location.search).get('q')").await, "GEM 36");
+    browser.comes_to("return new URLSearchParams(location.search).get('q')", "GEM 36").await;
     browser.photograph("build-search").await;
     browser.accessible("a search").await;
     browser.find("#q").await.send_keys("\u{e007}").await.unwrap();
@@ -246,7 +246,7 @@ async fn filters_hide_lines_and_say_how_many() {
     assert_eq!(browser.text("#count").await, "40 of 400 lines");
     choose("Server", "worker-2").await;
     assert_eq!(browser.text("#count").await, "20 of 400 lines");
-    assert_eq!(browser.eval("return location.search").await, "?server=worker-2&stream=stderr");
+    browser.comes_to("return location.search", "?server=worker-2&stream=stderr").await;
     let heads = "return [...document.querySelectorAll('.run .count')].map(count => count.textContent)";
     assert_eq!(
         browser.eval(heads).await,
@@ -262,7 +262,7 @@ async fn filters_hide_lines_and_say_how_many() {
     let shown = (300..400).filter(|seq| seq % 10 == 3 && seq % 3 != 1).map(|seq| format!("line {seq} here"));
     let texts = "return [...document.querySelectorAll('.l .x')].map(text => text.textContent)";
     browser.until("the lines are there", "return document.querySelectorAll('.l').length").await;
-    assert_eq!(browser.eval(texts).await, json!(shown.collect::<Vec<_>>()));
+    browser.comes_to(texts, json!(shown.collect::<Vec<_>>())).await;
     browser.accessible("a filtered log").await;
     browser.photograph("build-filtered").await;
     // A filter is taken away by its chip; a pod has nothing to choose.
@@ -311,7 +311,7 @@ async fn hostile_lines_stay_text() {
     let head = browser.text(".run .step").await;
     assert_eq!(head, r"</summary><script>alert(2)</script>\u{202e}");
     let strange = "return document.querySelectorAll('main img, main script, main i, main u, main s').length";
-    assert_eq!(browser.eval(strange).await, 0);
+    browser.comes_to(strange, 0).await;
     browser.accessible("a hostile log").await;
     browser.finish().await;
     service.timeline.finish().await;

@@ -81,7 +81,7 @@ async fn an_image_is_found_from_its_app_and_by_the_search() {
             &format!("return document.querySelector('#current').innerText.includes('{}')", "3".repeat(40)),
         )
         .await;
-    assert_eq!(browser.eval("return document.getElementById('with-kubernetes').checked").await, true);
+    browser.comes_to("return document.getElementById('with-kubernetes').checked", true).await;
     browser.finish().await;
 }
 
@@ -116,7 +116,7 @@ async fn a_credential_is_made_and_rotated_and_docker_logs_in_with_it() {
     browser.looks(Theme::Light, Size::Phone).await;
     let words = "return [...document.querySelectorAll('.command .word')].filter(word => word.textContent.startsWith('--')) \
         .map(word => word.offsetHeight)";
-    assert_eq!(browser.eval(words).await, json!([20]));
+    browser.comes_to(words, json!([20])).await;
     browser.photograph("settings").await;
 
     // A reload asks for the page alone: the form is not sent again, and the password is gone.
@@ -144,8 +144,10 @@ async fn a_commit_is_built_by_a_form_that_keeps_what_was_typed() {
         .map(field => field.name + '=' + field.value).filter(text => !text.endsWith('='))";
     let fake = r#"fake={"log_lines":4,"layers":3,"layer_bytes":20000,"seed":1}"#;
     let kept = json!(["namespace=smoke", "app=web", "ref=main", fake]);
-    assert_eq!(browser.eval(typed).await, kept);
-    assert_eq!(browser.eval("return document.activeElement.name").await, "commit");
+    browser.comes_to(typed, kept).await;
+    // A page takes its `autofocus` up with the first frame that it draws, not as it is loaded.
+    let focused = "return document.activeElement?.name === 'commit'";
+    browser.until("the commit has the focus", focused).await;
     browser.accessible("the form").await;
     browser.photograph("build-form").await;
 
@@ -155,10 +157,9 @@ async fn a_commit_is_built_by_a_form_that_keeps_what_was_typed() {
     browser.shows("One field needs another look").await;
     assert!(browser.text("#f-commit-fault").await.contains("40 hex digits are needed"));
     let described = "return document.getElementById('f-commit').getAttribute('aria-describedby')";
-    assert_eq!(browser.eval(described).await, "f-commit-fault f-commit-hint");
-    assert_eq!(browser.eval("return document.getElementById('f-commit').value").await, "main");
-    let focused = "return document.activeElement.name";
-    assert_eq!(browser.eval(focused).await, "commit");
+    browser.comes_to(described, "f-commit-fault f-commit-hint").await;
+    browser.comes_to("return document.getElementById('f-commit').value", "main").await;
+    browser.until("the commit at fault has the focus", focused).await;
     let noted = browser.complaints().await;
     assert_eq!(noted.len(), 1, "the answer was 422, which the browser notes: {noted:#?}");
     browser.eval("document.querySelector('[name=args]').value = 'A=1\\nno'; document.querySelector('[name=namespace]').value = 'acme'").await;
@@ -169,7 +170,7 @@ async fn a_commit_is_built_by_a_form_that_keeps_what_was_typed() {
     browser.photograph("build-form-refused").await;
     browser.looks(Theme::Light, Size::Phone).await;
     let wide = "return document.documentElement.scrollWidth <= innerWidth";
-    assert_eq!(browser.eval(wide).await, true);
+    browser.comes_to(wide, true).await;
 
     browser
         .eval(

@@ -162,6 +162,22 @@ impl Browser {
         .await
     }
 
+    /// Waits until a script returns this, as it may do only with a frame that is still to be drawn.
+    pub async fn comes_to(&self, script: &str, expected: impl Into<Value>) {
+        let expected = expected.into();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let found = self.driver.execute(script, Vec::new()).await.map(|found| found.json().clone());
+            match found {
+                Ok(found) if found == expected => return,
+                // While a page gives way to another there may be no document.
+                _ if tokio::time::Instant::now() < deadline => {}
+                found => panic!("{script}: {found:?} instead of {expected}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until the page shows a text somewhere.
     pub async fn shows(&self, text: &str) {
         let script = format!("return document.body.innerText.includes({})", json!(text));
