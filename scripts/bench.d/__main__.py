@@ -14,6 +14,7 @@ import masking
 import pages
 import publish
 import publish_memory
+import pulls
 import release_build
 import report
 import start_to_ready
@@ -34,6 +35,7 @@ USUAL = [
     history,
     context,
     publish_memory,
+    pulls,
     store_gc,
     timeline_ingest,
     timeline_follow,

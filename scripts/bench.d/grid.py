@@ -95,8 +95,9 @@ data_dir = "{self.up_data}"
             process.stop()
 
     @contextlib.contextmanager
-    def registry(self):
-        process = Process([self.binary, "--config", self.config, "registry"], self.folder / "registry.log")
+    def registry(self, **options):
+        command = [self.binary, "--config", self.config, "registry"]
+        process = Process(command, self.folder / "registry.log", **options)
         try:
             process.await_page(f"http://{self.registry_status}/readyz")
             yield process
@@ -146,7 +147,7 @@ data_dir = "{self.up_data}"
 def stock_registry(folder):
     """Debian's docker-registry (CNCF Distribution), writable; its host and process."""
     folder = Path(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{free_port()}"
     config = folder / "config.yml"
     config.write_text(

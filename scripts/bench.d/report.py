@@ -18,9 +18,8 @@ class Row:
     met: bool | None = None
 
 
-def row(bench, scenario, figure, unit, ours, peer=None, peer_name=None, below=None, at_least=None, ratio_below=None):
-    """A row with its ratio (ours / peer), and its goal: to be below a value, at least one, or below so many of the
-    peer's."""
+def row(bench, scenario, figure, unit, ours, peer=None, peer_name=None, below=None, at_least=None, ratio_below=None, ratio_at_least=None):
+    """A row with its ratio (ours / peer), and its goal: to be below a value, at least one, or the same of the ratio."""
     goal = met = None
     if below is not None:
         goal, met = f"< {below:g}", ours < below
@@ -29,6 +28,8 @@ def row(bench, scenario, figure, unit, ours, peer=None, peer_name=None, below=No
     ratio = round(ours / peer, 3) if peer else None
     if ratio_below is not None:
         goal, met = f"ratio < {ratio_below:g}", ratio < ratio_below
+    if ratio_at_least is not None:
+        goal, met = f"ratio >= {ratio_at_least:g}", ratio >= ratio_at_least
     rounded = [value if value is None else round(value, 3) for value in (ours, peer)]
     return Row(bench, scenario, figure, unit, rounded[0], rounded[1], peer_name, ratio, goal, met)
 

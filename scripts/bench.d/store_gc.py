@@ -13,13 +13,13 @@ import time
 import urllib.request
 
 from report import row
+from tree import image
 
 NAME = "store-gc"
 # Each with a manifest, a configuration and two layers. Of every second one the tag is gone.
 IMAGES = 25_000
 PER_REPOSITORY = 250
 LAYER = 4096
-REPOSITORIES = "docker/registry/v2/repositories"
 
 
 def measure(grid):
@@ -74,44 +74,14 @@ def fill(store):
     """Images as the publisher leaves them, without its syncs; answers those that have a tag."""
     tags = []
     for number in range(IMAGES):
-        repository = f"bench/app.r{number // PER_REPOSITORY}"
-        layers = [blob(store, f"layer {number} {place}".encode().ljust(LAYER)) for place in range(2)]
-        config = blob(store, json.dumps({"rootfs": {"type": "layers", "diff_ids": []}, "n": number}).encode())
-        manifest = {
-            "annotations": {"net.buildgrid.definition": config[0]},
-            "config": described(config, "application/vnd.oci.image.config.v1+json"),
-            "layers": [described(layer, "application/vnd.oci.image.layer.v1.tar") for layer in layers],
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "schemaVersion": 2,
-        }
-        manifest = blob(store, json.dumps(manifest).encode())
-        below = store / REPOSITORIES / repository
-        for part in [config, *layers]:
-            link(below / "_layers/sha256" / part[0][7:], part[0])
-        link(below / "_manifests/revisions/sha256" / manifest[0][7:], manifest[0])
+        repository, tag = f"bench/app.r{number // PER_REPOSITORY}", f"{number:040x}"
+        layers = [f"layer {number} {place}".encode().ljust(LAYER) for place in range(2)]
         if number % 2:
-            tag = below / "_manifests/tags" / f"{number:040x}"
-            link(tag / "index/sha256" / manifest[0][7:], manifest[0])
-            link(tag / "current", manifest[0])
-            tags.append((repository, f"{number:040x}"))
+            image(store, repository, layers, tag)
+            tags.append((repository, tag))
+        else:
+            image(store, repository, layers)
     return tags
-
-
-def blob(store, content):
-    digest = hashlib.sha256(content).hexdigest()
-    folder = store / "docker/registry/v2/blobs/sha256" / digest[:2] / digest
-    folder.mkdir(parents=True)
-    (folder / "data").write_bytes(content)
-    return f"sha256:{digest}", len(content)
-
-
-def described(part, media_type):
-    return {"mediaType": media_type, "digest": part[0], "size": part[1]}
-
-
-def link(folder, digest):
-    folder.mkdir(parents=True)
-    (folder / "link").write_text(digest)
 
 
 class Pulls:
