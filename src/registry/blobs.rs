@@ -1,82 +1,97 @@
 //! Blobs: layers and configurations, only through a repository that links them.
 
 use std::io;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
-use tower_http::services::ServeFile;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Method, StatusCode, header};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio_util::io::ReaderStream;
 
 use super::error::RegistryError;
 use super::identity::Identity;
+use super::range::{Asked, asked};
 use super::router::Registry;
 use super::scope::Scope;
+use crate::serving::{FilePart, FileSender};
 use crate::store::digest::Digest;
 
-/// Bytes read from the disk at once, by a blocking thread.
-const CHUNK: usize = 256 * 1024;
+/// Bytes read from the disk at once, by a blocking thread, where the kernel does not send the file by itself.
+const CHUNK: usize = 128 * 1024;
 
 /// GET and HEAD `/v2/<name>/blobs/<digest>` (OCI distribution specification 1.1, end-2), with one
 /// range where asked for; several ranges are answered with the whole.
 pub(super) async fn blob(
     State(registry): State<Registry>,
+    sender: Option<Extension<FileSender>>,
     scope: Scope,
-    mut request: Request,
+    method: Method,
+    request: HeaderMap,
 ) -> Result<Response, RegistryError> {
     let digest: Digest = scope.target.parse().map_err(|_| RegistryError::DigestInvalid)?;
     let repository = scope.repository.ok_or(RegistryError::BlobUnknown)?;
     let blob = registry.store.blob(&repository, digest).await?.ok_or(RegistryError::BlobUnknown)?;
     let identity = Identity::of(digest);
-    if let Some(short) = identity.precondition(request.headers())? {
+    if let Some(short) = identity.precondition(&request)? {
         return Ok(short);
     }
-    let in_range = identity.allows_range(request.headers());
-    let headers = request.headers_mut();
-    if !in_range {
-        headers.remove(header::RANGE);
-    }
-    // Judged above by the digest; the file service would judge by the file's times.
-    for judged in
-        [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE]
-    {
-        headers.remove(judged);
-    }
-    let served = ServeFile::new(&blob.path)
-        .with_buf_chunk_size(CHUNK)
-        .ignore_multi_range_requests(true)
-        .try_call(request)
-        .await
-        .map_err(|error| {
-            tracing::error!(path = %blob.path.display(), %error, "cannot read a blob");
-            RegistryError::Internal
-        })?;
-    if served.status() == StatusCode::NOT_FOUND {
-        return Err(unserved(&blob.path, tokio::fs::File::open(&blob.path).await.err()));
-    }
-    let mut response = served.map(Body::new);
-    let headers = response.headers_mut();
-    for (name, value) in identity.headers() {
-        headers.insert(name, value);
-    }
-    headers.remove(header::LAST_MODIFIED);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    Ok(response)
+    let asked = match identity.allows_range(&request) {
+        true => asked(&request, blob.size),
+        false => Asked::Whole,
+    };
+    let (status, range, of) = match asked {
+        Asked::Whole => (StatusCode::OK, 0..blob.size, None),
+        Asked::Part(range) => {
+            let of = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size);
+            (StatusCode::PARTIAL_CONTENT, range, Some(of))
+        }
+        Asked::Beyond => (StatusCode::RANGE_NOT_SATISFIABLE, 0..0, Some(format!("bytes */{}", blob.size))),
+    };
+    let length = range.end - range.start;
+    let body = match method {
+        Method::HEAD => Body::empty(),
+        _ if length == 0 => Body::empty(),
+        _ => content(blob.path, range, sender.as_deref()).await?,
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::ACCEPT_RANGES, "bytes".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+    ];
+    let of = of.map(|of| [(header::CONTENT_RANGE, of)]);
+    Ok((status, identity.headers(), headers, of, body).into_response())
 }
 
-/// What it means that the file service does not find a blob, where opening it gives `error`: of one
-/// that it may not read it says the same.
-fn unserved(path: &Path, error: Option<io::Error>) -> RegistryError {
-    match error {
-        // Collected as garbage since it was looked up, or put back just now.
-        None => RegistryError::BlobUnknown,
-        Some(error) if error.kind() == io::ErrorKind::NotFound => RegistryError::BlobUnknown,
-        Some(error) => {
-            tracing::error!(path = %path.display(), %error, "cannot read a blob");
-            RegistryError::Internal
-        }
+/// A part of a file: sent by the kernel where the connection allows it.
+async fn content(
+    path: PathBuf,
+    range: Range<u64>,
+    sender: Option<&FileSender>,
+) -> Result<Body, RegistryError> {
+    let mut file = File::open(&path).await.map_err(|error| unserved(&path, &error))?;
+    let length = range.end - range.start;
+    if let Some(sender) = sender {
+        let file = Arc::new(file.into_std().await);
+        return Ok(Body::new(sender.body(FilePart { file, path, offset: range.start, length })));
     }
+    file.seek(io::SeekFrom::Start(range.start)).await.map_err(|error| unserved(&path, &error))?;
+    Ok(Body::from_stream(ReaderStream::with_capacity(file.take(length), CHUNK)))
+}
+
+/// What it means that a blob which was there cannot be read.
+fn unserved(path: &Path, error: &io::Error) -> RegistryError {
+    // Collected as garbage since it was looked up.
+    if error.kind() == io::ErrorKind::NotFound {
+        return RegistryError::BlobUnknown;
+    }
+    tracing::error!(path = %path.display(), %error, "cannot read a blob");
+    RegistryError::Internal
 }
 
 #[cfg(test)]
@@ -85,9 +100,8 @@ mod tests {
 
     #[test]
     fn only_what_is_not_there_is_unknown() {
-        let of = |kind: Option<io::ErrorKind>| unserved(Path::new("data"), kind.map(io::Error::from));
-        assert_eq!(of(None), RegistryError::BlobUnknown);
-        assert_eq!(of(Some(io::ErrorKind::NotFound)), RegistryError::BlobUnknown);
-        assert_eq!(of(Some(io::ErrorKind::PermissionDenied)), RegistryError::Internal);
+        let of = |kind: io::ErrorKind| unserved(Path::new("data"), &kind.into());
+        assert_eq!(of(io::ErrorKind::NotFound), RegistryError::BlobUnknown);
+        assert_eq!(of(io::ErrorKind::PermissionDenied), RegistryError::Internal);
     }
 }

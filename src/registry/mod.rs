@@ -12,6 +12,7 @@ mod listings;
 mod login;
 mod manifests;
 mod observe;
+mod range;
 mod router;
 mod scope;
 mod server;

@@ -15,6 +15,7 @@ use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::Peer;
+use super::sendfile::{FileSender, SendingStream};
 
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
@@ -33,8 +34,11 @@ impl Connection {
         if let Err(error) = set_options(&stream, timeout) {
             debug!(%peer, %error, "cannot set a connection's options");
         }
+        let sender = FileSender::default();
+        let stream = SendingStream::new(stream, sender.clone());
         let service = router.map_request(move |mut request: http::Request<_>| {
             request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(sender.clone());
             request
         });
         let mut builder = Builder::new(TokioExecutor::new()).http1_only();

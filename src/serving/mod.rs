@@ -1,9 +1,11 @@
-//! Serving connections: bounded in number, each with deadlines, finished when told to stop. And where requests come
-//! from (`source`), and how long who guesses passwords has to wait (`guesses`).
+//! Serving connections: bounded in number, each with deadlines, finished when told to stop; files go out on them
+//! without a copy (`sendfile`). And where requests come from (`source`), and how long who guesses passwords has to wait
+//! (`guesses`).
 
 mod config;
 mod connection;
 mod guesses;
+mod sendfile;
 mod source;
 
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use tracing::warn;
 pub use self::config::ServerConfig;
 use self::connection::Connection;
 pub use self::guesses::Guesses;
+pub use self::sendfile::{FileBody, FilePart, FileSender};
 pub use self::source::Proxies;
 
 /// The other end of the connection that a request came on: an extension of the request.
