@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -23,6 +24,10 @@ use tokio::task::JoinHandle;
 
 /// The most bytes of a file that are handed to the kernel at once.
 const PIECE: usize = 4 << 20;
+
+/// How long the blocking thread waits for a client to take more, before it goes: one that keeps up costs no way through
+/// the runtime for each buffer of its socket.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// What stands for the bytes of files. It is never read or written, and takes no memory.
 static PLACE: [u8; PIECE] = [0; PIECE];
@@ -134,12 +139,8 @@ impl SendingStream {
         let (file, path, mut offset) = (part.file.clone(), part.path.clone(), part.offset);
         let stream = self.stream.clone();
         Ok(tokio::task::spawn_blocking(move || {
-            // Within `try_io`, so that a socket that is full is asked again only once it is not.
-            let sent = stream.try_io(Interest::WRITABLE, || {
-                Ok(rustix::fs::sendfile(&*stream, &*file, Some(&mut offset), most)?)
-            });
-            let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was");
-            let sent = sent.and_then(|sent| if sent == 0 { Err(cut()) } else { Ok(sent) });
+            // Within `try_io`, so that a socket that stays full is asked again only once it is not.
+            let sent = stream.try_io(Interest::WRITABLE, || send_file(&stream, &file, &mut offset, most));
             if let Err(error) = &sent {
                 let of_disk = error.raw_os_error() == Some(Errno::IO.raw_os_error());
                 if of_disk || error.kind() == io::ErrorKind::UnexpectedEof {
@@ -170,6 +171,31 @@ impl SendingStream {
             }
         }
     }
+}
+
+/// Sends until all is sent or the client has taken nothing for a while; answers how much was.
+fn send_file(stream: &TcpStream, file: &File, offset: &mut u64, most: usize) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < most {
+        match rustix::fs::sendfile(stream, file, Some(offset), most - sent) {
+            Ok(0) if sent == 0 => {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was"));
+            }
+            Ok(0) => break,
+            Ok(some) => sent += some,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut writable = [PollFd::new(stream, PollFlags::OUT)];
+                if !matches!(poll(&mut writable, Some(&PATIENCE)), Ok(1..)) {
+                    break;
+                }
+            }
+            // What has gone out is told first; the fault is met again.
+            Err(_) if sent > 0 => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if sent > 0 { Ok(sent) } else { Err(io::ErrorKind::WouldBlock.into()) }
 }
 
 fn stands_for_a_file(bytes: &[u8]) -> bool {
