@@ -12,6 +12,8 @@ use crate::store::StoreError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RegistryError {
     Unauthorized,
+    AmbiguousLogin,
+    HeadTooLarge,
     ReadOnly,
     NameInvalid,
     NameUnknown,
@@ -36,6 +38,14 @@ impl RegistryError {
                 "UNAUTHORIZED",
                 "log in with docker login, using a BuildGrid registry credential",
             ),
+            Self::AmbiguousLogin => {
+                (S::BAD_REQUEST, "UNSUPPORTED", "there are several Authorization headers; send one")
+            }
+            Self::HeadTooLarge => (
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "UNSUPPORTED",
+                "the request's address and headers are longer than the 32 KiB that are read of them",
+            ),
             // `docker push` prints this sentence.
             Self::ReadOnly => (
                 S::METHOD_NOT_ALLOWED,
@@ -59,7 +69,11 @@ impl RegistryError {
             Self::DigestInvalid => {
                 (S::BAD_REQUEST, "DIGEST_INVALID", "a digest is sha256: and 64 lower-case hex digits")
             }
-            Self::PageInvalid => (S::BAD_REQUEST, "PAGINATION_NUMBER_INVALID", "n is not a count of entries"),
+            Self::PageInvalid => (
+                S::BAD_REQUEST,
+                "PAGINATION_NUMBER_INVALID",
+                "n is not a count of entries from 0 to 100000; pages have at most 1000, and a link to the next one",
+            ),
             Self::PreconditionFailed => {
                 (S::PRECONDITION_FAILED, "UNSUPPORTED", "the content is not what If-Match names")
             }

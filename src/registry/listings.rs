@@ -15,11 +15,24 @@ use crate::store::Credential;
 
 /// The most entries of one page, also when more are asked for: the rest is behind its `Link`.
 const MAX_PAGE: usize = 1000;
+/// The largest count of entries that is taken for one. Clients that want all ask for what they think is enough, such
+/// as 10,000 (crane and Renovate, of tags), and follow the links.
+const MAX_ASKED: usize = 100_000;
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct PageQuery {
     n: Option<usize>,
     last: Option<String>,
+}
+
+impl PageQuery {
+    fn checked(query: Result<Query<Self>, QueryRejection>) -> Result<Self, RegistryError> {
+        let Query(query) = query.map_err(|_| RegistryError::PageInvalid)?;
+        match query.n {
+            Some(n) if n > MAX_ASKED => Err(RegistryError::PageInvalid),
+            _ => Ok(query),
+        }
+    }
 }
 
 /// GET `/v2/<name>/tags/list` (OCI distribution specification 1.1, end-8).
@@ -28,7 +41,7 @@ pub(super) async fn tags(
     scope: Scope,
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Response, RegistryError> {
-    let Query(query) = query.map_err(|_| RegistryError::PageInvalid)?;
+    let query = PageQuery::checked(query)?;
     let repository = scope.repository.ok_or(RegistryError::NameUnknown)?;
     let tags = registry.store.tags(&repository).await?;
     if tags.is_empty() {
@@ -46,7 +59,7 @@ pub(super) async fn catalog(
     Extension(credential): Extension<Credential>,
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Response, RegistryError> {
-    let Query(query) = query.map_err(|_| RegistryError::PageInvalid)?;
+    let query = PageQuery::checked(query)?;
     let mut names = Vec::new();
     for namespace in &credential.namespaces {
         let repositories = registry.store.repositories_of(namespace).await?;

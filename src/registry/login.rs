@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum_extra::TypedHeader;
 use axum_extra::headers::Authorization;
 use axum_extra::headers::authorization::Basic;
+use http::header;
 
 use super::error::RegistryError;
 use super::router::Registry;
@@ -34,6 +35,10 @@ pub(super) async fn require(registry: &Registry, mut request: Request, next: Nex
 }
 
 async fn login(registry: &Registry, request: &mut Request) -> Result<Credential, RegistryError> {
+    // Which of several would count is for a proxy to decide in one way and for us in another.
+    if request.headers().get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        return Err(RegistryError::AmbiguousLogin);
+    }
     let TypedHeader(Authorization(basic)) = request
         .extract_parts::<TypedHeader<Authorization<Basic>>>()
         .await

@@ -16,6 +16,10 @@ use super::{blobs, listings, login, manifests, observe};
 use crate::serving::{Guesses, Proxies};
 use crate::store::Store;
 
+/// The longest request head, in bytes: what common servers and proxies take. A digest, a tag, a login and the media
+/// types that a client lists are less than 2 KiB together.
+const MAX_HEAD: usize = 32 << 10;
+
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// What the registry serves from; cheap to clone.
@@ -59,6 +63,7 @@ async fn judge(State(registry): State<Registry>, request: Request, next: Next) -
         return next.run(request).await;
     }
     let mut response = match *request.method() {
+        _ if head_length(&request) > MAX_HEAD => RegistryError::HeadTooLarge.into_response(),
         Method::GET | Method::HEAD => login::require(&registry, request, next).await,
         _ => RegistryError::ReadOnly.into_response(),
     };
@@ -66,6 +71,12 @@ async fn judge(State(registry): State<Registry>, request: Request, next: Next) -
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+fn head_length(request: &Request) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    target + headers.sum::<usize>()
 }
 
 /// That the API is there and the login is good (OCI distribution specification 1.1, end-1).

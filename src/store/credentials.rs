@@ -25,6 +25,9 @@ use crate::publish::name::Namespace;
 /// 160 random bits.
 const PASSWORD_BYTES: usize = 20;
 
+/// The longest password that is looked at, in bytes: four times as long as those that are made.
+const MAX_PASSWORD: usize = 128;
+
 /// A registry login as it is kept: everything but the password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
@@ -167,12 +170,16 @@ impl Store {
         Ok(removed)
     }
 
-    /// The login of this user and password. An unknown user takes the same work as a wrong password.
+    /// The login of this user and password. An unknown user takes the same work as a wrong password; one that no
+    /// password can be, for its length, takes none.
     pub async fn verify_credential(
         &self,
         user: &str,
         password: &str,
     ) -> Result<Option<Credential>, StoreError> {
+        if password.len() > MAX_PASSWORD {
+            return Ok(None);
+        }
         let user = user.parse::<UserName>().ok();
         let given = Digest::of(password.as_bytes());
         self.blocking(move |directory| {
@@ -262,6 +269,23 @@ mod tests {
         assert_eq!(reader.verify_credential(user.as_str(), second).await.unwrap(), None);
         assert!(store.rotate_credential(&user).await.unwrap().is_none());
         assert_eq!(reader.credential(&user).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_password_that_is_too_long_is_not_even_hashed() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+        let added = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
+        let user = added.credential.user.clone();
+        let file = root.path().join(format!("buildgrid/credentials/{user}.json"));
+        for (length, is_good) in [(MAX_PASSWORD, true), (MAX_PASSWORD + 1, false), (1 << 20, false)] {
+            let password = "x".repeat(length);
+            let password_digest = Digest::of(password.as_bytes());
+            // By its digest it is the right one.
+            std::fs::write(&file, json(&Credential { password_digest, ..added.credential.clone() })).unwrap();
+            let verified = store.verify_credential(user.as_str(), &password).await.unwrap();
+            assert_eq!(verified.is_some(), is_good, "{length}");
+        }
     }
 
     #[tokio::test]

@@ -8,3 +8,4 @@ mod listings;
 mod observed;
 mod refusals;
 mod stock;
+mod wire;

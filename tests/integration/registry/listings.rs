@@ -50,7 +50,17 @@ async fn tags_are_listed_in_pages() {
     for (query, tags) in [("?last=v1", json!(["v10", "v2"])), ("?last=w", json!([])), ("?n=0", json!([]))] {
         assert_eq!(json_of(registry.get(&format!("{path}{query}")).await).await["tags"], tags, "{query}");
     }
-    for query in ["?n=-1", "?n=x", "?n=99999999999999999999999"] {
+    // More than a page has, as clients ask that want all.
+    for n in ["1000", "10000", "100000"] {
+        let response = registry.get(&format!("{path}?n={n}")).await;
+        assert_eq!(link(&response), None);
+        assert_eq!(json_of(response).await, all, "{n}");
+    }
+    let response = registry.get(&format!("{path}?n=0")).await;
+    assert_eq!(link(&response), None);
+    for query in
+        ["?n=-1", "?n=x", "?n=", "?n=100001", "?n=1000000000", "?n=99999999999999999999999", "?n=1&n=2"]
+    {
         let response = registry.get(&format!("{path}{query}")).await;
         assert_eq!(response.status(), StatusCode::BAD_REQUEST);
         let body = response.json::<Value>().await.unwrap();

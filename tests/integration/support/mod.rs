@@ -22,3 +22,4 @@ pub mod systemd;
 pub mod timeline;
 pub mod tls;
 pub mod up;
+pub mod wire;
