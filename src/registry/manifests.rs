@@ -34,7 +34,10 @@ pub(super) async fn manifest(
     if let Some(short) = identity.precondition(&request)? {
         return Ok(short);
     }
-    let media_type = media_type(&bytes)?;
+    let media_type = media_type(&bytes).ok_or_else(|| {
+        tracing::error!(%digest, "a manifest in the store gives no media type that can be served");
+        RegistryError::Internal
+    })?;
     Ok((identity.headers(), [(header::CONTENT_TYPE, media_type)], Body::from(bytes)).into_response())
 }
 
@@ -74,22 +77,19 @@ async fn find(
     Ok(bytes.map(|bytes| (digest, bytes)))
 }
 
-/// The media type that the manifest gives itself; the specification lets it be left out.
-fn media_type(bytes: &[u8]) -> Result<HeaderValue, RegistryError> {
+/// The media type that the manifest gives itself; the specification lets it be left out. `None` of what is no JSON
+/// object, or names a type that no header can have.
+pub(super) fn media_type(bytes: &[u8]) -> Option<HeaderValue> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Kind {
         media_type: Option<String>,
         manifests: Option<IgnoredAny>,
     }
-    let unreadable = |error: &dyn std::fmt::Display| {
-        tracing::error!(%error, "a manifest in the store gives no media type that can be served");
-        RegistryError::Internal
-    };
-    let kind: Kind = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
+    let kind: Kind = serde_json::from_slice(bytes).ok()?;
     let media_type = kind.media_type.unwrap_or_else(|| match kind.manifests {
         Some(_) => MediaType::ImageIndex.to_string(),
         None => MediaType::ImageManifest.to_string(),
     });
-    HeaderValue::try_from(media_type).map_err(|error| unreadable(&error))
+    HeaderValue::try_from(media_type).ok()
 }

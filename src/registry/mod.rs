@@ -2,7 +2,7 @@
 //!
 //! A request goes through [`observe`] (log line, metric), is refused here if it would write, is
 //! logged in by [`login`], scoped to a repository that the login may read by [`scope`], and answered
-//! by [`manifests`], [`blobs`] or [`listings`]; every refusal is a row of the table in [`error`].
+//! by [`manifests`], [`blobs`], [`listings`] or [`referrers`]; every refusal is a row of the table in [`error`].
 
 mod blobs;
 mod config;
@@ -13,11 +13,12 @@ mod login;
 mod manifests;
 mod observe;
 mod range;
+mod referrers;
 mod router;
 mod scope;
 mod server;
 
 pub use config::RegistryConfig;
 pub use error::RegistryError;
-pub use router::{Registry, router};
+pub use router::{Registry, router, routes};
 pub use server::serve;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use serde_json::json;
 
 use super::config::RegistryConfig;
 use super::error::RegistryError;
+use super::referrers::{self, Subjects};
 use super::{blobs, listings, login, manifests, observe};
 use crate::serving::{Guesses, Proxies};
 use crate::store::Store;
@@ -31,25 +32,44 @@ pub struct Registry {
     pub(super) guesses: Arc<Guesses>,
     /// Who is believed about where a request comes from.
     pub(super) proxies: Proxies,
+    /// What is known of manifests that were looked at.
+    pub(super) subjects: Subjects,
 }
 
 impl Registry {
     /// A registry of this store, which it only reads.
     pub fn new(config: RegistryConfig, proxies: Proxies, store: Store) -> Self {
-        Self { store, config: Arc::new(config), guesses: Arc::new(Guesses::of_machines()), proxies }
+        Self {
+            store,
+            config: Arc::new(config),
+            guesses: Arc::new(Guesses::of_machines()),
+            proxies,
+            subjects: Subjects::default(),
+        }
     }
 }
 
-/// The registry as a service. Names have two components, so every route is a fixed pattern; what
-/// fits none of them under `/v2/` is a repository that cannot exist here.
+/// All that is served. Names have two components, so every route is a fixed pattern.
+const ROUTES: [(&str, fn() -> MethodRouter<Registry>); 7] = [
+    ("/v2", || get(version)),
+    ("/v2/", || get(version)),
+    ("/v2/_catalog", || get(listings::catalog)),
+    ("/v2/{namespace}/{name}/manifests/{reference}", || get(manifests::manifest)),
+    ("/v2/{namespace}/{name}/blobs/{digest}", || get(blobs::blob)),
+    ("/v2/{namespace}/{name}/tags/list", || get(listings::tags)),
+    ("/v2/{namespace}/{name}/referrers/{digest}", || get(referrers::referrers)),
+];
+
+/// The patterns of all routes.
+pub fn routes() -> impl Iterator<Item = &'static str> {
+    ROUTES.iter().map(|(pattern, _)| *pattern)
+}
+
+/// The registry as a service. What fits no route under `/v2/` is a repository that cannot exist here.
 pub fn router(registry: Registry) -> Router {
-    Router::new()
-        .route("/v2", get(version))
-        .route("/v2/", get(version))
-        .route("/v2/_catalog", get(listings::catalog))
-        .route("/v2/{namespace}/{name}/manifests/{reference}", get(manifests::manifest))
-        .route("/v2/{namespace}/{name}/blobs/{digest}", get(blobs::blob))
-        .route("/v2/{namespace}/{name}/tags/list", get(listings::tags))
+    let routes =
+        ROUTES.iter().fold(Router::new(), |routes, (pattern, handler)| routes.route(pattern, handler()));
+    routes
         .fallback(elsewhere)
         .layer(middleware::from_fn_with_state(registry.clone(), judge))
         .layer(middleware::from_fn(observe::request))

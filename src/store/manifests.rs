@@ -69,6 +69,29 @@ impl Store {
         let repository = repository.clone();
         self.blocking(move |directory| Ok(read(directory, &repository, digest)?.map(Bytes::from))).await
     }
+
+    /// Whether a manifest is there, and this repository links it.
+    pub async fn has_manifest(
+        &self,
+        repository: &ImageRepository,
+        digest: Digest,
+    ) -> Result<bool, StoreError> {
+        let link = layout::revision_link(repository, digest);
+        self.blocking(move |directory| {
+            Ok(directory.size(&link)?.is_some() && directory.size(&layout::blob(digest))?.is_some())
+        })
+        .await
+    }
+
+    /// The digests of all manifests that this repository links, sorted.
+    pub async fn revisions(&self, repository: &ImageRepository) -> Result<Vec<Digest>, StoreError> {
+        let links = layout::revision_links(&layout::tree(&repository.to_string()));
+        self.blocking(move |directory| {
+            let names = directory.list(&links)?;
+            Ok(names.iter().filter_map(|hex| Digest::from_hex(hex).ok()).collect())
+        })
+        .await
+    }
 }
 
 fn read(

@@ -6,6 +6,7 @@ mod content;
 mod daemon;
 mod listings;
 mod observed;
+mod referrers;
 mod refusals;
 mod stock;
 mod wire;

@@ -181,7 +181,7 @@ async fn what_cannot_be_is_refused_by_name() {
         ("/v2/a/b/c/manifests/v1", absent, "NAME_UNKNOWN"),
         ("/v2/a/b/c/d/e/blobs/x", absent, "NAME_UNKNOWN"),
         ("/v2/acme/shop.storefront/blobs/uploads/", absent, "NAME_UNKNOWN"),
-        ("/v2/acme/shop.storefront/referrers/x", absent, "NAME_UNKNOWN"),
+        ("/v2/acme/shop.storefront/referrers/x", invalid, "DIGEST_INVALID"),
         ("/v2/_catalog/x", absent, "NAME_UNKNOWN"),
         ("/v2/x", absent, "NAME_UNKNOWN"),
     ] {

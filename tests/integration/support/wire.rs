@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 
 /// All that a client can see of an answer, but for the time of day.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,14 @@ impl Answer {
     /// Sends `request` on a connection of its own and reads until the server closes it, which a request asks for by
     /// `connection: close`.
     pub async fn to(host: &str, request: &[u8]) -> Self {
-        let mut stream = TcpStream::connect(host).await.unwrap();
+        Self::from([127, 0, 0, 1], host, request).await
+    }
+
+    /// The same from another address of this machine.
+    pub async fn from(source: [u8; 4], host: &str, request: &[u8]) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        let mut stream = socket.connect(host.parse().unwrap()).await.unwrap();
         // A server that has seen enough answers, and reads no further.
         let _ = stream.write_all(request).await;
         let mut bytes = Vec::new();
