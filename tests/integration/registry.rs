@@ -3,6 +3,7 @@
 mod clients;
 mod connections;
 mod content;
+mod crossing;
 mod daemon;
 mod listings;
 mod observed;
