@@ -11,6 +11,7 @@ use super::service;
 use crate::build::docker::{DockerEngine, Way};
 use crate::config::{Config, InvalidConfig};
 use crate::disk::{DiskConfig, Fill, Short};
+use crate::publish::name::Namespace;
 use crate::queue::Queue;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::source::credentials::faults as git_credentials;
@@ -53,6 +54,7 @@ pub async fn run(
     data_directory(&mut report, &config);
     credentials(&mut report, &config);
     store(&mut report, &config);
+    public(&mut report, &config);
     engine(&mut report, &config).await;
     disks(&mut report, &config).await;
     match &up {
@@ -152,6 +154,15 @@ fn store(report: &mut Report, config: &Config) {
             }
             Err(error) => report.bad("store", error),
         },
+    }
+}
+
+/// What the registry gives to everybody.
+fn public(report: &mut Report, config: &Config) {
+    let namespaces: Vec<_> = config.registry.public_namespaces.iter().map(Namespace::as_str).collect();
+    if !namespaces.is_empty() {
+        let words = "anybody may pull their images, without a login (registry.public_namespaces)";
+        report.note("PUBLIC", format_args!("{}: {words}", namespaces.join(", ")));
     }
 }
 

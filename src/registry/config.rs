@@ -1,5 +1,6 @@
 //! The section `registry` of the configuration.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use http::uri::Authority;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Faults;
+use crate::publish::name::Namespace;
 
 /// How images are served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,8 @@ pub struct RegistryConfig {
     pub listen: SocketAddr,
     /// The address for `/healthz`, `/readyz` and `/metrics`.
     pub status_listen: SocketAddr,
+    /// The namespaces whose images anybody may pull, without a login.
+    pub public_namespaces: BTreeSet<Namespace>,
     /// Connections served at once; more wait in the kernel's queue. Each may need two file descriptors.
     pub max_connections: usize,
     /// A client that for this long sends no complete request head, or takes none of the bytes sent
@@ -37,6 +41,7 @@ impl Default for RegistryConfig {
             host: "localhost:5000".to_owned(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
             status_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9442)),
+            public_namespaces: BTreeSet::new(),
             // Fits into the 1024 descriptors that a process commonly may open.
             max_connections: 400,
             client_timeout: Duration::from_secs(60),
@@ -90,6 +95,9 @@ mod tests {
         assert_eq!(config.listen.port(), 80);
         assert_eq!(config.drain_timeout, Duration::from_secs(120));
         assert_eq!(config.client_timeout, RegistryConfig::default().client_timeout);
+        let public: RegistryConfig = toml::from_str("public_namespaces = [\"acme\"]").unwrap();
+        assert_eq!(public.public_namespaces, ["acme".parse().unwrap()].into());
+        assert!(toml::from_str::<RegistryConfig>("public_namespaces = [\"*\"]").is_err());
         assert!(toml::from_str::<RegistryConfig>("hots = \"x\"").is_err());
     }
 

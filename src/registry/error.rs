@@ -3,7 +3,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use serde_json::json;
 
 use crate::store::StoreError;
@@ -26,8 +26,6 @@ pub enum RegistryError {
     Internal,
     Stopping,
 }
-
-const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"BuildGrid registry\"");
 
 impl RegistryError {
     fn row(self) -> (StatusCode, &'static str, &'static str) {
@@ -88,12 +86,12 @@ impl RegistryError {
     }
 }
 
+/// Of [`Unauthorized`](RegistryError::Unauthorized) the router adds the challenge.
 impl IntoResponse for RegistryError {
     fn into_response(self) -> Response {
         let (status, code, message) = self.row();
         let body = Json(json!({"errors": [{"code": code, "message": message}]}));
         match self {
-            Self::Unauthorized => (status, [(header::WWW_AUTHENTICATE, CHALLENGE)], body).into_response(),
             Self::ReadOnly => (status, [(header::ALLOW, "GET, HEAD")], body).into_response(),
             Self::TooManyFailures { wait_s } => {
                 (status, [(header::RETRY_AFTER, wait_s.to_string())], body).into_response()

@@ -1,5 +1,7 @@
 //! Listings, in pages: a repository's tags, and the repositories that a login may read.
 
+use std::collections::BTreeSet;
+
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
@@ -9,9 +11,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::error::RegistryError;
+use super::login::Reader;
 use super::router::Registry;
 use super::scope::Scope;
-use crate::store::Credential;
 
 /// The most entries of one page, also when more are asked for: the rest is behind its `Link`.
 const MAX_PAGE: usize = 1000;
@@ -53,15 +55,15 @@ pub(super) async fn tags(
     Ok((link, Json(json!({"name": repository.to_string(), "tags": page.entries}))).into_response())
 }
 
-/// GET `/v2/_catalog` (CNCF Distribution): the repositories of the login's namespaces, and no others.
+/// GET `/v2/_catalog` (CNCF Distribution): the repositories that the login may read, and no others.
 pub(super) async fn catalog(
     State(registry): State<Registry>,
-    Extension(credential): Extension<Credential>,
+    Extension(reader): Extension<Reader>,
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Response, RegistryError> {
     let query = PageQuery::checked(query)?;
     let mut names = Vec::new();
-    for namespace in &credential.namespaces {
+    for namespace in reader.namespaces().collect::<BTreeSet<_>>() {
         let repositories = registry.store.repositories_of(namespace).await?;
         names.extend(repositories.iter().map(ToString::to_string));
     }

@@ -1,5 +1,6 @@
 //! The routes of the registry and the order in which a request is judged.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -14,6 +15,7 @@ use super::config::RegistryConfig;
 use super::error::RegistryError;
 use super::referrers::{self, Subjects};
 use super::{blobs, listings, login, manifests, observe};
+use crate::publish::name::Namespace;
 use crate::serving::{Guesses, Proxies};
 use crate::store::Store;
 
@@ -32,6 +34,10 @@ pub struct Registry {
     pub(super) guesses: Arc<Guesses>,
     /// Who is believed about where a request comes from.
     pub(super) proxies: Proxies,
+    /// What may be read without a login.
+    pub(super) public: Arc<BTreeSet<Namespace>>,
+    /// How to log in.
+    challenge: HeaderValue,
     /// What is known of manifests that were looked at.
     pub(super) subjects: Subjects,
 }
@@ -39,8 +45,11 @@ pub struct Registry {
 impl Registry {
     /// A registry of this store, which it only reads.
     pub fn new(config: RegistryConfig, proxies: Proxies, store: Store) -> Self {
+        let challenge = login::challenge(&config);
         Self {
             store,
+            public: Arc::new(config.public_namespaces.clone()),
+            challenge: HeaderValue::try_from(challenge).expect("a host that was checked is printable"),
             config: Arc::new(config),
             guesses: Arc::new(Guesses::of_machines()),
             proxies,
@@ -50,9 +59,10 @@ impl Registry {
 }
 
 /// All that is served. Names have two components, so every route is a fixed pattern.
-const ROUTES: [(&str, fn() -> MethodRouter<Registry>); 7] = [
+const ROUTES: [(&str, fn() -> MethodRouter<Registry>); 8] = [
     ("/v2", || get(version)),
     ("/v2/", || get(version)),
+    (login::TOKEN_ROUTE, || get(login::token)),
     ("/v2/_catalog", || get(listings::catalog)),
     ("/v2/{namespace}/{name}/manifests/{reference}", || get(manifests::manifest)),
     ("/v2/{namespace}/{name}/blobs/{digest}", || get(blobs::blob)),
@@ -77,7 +87,7 @@ pub fn router(registry: Registry) -> Router {
 }
 
 /// Under `/v2/` nothing is ever written, whoever asks: that answer needs no login, so that
-/// `docker push` shows it. Everything else there needs one.
+/// `docker push` shows it. Everything else there needs one, but for what is public.
 async fn judge(State(registry): State<Registry>, request: Request, next: Next) -> Response {
     if !is_api(request.uri()) {
         return next.run(request).await;
@@ -87,8 +97,12 @@ async fn judge(State(registry): State<Registry>, request: Request, next: Next) -
         Method::GET | Method::HEAD => login::require(&registry, request, next).await,
         _ => RegistryError::ReadOnly.into_response(),
     };
+    let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    if is_unauthorized {
+        headers.insert(header::WWW_AUTHENTICATE, registry.challenge);
+    }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -1,12 +1,12 @@
-//! What a request is about: a repository, as far as its login may know of it.
+//! What a request is about: a repository, as far as who asks may know of it.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
 
 use super::error::RegistryError;
+use super::login::Reader;
 use super::router::Registry;
 use crate::publish::name::{ImageRepository, RepositoryName};
-use crate::store::Credential;
 
 /// The parts of a path under `/v2/{namespace}/{name}/`.
 pub(super) struct Scope {
@@ -36,10 +36,10 @@ impl FromRequestParts<Registry> for Scope {
         if namespace.parse::<RepositoryName>().is_err() || name.parse::<RepositoryName>().is_err() {
             return Err(RegistryError::NameInvalid);
         }
-        let credential = parts.extensions.get::<Credential>().ok_or(RegistryError::Unauthorized)?;
+        let reader = parts.extensions.get::<Reader>().ok_or(RegistryError::Unauthorized)?;
         let repository = format!("{namespace}/{name}").parse::<ImageRepository>().ok();
         Ok(Self {
-            repository: repository.filter(|found| credential.namespaces.contains(&found.namespace)),
+            repository: repository.filter(|found| reader.may_read(&found.namespace)),
             target: target.to_owned(),
         })
     }

@@ -3,9 +3,10 @@
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::router::{Registry, router};
+use crate::publish::name::Namespace;
 use crate::serving::{self, Limits};
 
 /// Serves the registry until `shutdown`; then lets the running pulls finish for the configured
@@ -18,6 +19,11 @@ pub async fn serve(
     let config = registry.config.clone();
     let address = listener.local_addr().context("ask for the registry's address")?;
     info!(%address, host = config.host, "the registry is serving");
+    if !config.public_namespaces.is_empty() {
+        let namespaces =
+            config.public_namespaces.iter().map(Namespace::as_str).collect::<Vec<_>>().join(", ");
+        warn!(namespaces, "anybody may pull the images of these namespaces (registry.public_namespaces)");
+    }
     let limits = Limits {
         connections: config.max_connections,
         client_timeout: config.client_timeout,

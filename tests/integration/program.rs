@@ -204,11 +204,14 @@ async fn check_says_what_the_parts_are() {
     let grid = TestGrid::idle(|_| ()).await;
     let path = written(&grid, |table| {
         table["engine"].as_table_mut().unwrap().insert("host".into(), host().into());
+        let public = vec!["acme", "smoke"];
+        table["registry"].as_table_mut().unwrap().insert("public_namespaces".into(), public.into());
     });
     let output = buildgrid(&path).arg("check").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
     for part in [
+        "note  PUBLIC: acme, smoke: anybody may pull their images",
         "ok    engine: Docker ",
         "ok    broker: ",
         "ok    store: ",

@@ -7,6 +7,7 @@ mod crossing;
 mod daemon;
 mod listings;
 mod observed;
+mod public;
 mod referrers;
 mod refusals;
 mod stock;

@@ -6,6 +6,7 @@ use std::process::Command;
 use buildgrid::event::result::State;
 use buildgrid::publish::config::Compression;
 use buildgrid::store::digest::Digest;
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -145,6 +146,64 @@ async fn docker_logs_in_and_pulls() {
             let refused = docker.run(&["pull", &url], "").await.failed();
             assert!(refused.contains("there is no such image"), "{refused}");
         }
+        registry.stop().await;
+    }
+}
+
+/// Docker asks `/v2/` first, whatever it is to pull: how it is told to log in there decides whether it goes on without
+/// a login, and whether a wrong password is noticed.
+#[tokio::test]
+async fn docker_and_skopeo_pull_what_is_public_without_a_login() {
+    for docker in Docker::all() {
+        let registry = TestRegistry::public().await;
+        let (greeting, secret) = (unique(), unique());
+        let image = TestImage::saying(&greeting);
+        image.publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
+        TestImage::saying(&secret).publish(&registry.store, &image_name("other/a.b", "v1")).await;
+        let other = registry.store.add_credential(["other".parse().unwrap()].into()).await.unwrap();
+        let url = format!("{}/acme/shop.storefront:v1", registry.host);
+        let private = format!("{}/other/a.b:v1", registry.host);
+
+        let pulled = docker.run(&["pull", &url], "").await.succeeded();
+        assert!(pulled.contains(&image.digest().to_string()), "{pulled}");
+        docker.run(&["image", "rm", &url], "").await.succeeded();
+        let refused = docker.run(&["pull", &private], "").await.failed();
+        assert!(refused.contains("log in with docker login"), "{refused}");
+        let absent = format!("{}/acme/absent.x:v1", registry.host);
+        let refused = docker.run(&["pull", &absent], "").await.failed();
+        assert!(refused.contains("there is no such image"), "{refused}");
+
+        let refused = docker.login(&registry, "wrong").await.failed();
+        assert!(refused.to_lowercase().contains("unauthorized"), "{refused}");
+        let user = other.credential.user.as_str();
+        let login = ["login", "-u", user, "--password-stdin", &registry.host];
+        let welcome = docker.run(&login, other.password.expose_secret()).await.succeeded();
+        assert!(welcome.contains("Login Succeeded"), "{welcome}");
+        for url in [&url, &private] {
+            docker.run(&["pull", url], "").await.succeeded();
+            docker.run(&["image", "rm", url], "").await.succeeded();
+        }
+        // A login that was removed is refused also for what nobody needs one for.
+        registry.store.remove_credential(&other.credential.user).await.unwrap();
+        let refused = docker.run(&["pull", &url], "").await.failed();
+        assert!(refused.contains("unauthorized"), "{refused}");
+
+        let skopeo = async |credentials: &[&str], image: &str| {
+            let mut command = Command::new("skopeo");
+            command
+                .args(["inspect", "--tls-verify=false"])
+                .args(credentials)
+                .arg(format!("docker://{image}"));
+            run(command, "").await
+        };
+        let inspected = skopeo(&["--no-creds"], &url).await.succeeded();
+        assert!(inspected.contains(&image.digest().to_string()), "{inspected}");
+        let refused = skopeo(&["--no-creds"], &private).await.failed();
+        assert!(refused.contains("unauthorized"), "{refused}");
+        let login = format!("{}:{}", registry.user(), registry.password());
+        skopeo(&["--creds", &login], &url).await.succeeded();
+        let refused = skopeo(&["--creds", "acme-x:y"], &url).await.failed();
+        assert!(refused.contains("unauthorized"), "{refused}");
         registry.stop().await;
     }
 }

@@ -96,12 +96,25 @@ fn targets(all: &[Owned]) -> Vec<Target> {
     targets
 }
 
-/// Status and code (of a refusal) that a request is to be answered with.
-fn expected(all: &[Owned], login: &Login, verb: &str, target: &Target) -> (u16, &'static str) {
+/// Status and code (of a refusal) that a request is to be answered with, where `public` is everybody's.
+fn expected(
+    all: &[Owned],
+    public: Option<&'static str>,
+    login: &Login,
+    verb: &str,
+    target: &Target,
+) -> (u16, &'static str) {
     if !matches!(verb, "GET" | "HEAD") {
         return (405, "UNSUPPORTED");
     }
-    let Some(namespaces) = &login.namespaces else { return (401, "UNAUTHORIZED") };
+    let is_public =
+        |public: &str| target.path.starts_with(&format!("/v2/{public}/")) || target.pattern == "/v2/_token";
+    let mut namespaces = match &login.namespaces {
+        Some(namespaces) => namespaces.clone(),
+        None if login.header.is_empty() && public.is_some_and(is_public) => BTreeSet::new(),
+        None => return (401, "UNAUTHORIZED"),
+    };
+    namespaces.extend(public);
     // As far as this login can know.
     let found = all
         .iter()
@@ -110,7 +123,7 @@ fn expected(all: &[Owned], login: &Login, verb: &str, target: &Target) -> (u16, 
     let is_digest = target.reference.contains(':');
     let route = target.pattern.strip_prefix("/v2/{namespace}/{name}/").unwrap_or(target.pattern);
     let (is_there, code) = match route {
-        "/v2" | "/v2/" | "/v2/_catalog" => (true, ""),
+        "/v2" | "/v2/" | "/v2/_token" | "/v2/_catalog" => (true, ""),
         "blobs/{digest}" | "referrers/{digest}" if !is_digest => return (400, "DIGEST_INVALID"),
         "manifests/{reference}" => {
             let has = |owned: &Owned| target.reference == owned.tag || is(&owned.image.manifest);
@@ -129,7 +142,15 @@ fn expected(all: &[Owned], login: &Login, verb: &str, target: &Target) -> (u16, 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_answer_tells_of_another_namespace() {
-    let registry = TestRegistry::start().await;
+    cross(TestRegistry::start().await, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_tells_of_another_namespace_where_one_is_public() {
+    cross(TestRegistry::public().await, Some("acme")).await;
+}
+
+async fn cross(registry: TestRegistry, public: Option<&'static str>) {
     let all = [
         ("acme", "acme/shop.storefront", "own-tag", "hello"),
         (
@@ -182,7 +203,7 @@ async fn no_answer_tells_of_another_namespace() {
                 let answer = Answer::from([127, 1, high, low], &registry.host, request.as_bytes()).await;
 
                 let asked = format!("{verb} {path} by {}", login.name);
-                let (status, code) = expected(&all, login, verb, &target);
+                let (status, code) = expected(&all, public, login, verb, &target);
                 assert_eq!(answer.status, status, "{asked}");
                 if status != 200 {
                     if verb != "HEAD" {
@@ -193,7 +214,8 @@ async fn no_answer_tells_of_another_namespace() {
                 }
                 if target.pattern == "/v2/_catalog" && verb == "GET" && status == 200 {
                     let namespaces = login.namespaces.as_ref().unwrap();
-                    let own = all.iter().filter(|owned| namespaces.contains(owned.namespace));
+                    let may_read = |namespace| namespaces.contains(namespace) || public == Some(namespace);
+                    let own = all.iter().filter(|owned| may_read(owned.namespace));
                     let own: Vec<_> = own.map(|owned| owned.repository).collect();
                     let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
                     assert_eq!(body, serde_json::json!({"repositories": own}), "{asked}");
@@ -201,7 +223,8 @@ async fn no_answer_tells_of_another_namespace() {
                 let seen =
                     format!("{}\n{}", answer.headers.join("\n"), String::from_utf8_lossy(&answer.body));
                 for owned in &all {
-                    if !login.namespaces.as_ref().is_some_and(|own| own.contains(owned.namespace)) {
+                    let is_own = login.namespaces.as_ref().is_some_and(|own| own.contains(owned.namespace));
+                    if !is_own && public != Some(owned.namespace) {
                         for trace in owned.traces() {
                             assert!(!seen.contains(&trace), "{asked}: {trace} in {seen}");
                         }

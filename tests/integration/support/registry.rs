@@ -29,17 +29,24 @@ impl TestRegistry {
         Self::start_with(RegistryConfig::default()).await
     }
 
-    pub async fn start_with(config: RegistryConfig) -> Self {
+    pub async fn start_with(mut config: RegistryConfig) -> Self {
         let root = tempfile::tempdir().unwrap();
         let path = StoreConfig { path: root.path().to_owned() };
         let store = Store::open(&path).unwrap();
         let acme = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
+        config.host.clone_from(&host);
         let shutdown = CancellationToken::new();
         let registry = Registry::new(config, Proxies::default(), Store::open_read_only(&path).unwrap());
         let server = tokio::spawn(serve(listener, registry, shutdown.clone()));
         Self { store, host, acme, root, shutdown, server }
+    }
+
+    /// One in which the images of `acme` are everybody's.
+    pub async fn public() -> Self {
+        let public_namespaces = ["acme".parse().unwrap()].into();
+        Self::start_with(RegistryConfig { public_namespaces, ..RegistryConfig::default() }).await
     }
 
     pub fn root(&self) -> &Path {
