@@ -58,8 +58,11 @@ impl Registry {
     }
 }
 
+/// A pattern and what answers there.
+type Route = (&'static str, fn() -> MethodRouter<Registry>);
+
 /// All that is served. Names have two components, so every route is a fixed pattern.
-const ROUTES: [(&str, fn() -> MethodRouter<Registry>); 8] = [
+const ROUTES: [Route; 8] = [
     ("/v2", || get(version)),
     ("/v2/", || get(version)),
     (login::TOKEN_ROUTE, || get(login::token)),
