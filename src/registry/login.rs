@@ -78,9 +78,7 @@ pub(super) async fn require(registry: &Registry, request: Request, next: Next) -
 async fn reader(registry: &Registry, request: &Parts) -> Result<Reader, RegistryError> {
     let public = registry.public.clone();
     let credential = match Shown::in_headers(&request.headers)? {
-        Shown::Login { user, password } => {
-            Some(Arc::new(verified(registry, request, &user, &password).await?))
-        }
+        Shown::Login { user, password } => Some(verified(registry, request, &user, &password).await?),
         Shown::Nothing if is_public(&public, request.uri.path()) => None,
         Shown::Nothing => return Err(RegistryError::Unauthorized),
     };
@@ -102,8 +100,8 @@ async fn verified(
     request: &Parts,
     user: &str,
     password: &str,
-) -> Result<Credential, RegistryError> {
-    if let Some(found) = registry.store.verify_credential(user, password).await? {
+) -> Result<Arc<Credential>, RegistryError> {
+    if let Some(found) = registry.logins.verify(&registry.store, user, password).await? {
         return Ok(found);
     }
     // Nobody guesses 160 bits. Who is told to wait is a machine with an old password, which asks for ever; others

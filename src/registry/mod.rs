@@ -10,6 +10,7 @@ mod error;
 mod identity;
 mod listings;
 mod login;
+mod logins;
 mod manifests;
 mod observe;
 mod range;

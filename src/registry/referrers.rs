@@ -127,10 +127,9 @@ impl Referrer {
             media_type: Option<String>,
         }
         let manifest: Manifest = serde_json::from_slice(bytes).ok()?;
-        let media_type = manifests::media_type(bytes)?;
         let own = manifest.artifact_type.filter(|own| !own.is_empty());
         let descriptor = Descriptor {
-            media_type: media_type.to_str().ok()?.to_owned(),
+            media_type: manifests::media_type(bytes).to_str().ok()?.to_owned(),
             digest,
             size: bytes.len(),
             artifact_type: own.or_else(|| manifest.config?.media_type),

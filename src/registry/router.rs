@@ -13,8 +13,10 @@ use serde_json::json;
 
 use super::config::RegistryConfig;
 use super::error::RegistryError;
+use super::logins::Logins;
+use super::manifests::{self, Manifests};
 use super::referrers::{self, Subjects};
-use super::{blobs, listings, login, manifests, observe};
+use super::{blobs, listings, login, observe};
 use crate::publish::name::Namespace;
 use crate::serving::{Guesses, Proxies};
 use crate::store::Store;
@@ -38,6 +40,10 @@ pub struct Registry {
     pub(super) public: Arc<BTreeSet<Namespace>>,
     /// How to log in.
     challenge: HeaderValue,
+    /// Logins that were right a moment ago.
+    pub(super) logins: Logins,
+    /// Manifests that were served.
+    pub(super) manifests: Manifests,
     /// What is known of manifests that were looked at.
     pub(super) subjects: Subjects,
 }
@@ -53,6 +59,8 @@ impl Registry {
             config: Arc::new(config),
             guesses: Arc::new(Guesses::of_machines()),
             proxies,
+            logins: Logins::default(),
+            manifests: Manifests::default(),
             subjects: Subjects::default(),
         }
     }

@@ -1,6 +1,6 @@
 //! Registry logins: generated, shown once, kept in the store as a digest with the namespaces that
 //! they may pull. A registry needs nothing but the store, any number of replicas can run, and a
-//! login that is removed is refused from the next request on, because every request reads it.
+//! login that is removed is refused a second later, because a registry believes what it has read no longer than that.
 //!
 //! A plain SHA-256 is enough here: a password has 160 random bits, which no one can try out.
 
@@ -46,6 +46,17 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// Whether this is its password, and it may be used still.
+    pub fn is_for(&self, password: &str) -> bool {
+        password.len() <= MAX_PASSWORD && self.has(Digest::of(password.as_bytes()))
+    }
+
+    /// Whether its password has this digest, compared in constant time, and it may be used still.
+    fn has(&self, password: Digest) -> bool {
+        let same = self.password_digest.as_bytes().ct_eq(password.as_bytes());
+        bool::from(same) && !self.has_expired()
+    }
+
     fn has_expired(&self) -> bool {
         self.expires_at.is_some_and(|end| end <= OffsetDateTime::now_utc())
     }
@@ -186,8 +197,7 @@ impl Store {
             let found = user.as_ref().map(|user| read(directory, user)).transpose()?.flatten();
             let known = found.is_some();
             let credential = found.unwrap_or_else(decoy);
-            let same = credential.password_digest.as_bytes().ct_eq(given.as_bytes());
-            Ok((bool::from(same) && known && !credential.has_expired()).then_some(credential))
+            Ok((credential.has(given) && known).then_some(credential))
         })
         .await
     }

@@ -9,7 +9,8 @@ use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
 use super::layout;
-use crate::publish::name::ImageRepository;
+use super::tags::tagged;
+use crate::publish::name::{ImageName, ImageRepository};
 
 /// The longest manifest, in bytes: what registries commonly take (OCI distribution specification
 /// 1.1, "Pushing Manifests", asks for at least 4 MiB).
@@ -76,9 +77,16 @@ impl Store {
         repository: &ImageRepository,
         digest: Digest,
     ) -> Result<bool, StoreError> {
-        let link = layout::revision_link(repository, digest);
+        let repository = repository.clone();
+        self.blocking(move |directory| has(directory, &repository, digest)).await
+    }
+
+    /// The manifest that a tag names, if it is there and its repository links it.
+    pub async fn tagged_manifest(&self, name: &ImageName) -> Result<Option<Digest>, StoreError> {
+        let name = name.clone();
         self.blocking(move |directory| {
-            Ok(directory.size(&link)?.is_some() && directory.size(&layout::blob(digest))?.is_some())
+            let Some(digest) = tagged(directory, &name)? else { return Ok(None) };
+            Ok(has(directory, &name.repository, digest)?.then_some(digest))
         })
         .await
     }
@@ -92,6 +100,11 @@ impl Store {
         })
         .await
     }
+}
+
+fn has(directory: &Directory, repository: &ImageRepository, digest: Digest) -> Result<bool, StoreError> {
+    let linked = directory.size(&layout::revision_link(repository, digest))?.is_some();
+    Ok(linked && directory.size(&layout::blob(digest))?.is_some())
 }
 
 fn read(

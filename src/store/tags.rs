@@ -100,11 +100,8 @@ impl Store {
 
     /// The manifest that a tag names.
     pub async fn tag(&self, name: &ImageName) -> Result<Option<Digest>, StoreError> {
-        let key = layout::tag_current_link(name);
-        self.blocking(move |directory| {
-            directory.read(&key)?.map(|link| digest_in(directory, &key, &link)).transpose()
-        })
-        .await
+        let name = name.clone();
+        self.blocking(move |directory| tagged(directory, &name)).await
     }
 
     /// The manifest that a tag names, for one who is going to rely on it: neither of them is removed as garbage for a
@@ -160,6 +157,12 @@ impl Store {
         let namespace = namespace.clone();
         self.blocking(move |directory| repositories(directory, &namespace)).await
     }
+}
+
+/// The manifest that a tag names.
+pub(super) fn tagged(directory: &Directory, name: &ImageName) -> Result<Option<Digest>, StoreError> {
+    let key = layout::tag_current_link(name);
+    directory.read(&key)?.map(|link| digest_in(directory, &key, &link)).transpose()
 }
 
 /// Lets a tag be what it was before it was `link`, unless it has become something else.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use buildgrid::event::result::State;
 use buildgrid::publish::config::Compression;
@@ -185,6 +186,7 @@ async fn docker_and_skopeo_pull_what_is_public_without_a_login() {
         }
         // A login that was removed is refused also for what nobody needs one for.
         registry.store.remove_credential(&other.credential.user).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let refused = docker.run(&["pull", &url], "").await.failed();
         assert!(refused.contains("unauthorized"), "{refused}");
 

@@ -1,5 +1,6 @@
 //! Manifests and blobs: bytes, headers, ranges and conditions.
 
+use buildgrid::store::TagPut;
 use buildgrid::store::digest::Digest;
 use reqwest::{Method, Response, StatusCode};
 
@@ -76,6 +77,8 @@ async fn a_manifest_without_a_media_type_gets_that_of_its_kind() {
             r#"{"mediaType":"application/vnd.docker.distribution.manifest.v2+json"}"#,
             "application/vnd.docker.distribution.manifest.v2+json",
         ),
+        (r#"{"mediaType":"line\nend"}"#, "application/octet-stream"),
+        ("not JSON", "application/octet-stream"),
     ] {
         let digest = registry.store.put_manifest(&repository, manifest.into()).await.unwrap();
         let response = registry.get(&format!("/v2/{REPOSITORY}/manifests/{digest}")).await;
@@ -178,6 +181,43 @@ async fn conditions_are_judged_by_the_digest() {
     registry.stop().await;
 }
 
+/// A manifest that was served before is in memory, and its tag, its link and its blob are looked at all the same.
+#[tokio::test]
+async fn what_is_in_memory_is_served_no_longer_than_it_is_in_the_store() {
+    let (registry, image) = with_image().await;
+    let name = image_name(REPOSITORY, "v1");
+    let next = TestImage::saying("hello again");
+    next.put_untagged(&registry.store, &name.repository).await;
+    let tag = format!("/v2/{REPOSITORY}/manifests/v1");
+    let path = format!("/v2/{REPOSITORY}/manifests/{}", image.digest());
+    let replace = |from: &TestImage| TagPut::Replace { expected: Some(from.digest()) };
+    for _ in 0..3 {
+        assert_eq!(registry.get(&tag).await.bytes().await.unwrap(), image.manifest);
+        registry.store.put_tag(&name, next.digest(), replace(&image)).await.unwrap();
+        assert_eq!(registry.get(&tag).await.bytes().await.unwrap(), next.manifest);
+        assert_eq!(registry.get(&path).await.bytes().await.unwrap(), image.manifest);
+        registry.store.put_tag(&name, image.digest(), replace(&next)).await.unwrap();
+    }
+    let hex = image.digest().hex();
+    let repository = format!("docker/registry/v2/repositories/{REPOSITORY}");
+    for part in [
+        format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]),
+        format!("{repository}/_manifests/revisions/sha256/{hex}/link"),
+    ] {
+        let (part, aside) = (registry.root().join(part), registry.root().join("aside"));
+        std::fs::rename(&part, &aside).unwrap();
+        for path in [&tag, &path] {
+            assert_eq!(registry.get(path).await.status(), StatusCode::NOT_FOUND, "{path} {}", part.display());
+        }
+        std::fs::rename(&aside, &part).unwrap();
+        assert_eq!(registry.get(&path).await.bytes().await.unwrap(), image.manifest);
+    }
+    std::fs::remove_file(registry.root().join(format!("{repository}/_manifests/tags/v1/current/link")))
+        .unwrap();
+    assert_eq!(registry.get(&tag).await.status(), StatusCode::NOT_FOUND);
+    registry.stop().await;
+}
+
 #[tokio::test]
 async fn damaged_content_is_not_served() {
     let (registry, image) = with_image().await;
@@ -188,5 +228,9 @@ async fn damaged_content_is_not_served() {
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let body = response.text().await.unwrap();
     assert_eq!(body, r#"{"errors":[{"code":"UNKNOWN","message":"the registry failed; its log says why"}]}"#);
+    // Nor is it remembered once it is mended.
+    image.put_untagged(&registry.store, &image_name(REPOSITORY, "v1").repository).await;
+    let response = registry.get(&format!("/v2/{REPOSITORY}/manifests/v1")).await;
+    assert_eq!(response.bytes().await.unwrap(), image.manifest);
     registry.stop().await;
 }

@@ -1,11 +1,15 @@
 //! Refusals: logins, foreign namespaces, names that cannot be, and everything that would write.
 
+use std::time::Duration;
+
 use buildgrid::store::digest::Digest;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
 use crate::support::image::{TestImage, image_name};
+use crate::support::patience::in_time;
 use crate::support::registry::TestRegistry;
 
 /// All that a client can see of an answer, but for the time of day.
@@ -92,12 +96,36 @@ async fn a_login_that_is_refused_a_hundred_times_is_told_to_wait_and_no_other_is
 }
 
 #[tokio::test]
-async fn a_removed_login_is_refused_at_once() {
-    let registry = TestRegistry::start().await;
+async fn a_login_that_is_removed_or_rotated_is_refused_within_a_second() {
+    let mut registry = TestRegistry::start().await;
+    let user = registry.acme.credential.user.clone();
+    let with =
+        |password: &str| registry.request(Method::GET, "/v2/").basic_auth(&user, Some(password)).send();
     assert_eq!(registry.get("/v2/").await.status(), StatusCode::OK);
-    registry.store.remove_credential(&registry.acme.credential.user).await.unwrap();
-    assert_eq!(registry.get("/v2/").await.status(), StatusCode::UNAUTHORIZED);
+    let rotated = registry.store.rotate_credential(&user).await.unwrap().unwrap();
+    let passwords = [&registry.acme, &rotated].map(|login| login.password.expose_secret().to_owned());
+    // The new one is known at once.
+    assert_eq!(with(&passwords[1]).await.unwrap().status(), StatusCode::OK);
+    tokio::time::sleep(A_SECOND).await;
+    assert_eq!(with(&passwords[0]).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(with(&passwords[1]).await.unwrap().status(), StatusCode::OK);
+    // Use does not make it last.
+    registry.store.remove_credential(&user).await.unwrap();
+    let removed = std::time::Instant::now();
+    registry.acme = rotated;
+    until_refused(&registry).await;
+    assert!(removed.elapsed() < 3 * A_SECOND, "{:?}", removed.elapsed());
     registry.stop().await;
+}
+
+/// As long as a login is believed that was read.
+const A_SECOND: Duration = Duration::from_secs(1);
+
+async fn until_refused(registry: &TestRegistry) {
+    in_time("the login is refused", async {
+        while registry.get("/v2/").await.status() != StatusCode::UNAUTHORIZED {}
+    })
+    .await;
 }
 
 #[tokio::test]
