@@ -141,3 +141,7 @@ async fn elsewhere(uri: Uri) -> Response {
 fn is_api(uri: &Uri) -> bool {
     uri.path().strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;
