@@ -8,7 +8,9 @@ use super::daemon::{Stop, beside_status_pages, bind};
 use super::exit::{Exit, Failure};
 use super::reload::{self, File};
 use crate::config::Config;
+use crate::serving::tls::Tls;
 use crate::store::{Store, StoreConfig};
+use crate::telemetry::status;
 use crate::telemetry::watchdog::tell;
 use crate::web::db::{Database, OpenError};
 use crate::web::{self, Enqueuer, Timeline};
@@ -27,6 +29,8 @@ pub struct Args {}
 pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> {
     let listener = bind("timeline.listen", config.timeline.listen).await?;
     let status = bind("timeline.status_listen", config.timeline.status_listen).await?;
+    let tls = Tls::configured("timeline", config.timeline.tls.as_ref(), &config.timeline.host()).await;
+    let tls = tls.map_err(|unusable| Failure::new(Exit::Configuration, unusable))?;
     let database = Database::open(&config.timeline.data_dir).await;
     let database = database.map_err(|error| match error {
         // A disk that is full or away may be back at the next start, which systemd leaves out after a 78.
@@ -40,10 +44,11 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
         &["timeline", "policy", "history", "queue", "store", "registry", "namespaces", "fake", "logging"];
     let live = reload::at_sighup(file, config, own, &stop)?;
     let queue = Enqueuer::on_demand(config.queue.clone());
-    let readiness = database.readiness();
+    let readiness = [Some(database.readiness()), tls.as_ref().map(Tls::readiness)];
+    let readiness = status::all(readiness.into_iter().flatten().collect());
     let store = store(config.store.clone()).await?;
     let timeline = Timeline::new(live, database.clone(), queue, store, stop.first.clone());
-    let timeline = timeline.await?;
+    let timeline = timeline.await?.with_tls(tls);
     let writes = vec![database.writes()];
     tell(&[NotifyState::Ready]);
     beside_status_pages(status, readiness, writes, &stop, web::serve(listener, Arc::new(timeline))).await

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Faults;
 use crate::publish::name::Namespace;
+use crate::serving::tls::TlsConfig;
 
 /// How images are served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,9 +18,10 @@ pub struct RegistryConfig {
     /// What image URLs begin with: the host, and the port unless it is 443, under which clients
     /// reach the registry. They insist on TLS unless it is an address of their own machine.
     pub host: String,
-    /// The address to serve `/v2/` on, in plain HTTP. Before other machines' clients belongs a
-    /// proxy that speaks TLS.
+    /// The address to serve `/v2/` on, by TLS with `tls`, else in plain HTTP.
     pub listen: SocketAddr,
+    /// The certificate to speak TLS with. Without it, a proxy that does belongs before other machines' clients.
+    pub tls: Option<TlsConfig>,
     /// The address for `/healthz`, `/readyz` and `/metrics`.
     pub status_listen: SocketAddr,
     /// The namespaces whose images anybody may pull, without a login.
@@ -40,6 +42,7 @@ impl Default for RegistryConfig {
         Self {
             host: "localhost:5000".to_owned(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
+            tls: None,
             status_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9442)),
             public_namespaces: BTreeSet::new(),
             // Fits into the 1024 descriptors that a process commonly may open.

@@ -166,14 +166,14 @@ pub(super) async fn token(
 
 /// What a client without a login is told of how to log in (RFC 9110, 11.6.1).
 pub(super) fn challenge(config: &RegistryConfig) -> String {
-    let RegistryConfig { host, public_namespaces, .. } = config;
+    let RegistryConfig { host, public_namespaces, tls, .. } = config;
     if public_namespaces.is_empty() {
         return "Basic realm=\"BuildGrid registry\"".to_owned();
     }
     // Never by what a request says of the host.
     let name = format!("http://{host}").parse::<Url>();
     let is_own = name.is_ok_and(|name| name.host().is_some_and(|host| network::is_own(&host)));
-    let scheme = if is_own { "http" } else { "https" };
+    let scheme = if is_own && tls.is_none() { "http" } else { "https" };
     format!("Bearer realm=\"{scheme}://{host}{TOKEN_ROUTE}\",service=\"{host}\"")
 }
 
@@ -225,5 +225,8 @@ mod tests {
             let expected = format!("Bearer realm=\"{scheme}://{host}/v2/_token\",service=\"{host}\"");
             assert_eq!(of(host, &["acme"]), expected);
         }
+        let section = "host = \"localhost:5000\"\ntls = { certificate = \"c\", key = \"k\" }\npublic_namespaces = [\"acme\"]";
+        let secured = challenge(&toml::from_str(section).unwrap());
+        assert!(secured.starts_with("Bearer realm=\"https://localhost:5000/"), "{secured}");
     }
 }

@@ -18,6 +18,7 @@ use super::manifests::{self, Manifests};
 use super::referrers::{self, Subjects};
 use super::{blobs, listings, login, observe};
 use crate::publish::name::Namespace;
+use crate::serving::tls::Tls;
 use crate::serving::{Guesses, Proxies};
 use crate::store::Store;
 
@@ -46,6 +47,7 @@ pub struct Registry {
     pub(super) manifests: Manifests,
     /// What is known of manifests that were looked at.
     pub(super) subjects: Subjects,
+    pub(super) tls: Option<Tls>,
 }
 
 impl Registry {
@@ -62,7 +64,13 @@ impl Registry {
             logins: Logins::default(),
             manifests: Manifests::default(),
             subjects: Subjects::default(),
+            tls: None,
         }
+    }
+
+    /// As configured in `registry.tls`, if it is.
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 }
 

@@ -16,9 +16,9 @@ pub async fn serve(
     registry: Registry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = registry.config.clone();
+    let (config, tls) = (registry.config.clone(), registry.tls.clone());
     let address = listener.local_addr().context("ask for the registry's address")?;
-    info!(%address, host = config.host, "the registry is serving");
+    info!(%address, host = config.host, tls = tls.is_some(), "the registry is serving");
     if !config.public_namespaces.is_empty() {
         let namespaces =
             config.public_namespaces.iter().map(Namespace::as_str).collect::<Vec<_>>().join(", ");
@@ -29,7 +29,7 @@ pub async fn serve(
         client_timeout: config.client_timeout,
         drain_timeout: config.drain_timeout,
     };
-    serving::serve(listener, router(registry), limits, shutdown).await?;
+    serving::serve(listener, router(registry), tls, limits, shutdown).await?;
     info!(%address, "the registry has stopped");
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! One client's connection: HTTP/1.1, which every client speaks without TLS. One request at a time is what
-//! bounds the open files.
+//! One client's connection: HTTP/1.1, with TLS and without. One request at a time is what bounds the open files.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -9,36 +8,36 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::Peer;
-use super::sendfile::{FileSender, SendingStream};
+use super::sendfile::FileSender;
 
-pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+pub(super) struct Connection<S> {
+    pub(super) stream: S,
     pub(super) peer: SocketAddr,
-    /// How long the client may send no complete request head, or take no byte.
+    /// How long the client may send no complete request head.
     pub(super) timeout: Duration,
+    /// Sends files on the stream, if that can.
+    pub(super) sender: Option<FileSender>,
 }
 
-impl Connection {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
     /// Serves until the client goes, a deadline passes or, after the running request, `shutdown`.
     ///
     /// What is not HTTP is answered with hyper's 400: Docker tries TLS first, and goes on in plain
     /// HTTP on loopback only when the answer to its greeting begins with `HTTP/`.
     pub(super) async fn serve(self, router: Router, shutdown: CancellationToken) {
-        let Self { stream, peer, timeout } = self;
-        if let Err(error) = set_options(&stream, timeout) {
-            debug!(%peer, %error, "cannot set a connection's options");
-        }
-        let sender = FileSender::default();
-        let stream = SendingStream::new(stream, sender.clone());
+        let Self { stream, peer, timeout, sender } = self;
         let service = router.map_request(move |mut request: http::Request<_>| {
             request.extensions_mut().insert(Peer(peer));
-            request.extensions_mut().insert(sender.clone());
+            if let Some(sender) = &sender {
+                request.extensions_mut().insert(sender.clone());
+            }
             request
         });
         let mut builder = Builder::new(TokioExecutor::new()).http1_only();
@@ -60,7 +59,11 @@ impl Connection {
 
 /// The kernel gives up on a client that takes nothing for `timeout` (tcp(7), `TCP_USER_TIMEOUT`: it
 /// covers lost acknowledgements and a window that stays closed).
-fn set_options(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout))
+pub(super) fn set_options(stream: &TcpStream, peer: SocketAddr, timeout: Duration) {
+    let set = stream
+        .set_nodelay(true)
+        .and_then(|()| socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout)));
+    if let Err(error) = set {
+        debug!(%peer, %error, "cannot set a connection's options");
+    }
 }

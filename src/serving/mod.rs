@@ -1,12 +1,13 @@
 //! Serving connections: bounded in number, each with deadlines, finished when told to stop; files go out on them
-//! without a copy (`sendfile`). And where requests come from (`source`), and how long who guesses passwords has to wait
-//! (`guesses`).
+//! without a copy (`sendfile`), or by TLS where there is a certificate ([`tls`]). And where requests come from
+//! (`source`), and how long who guesses passwords has to wait (`guesses`).
 
 mod config;
 mod connection;
 mod guesses;
 mod sendfile;
 mod source;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,17 +16,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::serve::Listener;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 pub use self::config::ServerConfig;
-use self::connection::Connection;
+use self::connection::{Connection, set_options};
 pub use self::guesses::Guesses;
+use self::sendfile::SendingStream;
 pub use self::sendfile::{FileBody, FilePart, FileSender};
 pub use self::source::Proxies;
+use self::tls::Tls;
 
 /// The other end of the connection that a request came on: an extension of the request.
 #[derive(Debug, Clone, Copy)]
@@ -36,17 +39,19 @@ pub struct Peer(pub SocketAddr);
 pub struct Limits {
     /// Connections served at once; more wait in the kernel's queue.
     pub connections: usize,
-    /// A client that for this long sends no complete request head, or takes no byte, is disconnected.
+    /// A client that for this long sends no complete request head, or takes no byte, is disconnected, and one that has
+    /// not done with its TLS handshake.
     pub client_timeout: Duration,
     /// How long running requests may go on when told to stop.
     pub drain_timeout: Duration,
 }
 
-/// Serves `router` until `shutdown`; then takes no more connections, lets the running requests finish
+/// Serves `router`, by TLS if there is one, until `shutdown`; then takes no more connections, lets the running requests finish
 /// within their limit, and cuts what is left.
 pub async fn serve(
     mut listener: TcpListener,
     router: Router,
+    tls: Option<Tls>,
     limits: Limits,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -57,8 +62,8 @@ pub async fn serve(
         loop {
             let slot = connections.clone().acquire_owned().await.context("no more connections are taken")?;
             let (stream, peer) = Listener::accept(&mut listener).await;
-            let connection = Connection { stream, peer, timeout: limits.client_timeout };
-            let served = connection.serve(router.clone(), shutdown.clone());
+            let client = Client { stream, peer, timeout: limits.client_timeout };
+            let served = client.serve(router.clone(), tls.clone(), shutdown.clone());
             let cut = cut.clone();
             tracker.spawn(async move {
                 cut.run_until_cancelled(served).await;
@@ -66,13 +71,49 @@ pub async fn serve(
             });
         }
     };
-    match shutdown.run_until_cancelled(accept).await {
+    let keep = async {
+        match tls.clone() {
+            Some(tls) => tls.keep().await,
+            None => std::future::pending().await,
+        }
+    };
+    let serve = async {
+        tokio::select! { failed = accept => failed, failed = keep => failed }
+    };
+    match shutdown.run_until_cancelled(serve).await {
         Some(failed) => return failed,
         None => drop(listener),
     }
     tracker.close();
     drain(&tracker, &cut, limits.drain_timeout).await;
     Ok(())
+}
+
+/// Who has just connected.
+struct Client {
+    stream: TcpStream,
+    peer: SocketAddr,
+    timeout: Duration,
+}
+
+impl Client {
+    async fn serve(self, router: Router, tls: Option<Tls>, shutdown: CancellationToken) {
+        let Self { stream, peer, timeout } = self;
+        set_options(&stream, peer, timeout);
+        match tls {
+            None => {
+                let sender = FileSender::default();
+                let stream = SendingStream::new(stream, sender.clone());
+                Connection { stream, peer, timeout, sender: Some(sender) }.serve(router, shutdown).await;
+            }
+            Some(tls) => {
+                let greeted = shutdown.run_until_cancelled(tls.accept(stream, timeout)).await;
+                if let Some(stream) = greeted.flatten() {
+                    Connection { stream, peer, timeout, sender: None }.serve(router, shutdown).await;
+                }
+            }
+        }
+    }
 }
 
 async fn drain(tracker: &TaskTracker, cut: &CancellationToken, limit: Duration) {

@@ -294,7 +294,7 @@ mod tests {
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
         let second = Duration::from_secs(1);
         let limits = Limits { connections: 10, client_timeout: 30 * second, drain_timeout: second };
-        tokio::spawn(serve(listener, router, limits, shutdown.clone()));
+        tokio::spawn(serve(listener, router, None, limits, shutdown.clone()));
         (address, shutdown)
     }
 

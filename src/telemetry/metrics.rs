@@ -70,5 +70,10 @@ fn describe() {
         "Free on the file systems of worker.data_dir (data), store.path (store) and the engine's data (engine)"
     );
     describe_gauge!("buildgrid_store_bytes", Unit::Bytes, "Size of all blobs in the store, counted hourly");
+    describe_gauge!(
+        "buildgrid_tls_certificate_end_seconds",
+        Unit::Seconds,
+        "When the certificate of registry or timeline ends, or one that leads to its authority, in seconds since 1970"
+    );
     describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");
 }

@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::config::Faults;
 use crate::network::NetworkConfig;
+use crate::serving::tls::TlsConfig;
 
 /// How the timeline service is reached, and how it serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,9 +21,10 @@ pub struct TimelineConfig {
     /// A file that holds the token with which a worker, or a command, calls the service; read again at
     /// every call that was refused, so that a token can be changed without a restart.
     pub token_file: Option<PathBuf>,
-    /// The address to serve pages and `/api/v1` on, in plain HTTP. Before other machines' browsers belongs
-    /// a proxy that speaks TLS.
+    /// The address to serve pages and `/api/v1` on, by TLS with `tls`, else in plain HTTP.
     pub listen: SocketAddr,
+    /// The certificate to speak TLS with. Without it, a proxy that does belongs before other machines' browsers.
+    pub tls: Option<TlsConfig>,
     /// The address for `/healthz`, `/readyz` and `/metrics`.
     pub status_listen: SocketAddr,
     /// Where the service keeps its database. Used by one service at a time.
@@ -41,6 +43,7 @@ impl Default for TimelineConfig {
             url: String::new(),
             token_file: None,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8420)),
+            tls: None,
             status_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9443)),
             data_dir: PathBuf::from("/var/lib/buildgrid-timeline"),
             max_connections: 400,
@@ -54,6 +57,18 @@ impl TimelineConfig {
         if let Some(reason) = url_fault(&self.url) {
             faults.add("timeline.url", reason);
         }
+        match self.tls {
+            // By that name clients know the certificate, and browsers keep their sessions to TLS.
+            Some(_) if self.url.is_empty() => {
+                faults.add("timeline.tls", "needs timeline.url: the https:// address that the certificate is for");
+            }
+            Some(_) if self.url.starts_with("http:") => faults.add_pair(
+                "timeline.url",
+                "timeline.tls",
+                "timeline.url begins with http://, but with timeline.tls the service speaks TLS; make it https://",
+            ),
+            _ => {}
+        }
         if self.listen.port() != 0 && self.listen == self.status_listen {
             faults.add("timeline.status_listen", "is the address of timeline.listen; choose another port");
         }
@@ -63,6 +78,12 @@ impl TimelineConfig {
         if self.max_connections == 0 {
             faults.add("timeline.max_connections", "is 0; at least 1 is needed");
         }
+    }
+
+    /// The host and port of `url`, or nothing.
+    pub fn host(&self) -> String {
+        let url = Url::parse(&self.url).ok();
+        url.map(|url| url.authority().to_owned()).unwrap_or_default()
     }
 
     /// The address without a slash at its end, if there is a service.

@@ -15,6 +15,7 @@ use crate::disk::Fill;
 use crate::queue::embedded::EmbeddedQueue;
 use crate::registry::{self, Registry};
 use crate::serving::Proxies;
+use crate::serving::tls::Tls;
 use crate::store::Store;
 use crate::web::access::Role;
 use crate::web::db::Database;
@@ -84,6 +85,10 @@ pub async fn run(
     let mut config = adopt(&config);
     let data_dir = config.up.data_dir.clone();
 
+    let registry_tls =
+        Tls::configured("registry", config.registry.tls.as_ref(), &config.registry.host).await?;
+    let timeline_tls =
+        Tls::configured("timeline", config.timeline.tls.as_ref(), &config.timeline.host()).await?;
     let room = config.clone();
     tokio::task::spawn_blocking(move || janitor::make_room(&room, true)).await??;
     // The lock of the queue is the one on everything: whoever has it is the only one.
@@ -114,7 +119,7 @@ pub async fn run(
     let enqueuer = Enqueuer::Into(queue.clone().into());
     let timeline =
         Timeline::new(live.on(config.clone()), database.clone(), enqueuer, Some(store.clone()), stop.clone());
-    let timeline = timeline.await?;
+    let timeline = timeline.await?.with_tls(timeline_tls.clone());
     // Last of all that is made: a start that has failed before has made no login.
     if let Some(password) = first_start::admin(&database).await? {
         made_admin(&password);
@@ -127,12 +132,14 @@ pub async fn run(
         has_admin: first_start::has_admin(&database).await?,
     };
     let mut timeline = tokio::spawn(web::serve(listeners.timeline, Arc::new(timeline)));
-    let registry = Registry::new(config.registry.clone(), Proxies::new(&config.server), store.clone());
+    let registry = Registry::new(config.registry.clone(), Proxies::new(&config.server), store.clone())
+        .with_tls(registry_tls.clone());
     let mut registry = tokio::spawn(registry::serve(listeners.registry, registry, stop.clone()));
     announcement.write(&data_dir)?;
 
-    let pages =
-        StatusPages { listener: listeners.status, also: vec![store.readiness(), database.readiness()] };
+    let mut also = vec![store.readiness(), database.readiness()];
+    also.extend([registry_tls, timeline_tls].iter().flatten().map(Tls::readiness));
+    let pages = StatusPages { listener: listeners.status, also };
     let worker = daemon::run(live.on(config), queue.clone().into(), pages, shutdown, || ready(greeting));
     let mut worker = std::pin::pin!(worker);
     let mut ended = tokio::select! {

@@ -19,6 +19,7 @@ use super::queue::Enqueuer;
 use super::router::router;
 use crate::config;
 use crate::permit::Rules;
+use crate::serving::tls::Tls;
 use crate::serving::{self, Guesses, Limits, Proxies};
 use crate::store::{Store, StoreError};
 
@@ -56,6 +57,7 @@ pub struct Timeline {
     /// Cancelled when the service stops.
     pub(super) stop: CancellationToken,
     max_connections: usize,
+    tls: Option<Tls>,
 }
 
 impl Timeline {
@@ -89,7 +91,13 @@ impl Timeline {
             base,
             stop,
             max_connections: config.max_connections,
+            tls: None,
         })
+    }
+
+    /// As configured in `timeline.tls`, if it is.
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     pub fn database(&self) -> &Database {
@@ -132,7 +140,8 @@ pub async fn serve(listener: TcpListener, timeline: Arc<Timeline>) -> anyhow::Re
     tokio::spawn(clock::watch(database.clone(), ended.clone()));
     let (live, store) = (timeline.config.clone(), timeline.store.clone());
     tokio::spawn(history::keep(database.clone(), live, store, ended));
-    serving::serve(listener, router(timeline), limits, stop).await?;
+    let tls = timeline.tls.clone();
+    serving::serve(listener, router(timeline), tls, limits, stop).await?;
     database.close().await;
     tracing::info!(%address, "the timeline has stopped");
     Ok(())

@@ -1,4 +1,4 @@
-//! The registry against raw HTTP, docker and skopeo, and the same store behind the stock registry.
+//! The registry against raw HTTP, docker and skopeo, by TLS and without, and the same store behind the stock registry.
 
 mod clients;
 mod connections;
@@ -11,4 +11,5 @@ mod public;
 mod referrers;
 mod refusals;
 mod stock;
+mod tls;
 mod wire;

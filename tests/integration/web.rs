@@ -13,6 +13,7 @@ mod search;
 mod settings;
 mod space;
 mod timeline;
+mod tls;
 
 use buildgrid::queue::QueueConfig;
 use buildgrid::timeline::TimelineConfig;
@@ -50,16 +51,22 @@ impl Service {
     }
 
     fn of(timeline: TestTimeline) -> Self {
+        Self::trusting(timeline, None)
+    }
+
+    /// One whose clients trust an authority, if there is one.
+    fn trusting(timeline: TestTimeline, authority: Option<reqwest::Certificate>) -> Self {
         let token = |config: TimelineConfig| std::fs::read_to_string(config.token_file.unwrap()).unwrap();
         let worker = token(timeline.config_at(&timeline.address.to_string(), "worker"));
         let maestro = token(timeline.config_at(&timeline.address.to_string(), "maestro"));
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let http = http.tls_certs_merge(authority);
         Self { http: http.build().unwrap(), worker, maestro, timeline }
     }
 
     /// A request without a login.
     pub fn nobody(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("http://{}{path}", self.timeline.address))
+        self.http.request(method, format!("{}{path}", self.timeline.url()))
     }
 
     /// A request of a worker, below `/api/v1`.

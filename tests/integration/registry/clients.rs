@@ -84,14 +84,14 @@ async fn layers_that_were_compressed_piece_by_piece_are_one_to_clients() {
 // The engine keeps one image of one content, whatever its names: each test has content of its own.
 
 /// A docker client with a configuration of its own.
-struct Docker {
+pub(super) struct Docker {
     program: PathBuf,
     config: TempDir,
 }
 
 impl Docker {
     /// The one that PATH finds first, and Debian's where that is another.
-    fn all() -> Vec<Self> {
+    pub(super) fn all() -> Vec<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let found = std::env::split_paths(&path).map(|directory| directory.join("docker"));
         let debian = PathBuf::from("/usr/bin/docker");
@@ -104,7 +104,7 @@ impl Docker {
         programs.into_iter().map(docker).collect()
     }
 
-    async fn run(&self, arguments: &[&str], input: &str) -> Ran {
+    pub(super) async fn run(&self, arguments: &[&str], input: &str) -> Ran {
         let mut command = Command::new(&self.program);
         command.args(arguments).env("DOCKER_CONFIG", self.config.path());
         run(command, input).await

@@ -10,7 +10,25 @@ use crate::support::registry::TestRegistry;
 
 /// A log in memory.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// What this thread logs, until the guard is dropped.
+    pub(super) fn here() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::INFO)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -27,14 +45,7 @@ impl Write for Log {
 async fn a_request_is_logged_once_and_counted_by_its_pattern() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let _recorder = metrics::set_default_local_recorder(&recorder);
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(tracing::Level::INFO)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _subscriber = tracing::subscriber::set_default(subscriber);
+    let (log, _subscriber) = Log::here();
 
     let registry = TestRegistry::start().await;
     TestImage::saying("hello").publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
@@ -57,7 +68,7 @@ async fn a_request_is_logged_once_and_counted_by_its_pattern() {
             format!("buildgrid_registry_requests_total{{route=\"{route}\",status=\"{status}\"}} {count}\n");
         assert!(rendered.contains(&line), "{line} in\n{rendered}");
     }
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     let requests: Vec<_> = log.lines().filter(|line| line.contains(" request ")).collect();
     // The listing and the missing login are details.
     assert_eq!(requests.len(), 4, "{log}");

@@ -220,7 +220,7 @@ impl Tunnels {
 async fn a_private_authority_and_a_proxy_are_used_where_they_are_configured() {
     let (authority, server, repository, commit) = tokio::task::spawn_blocking(|| {
         let authority = Authority::new();
-        let certificate = authority.issue("DNS:git.test,IP:127.0.0.1");
+        let certificate = authority.in_one_file(&["git.test", "127.0.0.1"]);
         let server =
             GitServer::with(&["--authorization", BASIC, "--certificate", certificate.to_str().unwrap()]);
         let repository = server.empty("acme/x");

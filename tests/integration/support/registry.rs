@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use buildgrid::registry::{Registry, RegistryConfig, serve};
 use buildgrid::serving::Proxies;
+use buildgrid::serving::tls::Tls;
 use buildgrid::store::{NewCredential, Store, StoreConfig};
 use reqwest::{Method, RequestBuilder, Response};
 use secrecy::ExposeSecret as _;
@@ -38,7 +39,9 @@ impl TestRegistry {
         let host = listener.local_addr().unwrap().to_string();
         config.host.clone_from(&host);
         let shutdown = CancellationToken::new();
-        let registry = Registry::new(config, Proxies::default(), Store::open_read_only(&path).unwrap());
+        let tls = Tls::configured("registry", config.tls.as_ref(), &host).await.unwrap();
+        let read = Store::open_read_only(&path).unwrap();
+        let registry = Registry::new(config, Proxies::default(), read).with_tls(tls);
         let server = tokio::spawn(serve(listener, registry, shutdown.clone()));
         Self { store, host, acme, root, shutdown, server }
     }

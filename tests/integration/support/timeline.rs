@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use buildgrid::config::Config;
+use buildgrid::network::NetworkConfig;
 use buildgrid::queue::QueueConfig;
 use buildgrid::registry::RegistryConfig;
+use buildgrid::serving::tls::{Tls, TlsConfig};
 use buildgrid::store::{Store, StoreConfig};
 use buildgrid::timeline::TimelineConfig;
 use buildgrid::timeline::client::TimelineClient;
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::address::free_address;
 use super::patience::in_time;
 use super::registry::TestRegistry;
+use super::tls::Authority;
 
 /// The logins that it has, for all namespaces but the last one's.
 const TOKENS: [(&str, Role, &str); 5] = [
@@ -44,6 +47,8 @@ pub struct TestTimeline {
     /// What it sees of the store, and under which name its registry is reached.
     store: StoreConfig,
     registry: RegistryConfig,
+    /// What it speaks TLS with, and whom its clients trust.
+    tls: Option<(TlsConfig, PathBuf)>,
     tokens: Vec<(Principal, Secret)>,
     running: Option<Running>,
 }
@@ -78,6 +83,15 @@ impl TestTimeline {
         timeline
     }
 
+    /// As [`start`](Self::start), with a certificate of this authority.
+    pub async fn by_tls(authority: &Authority, queue: &QueueConfig) -> Self {
+        let mut timeline = Self::away(queue);
+        let tls = authority.issue(&["127.0.0.1"]).written_to(timeline.folder.path());
+        timeline.tls = Some((tls, authority.certificate()));
+        timeline.start_again().await;
+        timeline
+    }
+
     /// Starts it where it was, seeing a store.
     pub async fn start_seeing(&mut self, store: &Path) {
         self.store = StoreConfig { path: store.to_owned() };
@@ -101,6 +115,7 @@ impl TestTimeline {
             policy: PolicyConfig::default(),
             store: StoreConfig { path: folder.path().join("store") },
             registry: RegistryConfig::default(),
+            tls: None,
             folder,
             tokens,
             running: None,
@@ -110,7 +125,9 @@ impl TestTimeline {
     /// Starts it where it was, with the data that it had.
     pub async fn start_again(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
-        let timeline = TimelineConfig { url: self.url(), ..TimelineConfig::default() };
+        let tls = self.tls.as_ref().map(|(tls, _)| tls.clone());
+        let timeline = TimelineConfig { url: self.url(), tls, ..TimelineConfig::default() };
+        let tls = Tls::configured("timeline", timeline.tls.as_ref(), &timeline.host()).await.unwrap();
         let (policy, store, registry) = (self.policy.clone(), self.store.clone(), self.registry.clone());
         let config = Config { timeline, policy, store, registry, ..Config::default() };
         let database = Database::open(&self.data()).await.unwrap();
@@ -121,7 +138,7 @@ impl TestTimeline {
         let (stop, queue) = (CancellationToken::new(), Enqueuer::on_demand(self.queue.clone()));
         let store = Store::open_read_only(&config.store).ok();
         let timeline = Timeline::new(&config, database.clone(), queue, store, stop.clone());
-        let timeline = timeline.await.unwrap();
+        let timeline = timeline.await.unwrap().with_tls(tls);
         let service = tokio::spawn(serve(listener, Arc::new(timeline)));
         self.running = Some(Running { stop, service, database });
     }
@@ -160,7 +177,11 @@ impl TestTimeline {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme(), self.address)
+    }
+
+    fn scheme(&self) -> &str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// The file with the token of a login.
@@ -174,8 +195,10 @@ impl TestTimeline {
 
     /// How a program with the token of a login reaches the service at `host`.
     pub fn config_at(&self, host: &str, login: &str) -> TimelineConfig {
-        let url = format!("http://{host}");
-        TimelineConfig { url, token_file: Some(self.token_file(login)), ..TimelineConfig::default() }
+        let (url, token_file) = (format!("{}://{host}", self.scheme()), Some(self.token_file(login)));
+        let ca_file = self.tls.as_ref().map(|(_, authority)| authority.clone());
+        let network = NetworkConfig { ca_file, ..NetworkConfig::default() };
+        TimelineConfig { url, token_file, network, ..TimelineConfig::default() }
     }
 
     pub fn client(&self, login: &str) -> TimelineClient {

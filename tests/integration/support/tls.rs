@@ -1,24 +1,31 @@
-//! A certificate authority of a test's own, made with openssl(1), which Debian's ca-certificates brings along.
+//! A certificate authority of a test's own.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use buildgrid::serving::tls::TlsConfig;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use tempfile::TempDir;
-
-use super::process::output;
+use time::{Duration, OffsetDateTime};
 
 pub struct Authority {
     folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
     pub fn new() -> Self {
-        let authority = Self { folder: TempDir::new().unwrap() };
-        authority.openssl(
-            &["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"],
-            &["-nodes", "-days", "2", "-subj", "/CN=Test authority", "-keyout", "ca.key", "-out", "ca.pem"],
-        );
-        authority
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Test authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let (folder, key) = (TempDir::new().unwrap(), KeyPair::generate().unwrap());
+        fs::write(folder.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { folder, issuer: Issuer::new(params, key) }
     }
 
     /// The file to trust.
@@ -26,41 +33,48 @@ impl Authority {
         self.folder.path().join("ca.pem")
     }
 
-    /// A server's certificate with its key, in one file. `names` as in `DNS:git.test,IP:127.0.0.1`.
-    pub fn issue(&self, names: &str) -> PathBuf {
-        let names = format!("subjectAltName={names}");
-        self.openssl(
-            &["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"],
-            &[
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=server",
-                "-addext",
-                &names,
-                "-addext",
-                "basicConstraints=critical,CA:FALSE",
-                "-CA",
-                "ca.pem",
-                "-CAkey",
-                "ca.key",
-                "-keyout",
-                "server.key",
-                "-out",
-                "server.crt",
-            ],
-        );
-        let parts = ["server.crt", "server.key"].map(|part| std::fs::read(self.path(part)).unwrap());
-        std::fs::write(self.path("server.pem"), parts.concat()).unwrap();
-        self.path("server.pem")
+    /// A server's certificate for these names and addresses, for two months.
+    pub fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_for(names, Duration::days(60))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        Path::new(self.folder.path()).join(name)
+    /// One that ends after this time from now, or before now.
+    pub fn issue_for(&self, names: &[&str], time: Duration) -> Issued {
+        let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut params = CertificateParams::new(names).unwrap();
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - Duration::days(30), now + time);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Issued { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    fn openssl(&self, command: &[&str], options: &[&str]) {
-        output(Command::new("openssl").current_dir(self.folder.path()).args(command).args(options));
+    /// As [`issue`](Self::issue): certificate and key in one file.
+    pub fn in_one_file(&self, names: &[&str]) -> PathBuf {
+        let Issued { certificate, key } = self.issue(names);
+        let file = self.folder.path().join("server.pem");
+        fs::write(&file, [certificate, key].concat()).unwrap();
+        file
+    }
+}
+
+/// A certificate and its key, as PEM.
+pub struct Issued {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Issued {
+    /// Puts both into a folder, or into the place of those that are there.
+    pub fn written_to(&self, folder: &Path) -> TlsConfig {
+        let put = |name: &str, text: &str| {
+            let (file, new) = (folder.join(name), folder.join(format!("{name}.new")));
+            fs::write(&new, text).unwrap();
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(&new, &file).unwrap();
+            file
+        };
+        TlsConfig { certificate: put("tls.crt", &self.certificate), key: put("tls.key", &self.key) }
     }
 }

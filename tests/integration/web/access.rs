@@ -74,7 +74,7 @@ impl Service {
 }
 
 /// The cookie that an answer sets, as a browser sends it.
-fn cookie(answer: &Response) -> String {
+pub(super) fn cookie(answer: &Response) -> String {
     let set = answer.headers()[header::SET_COOKIE].to_str().unwrap();
     for attribute in ["HttpOnly", "SameSite=Lax", "Path=/"] {
         assert!(set.contains(attribute), "{set}");
