@@ -4,6 +4,7 @@
 mod access;
 mod api;
 mod appends;
+mod backup;
 mod build_form;
 mod following;
 mod images;

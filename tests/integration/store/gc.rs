@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::store;
 use crate::support::image::{TestImage, image_name, put_streamed};
 
-const NONE: Duration = Duration::ZERO;
-const LONG: Duration = Duration::from_secs(3600);
+pub(super) const NONE: Duration = Duration::ZERO;
+pub(super) const LONG: Duration = Duration::from_secs(3600);
 
-fn keep_all(grace: Duration) -> Collection<'static> {
+pub(super) fn keep_all(grace: Duration) -> Collection<'static> {
     let cancel = Box::leak(Box::new(CancellationToken::new()));
     Collection { grace, dry_run: false, retention: Retention::KeepAll, cancel }
 }
@@ -29,7 +29,7 @@ pub(super) fn collect(store: &Store, grace: Duration) -> Collected {
     store.collect(&keep_all(grace)).unwrap()
 }
 
-fn by(rules: &str, in_use: &[&str]) -> Retention {
+pub(super) fn by(rules: &str, in_use: &[&str]) -> Retention {
     let rules = Config::parse("f", &format!("[retention]\n{rules}"), []).unwrap().retention;
     Retention::By { rules, in_use: InUse::read(in_use.iter().copied(), ["acme/shop"]), again: None }
 }

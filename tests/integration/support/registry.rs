@@ -30,11 +30,16 @@ impl TestRegistry {
         Self::start_with(RegistryConfig::default()).await
     }
 
-    pub async fn start_with(mut config: RegistryConfig) -> Self {
+    pub async fn start_with(config: RegistryConfig) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let path = StoreConfig { path: root.path().to_owned() };
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
         let acme = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
+        Self::of(root, store, acme, config).await
+    }
+
+    /// One of a store that is there, with a login of it.
+    pub async fn of(root: TempDir, store: Store, acme: NewCredential, mut config: RegistryConfig) -> Self {
+        let path = StoreConfig { path: root.path().to_owned() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         config.host.clone_from(&host);

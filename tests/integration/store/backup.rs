@@ -1,0 +1,293 @@
+//! A copy of the store, made by `scripts/backup-store` while images are published and collected, and what is served from
+//! it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use buildgrid::publish::name::ImageName;
+use buildgrid::registry::RegistryConfig;
+use buildgrid::store::digest::Digest;
+use buildgrid::store::{Collection, Going, Store, StoreConfig, TagPut};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::gc::{LONG, NONE, by, collect, is_whole, keep_all, tree};
+use super::store;
+use crate::support::image::{TestImage, image_name};
+use crate::support::patience::until;
+use crate::support::process::{buildgrid, output, run};
+use crate::support::registry::TestRegistry;
+
+/// How often the script calls rsync.
+const PASSES: usize = 5;
+/// The first pass that no tag comes with any more.
+const AFTER_TAGS: usize = 3;
+
+/// Runs the script, which waits before each of its passes until the test lets it go on.
+struct Backup {
+    folder: TempDir,
+    script: tokio::task::JoinHandle<crate::support::process::Ran>,
+}
+
+impl Backup {
+    fn start(from: &Path, to: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let rsync = folder.path().join("rsync");
+        let real = output(Command::new("which").arg("rsync"));
+        // Each pass of the script is one call, of which the number of files that say so tells which.
+        let stepping = format!(
+            "#!/bin/sh\ncd {}\nn=$(($(ls asked.* 2>/dev/null | wc -l) + 1))\ntouch asked.$n\n\
+             while [ ! -e go.$n ]; do sleep 0.02; done\ncd / && exec {real} \"$@\"\n",
+            folder.path().display()
+        );
+        std::fs::write(&rsync, stepping).unwrap();
+        std::fs::set_permissions(&rsync, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/backup-store"));
+        command.arg(from).arg(to);
+        let path = std::env::var("PATH").unwrap();
+        command.env("PATH", format!("{}:{path}", folder.path().display()));
+        Self { folder, script: tokio::spawn(async move { run(command, "").await }) }
+    }
+
+    fn is_there(&self, name: &str, pass: usize) -> bool {
+        self.folder.path().join(format!("{name}.{pass}")).exists()
+    }
+
+    async fn asks(&self, pass: usize) {
+        until("the next pass", || self.is_there("asked", pass) || self.script.is_finished()).await;
+        assert!(self.is_there("asked", pass), "it has ended before pass {pass}");
+    }
+
+    fn go(&self, pass: usize) {
+        std::fs::write(self.folder.path().join(format!("go.{pass}")), "").unwrap();
+    }
+
+    async fn done(self) {
+        let said = self.script.await.unwrap().succeeded();
+        assert_eq!(said, "", "what it does is not worth a word");
+    }
+
+    /// All of it, without a stop.
+    async fn whole(from: &Path, to: &Path) {
+        let backup = Self::start(from, to);
+        (1..=PASSES).for_each(|pass| backup.go(pass));
+        backup.done().await;
+    }
+}
+
+async fn publish(store: &Store, name: &str, tag: &str) -> (ImageName, TestImage) {
+    let image = TestImage::saying(&format!("{name} {tag}"));
+    let name = image_name(name, tag);
+    image.publish(store, &name).await;
+    (name, image)
+}
+
+/// A store that was put back from a copy, as the README says.
+fn restored(copy: &Path) -> (TempDir, Store) {
+    let root = tempfile::tempdir().unwrap();
+    output(Command::new("cp").arg("-a").arg(copy.join(".")).arg(root.path()));
+    let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+    (root, store)
+}
+
+fn links(root: &Path) -> BTreeMap<PathBuf, i64> {
+    let links = tree(root).into_iter().map(|(path, _)| path).filter(|path| path.ends_with("link"));
+    links.map(|path| (path.clone(), root.join(path).metadata().unwrap().mtime())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_image_of_its_start_is_served_from_a_copy_made_while_all_goes_on() {
+    let (root, store) = store();
+    let copy = tempfile::tempdir().unwrap();
+    let acme = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
+    let mut expected = Vec::new();
+    for n in 0..6 {
+        expected.push(publish(&store, "acme/shop.storefront", &format!("v{n}")).await);
+    }
+    // Two of three go by retention while it is copied: by their tags first, and a grace later by all.
+    for n in 0..3 {
+        expected.push(publish(&store, "acme/shop.leaving", &format!("v{n}")).await);
+    }
+    let leaving = || by("\"acme/shop.leaving\" = { keep_last = 1 }", &[]);
+    let moving = image_name("acme/shop.moving", "latest");
+    let mut moved = vec![TestImage::saying("moving 0")];
+    moved[0].publish(&store, &moving).await;
+    store.collect(&Collection { retention: leaving(), ..keep_all(LONG) }).unwrap();
+
+    // Beside what happens between the passes, all the time.
+    let stop = CancellationToken::new();
+    let busy = tokio::spawn({
+        let (store, stop) = (store.clone(), stop.clone());
+        async move {
+            let mut n = 0;
+            while !stop.is_cancelled() {
+                let repository = format!("acme/busy{}.storefront", n % 5);
+                publish(&store, &repository, &format!("v{n}")).await;
+                TestImage::saying(&format!("lost {n}")).put_untagged(&store, &moving_repository()).await;
+                n += 1;
+            }
+            n
+        }
+    });
+
+    let backup = Backup::start(root.path(), copy.path());
+    let mut late = Vec::new();
+    for pass in 1..=PASSES {
+        backup.asks(pass).await;
+        let images = [
+            publish(&store, "acme/shop.storefront", &format!("during{pass}")).await,
+            publish(&store, &format!("acme/fresh{pass}.storefront"), "v1").await,
+        ];
+        if pass < AFTER_TAGS {
+            expected.extend(images)
+        } else {
+            late.extend(images)
+        }
+        let image = TestImage::saying(&format!("moving {pass}"));
+        image.put_untagged(&store, &moving.repository).await;
+        let put = TagPut::Replace { expected: Some(moved[pass - 1].digest()) };
+        store.put_tag(&moving, image.digest(), put).await.unwrap();
+        moved.push(image);
+        let lost = TestImage::saying(&format!("garbage {pass}"));
+        lost.put_untagged(&store, &image_name("acme/gone.storefront", "v1").repository).await;
+        // The grace of the images that go is over once the tags are copied, and that of their content has begun.
+        let (grace, retention) = match pass == AFTER_TAGS {
+            true => (NONE, leaving()),
+            false => (LONG, leaving()),
+        };
+        let collecting = store.clone();
+        let collected = tokio::task::spawn_blocking(move || {
+            collecting.collect(&Collection { retention, ..keep_all(grace) }).unwrap()
+        });
+        let collected = collected.await.unwrap();
+        if pass == AFTER_TAGS {
+            assert!(collected.retention.iter().filter(|gone| gone.state == Going::Removed).count() == 2);
+            assert!(collected.removed.blobs > 0, "garbage goes");
+        }
+        backup.go(pass);
+    }
+    backup.done().await;
+    stop.cancel();
+    assert!(busy.await.unwrap() > PASSES, "images were published all the time");
+
+    let (new_root, new) = restored(copy.path());
+    for (name, image) in &expected {
+        assert!(is_whole(&new, name, image).await, "{name} is not whole");
+        assert_eq!(new.tag(name).await.unwrap(), Some(image.digest()), "{name}");
+    }
+    for (name, _) in &late {
+        assert_eq!(new.tag(name).await.unwrap(), None, "{name} came after the tags were copied");
+    }
+    let named = new.tag(&moving).await.unwrap().unwrap();
+    let image = moved.iter().find(|image| image.digest() == named).unwrap();
+    assert!(is_whole(&new, &moving, image).await);
+    // What it was made of counts by its age, as retention does.
+    let (old, times) = (links(root.path()), links(new_root.path()));
+    let same = |(path, time): (&PathBuf, &i64)| path.ends_with("current/link") || old[path] == *time;
+    assert!(times.iter().filter(|(path, _)| old.contains_key(*path)).all(same));
+    for absent in ["gc", "locks", "usage", "quarantine"] {
+        assert!(!copy.path().join("buildgrid").join(absent).exists(), "{absent}");
+    }
+
+    // Everything in it is as its digest says, by the command.
+    let config = new_root.path().join("config.toml");
+    std::fs::write(&config, format!("[store]\npath = {:?}\n", new_root.path())).unwrap();
+    let scrubbed = buildgrid(&config).args(["store", "scrub", "--json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&scrubbed.stdout).into_owned();
+    assert_eq!(scrubbed.status.code(), Some(0), "{said}");
+    std::fs::remove_file(config).unwrap();
+
+    // With marks from before, and no grace, nothing goes that an image needs; and images are published again.
+    output(
+        Command::new("cp")
+            .arg("-a")
+            .arg(root.path().join("buildgrid/gc"))
+            .arg(new_root.path().join("buildgrid")),
+    );
+    let collected = collect(&new, NONE);
+    assert!(collected.unreadable.is_empty() && collected.removed.blobs > 0, "{collected:?}");
+    expected.push(publish(&new, "acme/shop.storefront", "after").await);
+    collect(&new, NONE);
+
+    // Pulled with the login of before: all that any tag of it names.
+    let registry = TestRegistry::of(new_root, new, acme, RegistryConfig::default()).await;
+    for (name, image) in &expected {
+        pull(&registry, name, image).await;
+    }
+    let mut pulled = 0;
+    for repository in registry.store.repositories().await.unwrap() {
+        for tag in registry.store.tags(&repository).await.unwrap() {
+            let folder = tempfile::tempdir().unwrap();
+            let mut skopeo = Command::new("skopeo");
+            skopeo.args(["copy", "--src-tls-verify=false", "--src-creds"]);
+            skopeo.arg(format!("{}:{}", registry.user(), registry.password()));
+            skopeo.arg(format!("docker://{}/{repository}:{tag}", registry.host));
+            skopeo.arg(format!("dir:{}", folder.path().display()));
+            run(skopeo, "").await.succeeded();
+            pulled += 1;
+        }
+    }
+    assert!(pulled > expected.len(), "with those of who was busy meanwhile");
+    registry.stop().await;
+}
+
+fn moving_repository() -> buildgrid::publish::name::ImageRepository {
+    image_name("acme/lost.storefront", "v1").repository
+}
+
+async fn pull(registry: &TestRegistry, name: &ImageName, image: &TestImage) {
+    let (repository, tag) = (&name.repository, &name.tag);
+    let manifest = registry.get(&format!("/v2/{repository}/manifests/{tag}")).await;
+    assert_eq!(manifest.bytes().await.unwrap(), image.manifest, "{name}");
+    for part in [&image.layer, &image.config] {
+        let blob = registry.get(&format!("/v2/{repository}/blobs/{}", Digest::of(part))).await;
+        assert_eq!(blob.bytes().await.unwrap(), *part, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_follows_the_store_and_one_that_fails_says_so() {
+    let (root, store) = store();
+    let copy = tempfile::tempdir().unwrap();
+    let (first, image) = publish(&store, "acme/shop.storefront", "v1").await;
+    let old = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
+    Backup::whole(root.path(), copy.path()).await;
+    let (second, other) = publish(&store, "acme/shop.other", "v1").await;
+    std::fs::remove_dir_all(root.path().join("docker/registry/v2/repositories/acme/shop.storefront"))
+        .unwrap();
+    store.remove_credential(&old.credential.user).await.unwrap();
+    collect(&store, LONG);
+    collect(&store, NONE);
+    Backup::whole(root.path(), copy.path()).await;
+    {
+        let (new_root, new) = restored(copy.path());
+        assert!(is_whole(&new, &second, &other).await && !is_whole(&new, &first, &image).await);
+        assert!(new.credentials().await.unwrap().is_empty());
+        let with_data = |(path, _): &(PathBuf, _)| path.ends_with("data");
+        assert_eq!(tree(new_root.path()).iter().filter(|file| with_data(file)).count(), 3);
+    }
+
+    let script = || Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/backup-store"));
+    let attempt = |mut command: Command| {
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    // Another disk is mounted there, or none: nothing of the copy goes.
+    let empty = tempfile::tempdir().unwrap();
+    let mut command = script();
+    command.args([empty.path(), copy.path()]);
+    let (code, said) = attempt(command);
+    assert!(code == Some(69) && said.contains("is it mounted?"), "{said}");
+    let mut command = script();
+    command.arg(root.path()).arg("/dev/null/copy");
+    let (code, said) = attempt(command);
+    assert!(code == Some(1) && said.contains("the copy is not whole"), "{said}");
+    let mut command = script();
+    command.args([root.path(), copy.path()]).env("BACKUP_LIMIT_SECONDS", "-1");
+    let (code, said) = attempt(command);
+    assert!(code == Some(1) && said.contains("once more"), "{said}");
+    let (_root, new) = restored(copy.path());
+    assert!(is_whole(&new, &second, &other).await);
+}
