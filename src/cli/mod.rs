@@ -112,3 +112,28 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Check(_) => unreachable!("answered above"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn units_run_commands_that_there_are() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
+        let mut commands = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let unit = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            let started = unit.lines().filter_map(|line| line.strip_prefix("ExecStart="));
+            for command in started {
+                let command = command.strip_prefix("/usr/bin/").unwrap().to_owned();
+                assert!(Cli::try_parse_from(command.split(' ')).is_ok(), "{command}");
+                commands.push(command);
+            }
+        }
+        commands.sort();
+        let expected = ["registry", "store gc", "store scrub", "timeline", "worker"];
+        assert_eq!(commands, expected.map(|command| format!("buildgrid {command}")));
+    }
+}
