@@ -1,5 +1,7 @@
-//! The stock registry of CNCF Distribution, as Debian ships it, serves the same store read-only.
+//! The stock registry of CNCF Distribution, as Debian ships it, serves the same store read-only, by the configuration
+//! that comes with BuildGrid.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use buildgrid::store::digest::Digest;
@@ -10,6 +12,7 @@ use crate::support::address::free_address;
 use crate::support::image::{TestImage, image_name};
 use crate::support::patience::until;
 use crate::support::process::run;
+use crate::support::tls::Authority;
 
 /// A stock registry, killed when dropped.
 struct Stock {
@@ -18,19 +21,17 @@ struct Stock {
 }
 
 impl Stock {
-    fn start(root: &std::path::Path, directory: &std::path::Path) -> Self {
+    /// With the shipped configuration, of which the values are changed that are this machine's.
+    fn start(root: &Path, directory: &Path, changes: &[(&str, &str)]) -> Self {
         let host = free_address().to_string();
-        // YAML is a superset of JSON.
-        let config = json!({
-            "version": 0.1,
-            "storage": {
-                "filesystem": {"rootdirectory": root},
-                "maintenance": {"readonly": {"enabled": true}},
-            },
-            "http": {"addr": host},
-        });
+        let mut config = include_str!("../../../docs/stock-registry.yml").to_owned();
+        let own = [("/var/lib/buildgrid/store", root.to_str().unwrap()), ("127.0.0.1:5000", &host)];
+        for (from, to) in own.iter().chain(changes) {
+            assert!(config.contains(from), "{from} is not in the shipped file");
+            config = config.replace(from, to);
+        }
         let file = directory.join("registry.yml");
-        std::fs::write(&file, config.to_string()).unwrap();
+        std::fs::write(&file, config).unwrap();
         let child = Command::new("docker-registry")
             .arg("serve")
             .arg(file)
@@ -65,7 +66,7 @@ async fn the_stock_registry_serves_the_store() {
     let name = image_name("acme/shop.storefront", "v1");
     hello.publish(&store, &name).await;
     again.publish(&store, &image_name("acme/shop.storefront", "v2")).await;
-    let mut stock = Stock::start(root.path(), directory.path());
+    let mut stock = Stock::start(root.path(), directory.path(), &[]);
     stock.ready().await;
 
     let get = async |path: &str| {
@@ -102,4 +103,50 @@ async fn the_stock_registry_serves_the_store() {
         .await
         .unwrap();
     assert_eq!(response.headers()["docker-content-digest"], again.digest().to_string());
+
+    // It changes nothing, and says so.
+    let before = files(root.path());
+    let pushed = client.post(format!("http://{}/v2/acme/shop.storefront/blobs/uploads/", stock.host)).send();
+    assert_eq!(pushed.await.unwrap().status(), 405);
+    let deleted = format!("http://{}/v2/acme/shop.storefront/manifests/{}", stock.host, again.digest());
+    assert_eq!(client.delete(deleted).send().await.unwrap().status(), 405);
+    assert_eq!(files(root.path()), before);
+}
+
+#[tokio::test]
+async fn the_stock_registry_has_logins_for_all_or_nothing_and_tls() {
+    let (root, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+    TestImage::saying("hello").publish(&store, &image_name("acme/shop.storefront", "v1")).await;
+    let authority = Authority::new();
+    let tls = authority.issue(&["127.0.0.1"]).written_to(directory.path());
+    let logins = directory.path().join("htpasswd");
+    // As `htpasswd -nbB anna secret` writes it.
+    std::fs::write(&logins, "anna:$2y$04$udYb5ZGmgsqBpmrt2fuNMODFfwkV7ENxsSotHGT9WZ9yYtTHpNwcG\n").unwrap();
+    // What stands in comments.
+    let changes = [
+        ("/etc/buildgrid/tls/registry.crt", tls.certificate.to_str().unwrap()),
+        ("/etc/buildgrid/tls/registry.key", tls.key.to_str().unwrap()),
+        ("path: /etc/buildgrid/stock.htpasswd", &format!("path: {}", logins.display())),
+        ("\n  #tls", "\n  tls"),
+        ("\n  #  ", "\n    "),
+        ("\n#auth", "\nauth"),
+        ("\n#  htpasswd", "\n  htpasswd"),
+        ("\n#    ", "\n    "),
+    ];
+    let mut stock = Stock::start(root.path(), directory.path(), &changes);
+    stock.ready().await;
+    let trusted = reqwest::Certificate::from_pem(&std::fs::read(authority.certificate()).unwrap()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_merge([trusted]).build().unwrap();
+    let get = || client.get(format!("https://{}/v2/acme/shop.storefront/tags/list", stock.host));
+    assert_eq!(get().send().await.unwrap().status(), 401);
+    assert_eq!(get().basic_auth("anna", Some("wrong")).send().await.unwrap().status(), 401);
+    let answer = get().basic_auth("anna", Some("secret")).send().await.unwrap();
+    assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["tags"], json!(["v1"]));
+}
+
+/// All files with what is in them.
+fn files(root: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let paths = crate::support::grid::files(root);
+    paths.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
