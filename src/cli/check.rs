@@ -1,12 +1,16 @@
 //! `buildgrid check`: reads the configuration, reports every fault in it, then probes every part.
 
+mod certificate;
+mod keeping;
+
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::anyhow;
-use time::OffsetDateTime;
 
+use self::certificate::certificate;
+use self::keeping::keeping;
 use super::exit::{Exit, Failure};
 use super::service;
 use crate::build::docker::{DockerEngine, Way};
@@ -15,7 +19,6 @@ use crate::disk::{DiskConfig, Fill, Short};
 use crate::publish::name::Namespace;
 use crate::queue::Queue;
 use crate::queue::embedded::EmbeddedQueue;
-use crate::serving::tls::{Concern, Pair, TlsConfig, minute};
 use crate::source::credentials::faults as git_credentials;
 use crate::store::{Store, StoreError};
 use crate::timeline::client::CallError;
@@ -64,6 +67,7 @@ pub async fn run(
         Some(config) => up_queue(&mut report, config).await,
     }
     timeline(&mut report, &config, up.is_some()).await;
+    keeping(&mut report, &config, up.is_some());
     certificate(&mut report, "registry.tls", config.registry.tls.as_ref(), &config.registry.host);
     certificate(&mut report, "timeline.tls", config.timeline.tls.as_ref(), &config.timeline.host());
     Ok(report.exit)
@@ -317,26 +321,6 @@ async fn timeline(report: &mut Report, config: &Config, is_up: bool) {
             report.good("timeline", client.address())
         }
         Err(error) => report.bad("timeline", error),
-    }
-}
-
-/// Whether clients will take the certificate that a service is to show. Who runs this may have other rights than that
-/// service.
-fn certificate(report: &mut Report, part: &str, tls: Option<&TlsConfig>, host: &str) {
-    let Some(tls) = tls else { return };
-    let pair = match Pair::load(tls, host) {
-        Ok(pair) => pair,
-        Err(unusable) => return report.wrong(part, unusable),
-    };
-    let concerns = pair.concerns(OffsetDateTime::now_utc());
-    for concern in &concerns {
-        match concern {
-            Concern::EndsSoon(words) => report.note(part, words),
-            Concern::Refused(words) | Concern::Trouble(words) => report.wrong(part, words),
-        }
-    }
-    if concerns.is_empty() {
-        report.good(part, format_args!("{}, until {}", tls.certificate.display(), minute(pair.ends())));
     }
 }
 

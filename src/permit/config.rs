@@ -64,6 +64,16 @@ impl NamespacesConfig {
         }
     }
 
+    /// How much each namespace may have in the store, as words.
+    pub fn quotas(&self) -> Vec<String> {
+        let limited = self.0.iter().filter_map(|(name, entry)| Some((name, entry.max_store?)));
+        let words = limited.map(|(name, most)| {
+            let who = if name == ALL { "each other namespace" } else { name };
+            format!("{who}: {}", most.display().iec())
+        });
+        words.collect()
+    }
+
     /// What is set for a namespace in one field, by its own entry or for all.
     pub(super) fn find<T: Clone>(
         &self,

@@ -199,6 +199,36 @@ fn services_that_are_away_are_named_with_exit_code_69() {
     assert!(errors.contains("127.0.0.1:1") && !errors.contains("hunter2"), "{errors}");
 }
 
+#[test]
+fn check_says_what_is_kept_and_how_much() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("worker-config.toml");
+    let check = |more: &str| {
+        let text = format!(
+            "[queue]\nurl = \"amqp://127.0.0.1:1/x\"\n[engine]\nhost = \"none\"\n[worker]\ndata_dir = \"{0}/data\"\n\
+             [store]\npath = \"{0}/store\"\n{more}",
+            folder.path().display()
+        );
+        std::fs::write(&path, text).unwrap();
+        String::from_utf8_lossy(&buildgrid(&path).arg("check").output().unwrap().stdout).into_owned()
+    };
+    let kept = "[retention]\n\"*\" = { keep_last = 100, keep_for = \"90days\" }\n\"acme/shop\" = {}\n";
+    let quota = "[namespaces]\nacme = { max_store = \"50 GiB\" }\n\"*\" = { max_store = \"1 GiB\" }\n";
+    let said = check(&format!("{kept}{quota}[keeping]\ngc_every = \"0s\"\n"));
+    for part in [
+        "note  retention: [retention] is set, and no image goes by it: timeline.url is empty",
+        "ok    quota: each other namespace: 1.0 GiB, acme: 50.0 GiB\n",
+        "note  keeping: keeping.gc_every is 0s: garbage is collected by `buildgrid store gc` alone",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    let said = check(&format!("{kept}[timeline]\nurl = \"http://127.0.0.1:1\"\n"));
+    let rules = "ok    retention: \"*\" keeps the last 100 and those of the last 90 days, \
+                 \"acme/shop\" keeps all\n";
+    assert!(said.contains(rules), "{said}");
+    assert!(!said.contains("quota") && !said.contains("keeping:"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_what_the_parts_are() {
     let grid = TestGrid::idle(|_| ()).await;
@@ -215,6 +245,7 @@ async fn check_says_what_the_parts_are() {
         "ok    engine: Docker ",
         "ok    broker: ",
         "ok    store: ",
+        "note  retention: none: every image is kept",
         "BUILDKIT_STEP_LOG_MAX_SIZE=-1",
         "consumer-timeout",
         "ok    disk: worker.data_dir: ",

@@ -79,6 +79,30 @@ impl RetentionConfig {
     }
 }
 
+/// Each entry with what it keeps.
+impl fmt::Display for RetentionConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (pattern, keep)) in self.0.iter().enumerate() {
+            let last = keep.keep_last.map(|last| format!("the last {last}"));
+            let young = keep.keep_for.map(|age| format!("those of the last {}", words(age)));
+            let kept: Vec<_> = last.into_iter().chain(young).collect();
+            let kept = if kept.is_empty() { "all".to_owned() } else { kept.join(" and ") };
+            write!(f, "{}{pattern:?} keeps {kept}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+fn words(age: Duration) -> String {
+    const DAY: u64 = 24 * 3600;
+    // As it is mostly written; else 90 days are two months, 29 days, and some hours.
+    if age.as_secs().is_multiple_of(DAY) {
+        let days = age.as_secs() / DAY;
+        return format!("{days} day{}", if days == 1 { "" } else { "s" });
+    }
+    humantime_serde::re::humantime::format_duration(age).to_string()
+}
+
 /// The images that deploys run, or are about to.
 #[derive(Debug, Clone, Default)]
 pub struct InUse {
@@ -214,8 +238,7 @@ pub(super) fn judge(
     });
     let mut rule = Vec::new();
     rule.extend(keep.keep_last.map(|last| format!("not among the last {last}")));
-    let days = |age: Duration| humantime_serde::re::humantime::format_duration(age).to_string();
-    rule.extend(keep.keep_for.map(|age| format!("older than {}", days(age))));
+    rule.extend(keep.keep_for.map(|age| format!("older than {}", words(age))));
     let rule = format!("{} (retention.\"{pattern}\")", rule.join(", "));
     let goes = |&(place, index): &(usize, usize)| {
         let candidate = &candidates[index];
