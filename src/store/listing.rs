@@ -94,7 +94,7 @@ impl Store {
             entries.push(RepositoryEntry {
                 tags,
                 replaced: versions.len() as u64 - tags,
-                bytes: blobs.values().sum(),
+                bytes: sum(blobs.values().copied()),
                 updated_at: versions.iter().map(|version| version.put_at).max().map(date),
                 repository: repository.path,
             });
@@ -240,7 +240,7 @@ impl Sums {
             let Some(shared) = self.blobs.get_mut(&digest) else {
                 self.blobs.insert(digest, Shared { size, first: this, last: this, by: By::OneRepository });
                 for (level, name) in Self::levels(&path) {
-                    self.row(level, name).bytes += size;
+                    add(&mut self.row(level, name).bytes, size);
                 }
                 continue;
             };
@@ -256,7 +256,7 @@ impl Sums {
             let before = Self::levels(&last);
             for (place, (level, name)) in Self::levels(&path).into_iter().enumerate() {
                 if before[place].1 != name {
-                    self.row(level, name).bytes += size;
+                    add(&mut self.row(level, name).bytes, size);
                 }
             }
         }
@@ -264,14 +264,14 @@ impl Sums {
 
     fn rows(mut self, all: u64) -> Vec<DiskUsage> {
         let blobs = std::mem::take(&mut self.blobs);
-        let used = blobs.values().map(|shared| shared.size).sum::<u64>();
+        let used = sum(blobs.values().map(|shared| shared.size));
         for Shared { size, first, by, .. } in blobs.values() {
             let path = self.repositories[*first].clone();
             for ((level, name), most) in
                 Self::levels(&path).into_iter().zip([By::OneNamespace, By::OneApp, By::OneRepository])
             {
                 if *by <= most {
-                    self.row(level, name).own += size;
+                    add(&mut self.row(level, name).own, *size);
                 }
             }
         }
@@ -290,6 +290,15 @@ impl Sums {
         rows.push(whole(Level::Garbage, "no image's", 0, all.saturating_sub(used)));
         rows
     }
+}
+
+/// Sizes are what manifests say, and any registry's manifest may say anything.
+fn add(sum: &mut u64, size: u64) {
+    *sum = sum.saturating_add(size);
+}
+
+fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

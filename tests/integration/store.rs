@@ -1,5 +1,6 @@
 //! The store: against a model, from many threads, on a full disk.
 
+mod any_bytes;
 mod backup;
 mod crash;
 mod full_disk;
