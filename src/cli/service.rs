@@ -14,10 +14,17 @@ use crate::up::{self, Announcement};
 use crate::worker::pause::Paused;
 
 /// The service that the configuration names, else that of a `buildgrid up` that runs here; none where there
-/// is neither.
+/// is neither. Where both are one and the configuration names no token, the token is that of `up`.
 pub async fn find(config: &Config) -> Result<Option<TimelineClient>, Failure> {
     let timeline = match config.timeline.base() {
-        Some(_) => config.timeline.clone(),
+        Some(_) if config.timeline.token_file.is_some() => config.timeline.clone(),
+        // With TLS a `buildgrid up` has to be told its address, by which it is found all the same.
+        Some(base) => {
+            let directory = config.up.resolved_data_dir();
+            let announced = tokio::task::spawn_blocking(move || running(&directory)).await?;
+            let own = announced.ok().flatten().filter(|up| up.url.trim_end_matches('/') == base);
+            TimelineConfig { token_file: own.map(|up| up.token_file), ..config.timeline.clone() }
+        }
         None => {
             let directory = config.up.resolved_data_dir();
             // One that is named is meant; in its usual place, another user's is as good as none.

@@ -15,6 +15,7 @@ use crate::support::address::free_address;
 use crate::support::disk::{SmallDisk, age};
 use crate::support::grid::fake_event;
 use crate::support::patience::in_time;
+use crate::support::tls::Authority;
 use crate::support::up::Machine;
 
 const COMMIT: &str = "9fceb02d0ae598e95dc970b74767f19372d61af8";
@@ -220,5 +221,45 @@ async fn a_full_disk_is_cleared_at_the_start_and_waited_for_later() {
     disk.clear();
     up.enqueue(event).await;
     up.published("b-2").await;
+    assert_eq!(up.end("-TERM").await, Some(0));
+}
+
+/// The worker in it and commands beside it reach the service by its certificate's name, whose authority they are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_certificates_all_of_it_speaks_tls() {
+    let (machine, authority) = (Machine::new(), Authority::new());
+    let tls = authority.issue(&["localhost"]).written_to(machine.folder.path());
+    let (timeline, registry) = (free_address(), machine.registry.replace("127.0.0.1", "localhost"));
+    let table = format!("tls = {{ certificate = {:?}, key = {:?} }}", tls.certificate, tls.key);
+    let config = machine.folder.path().join("worker-config.toml");
+    let mut text = std::fs::read_to_string(&config).unwrap();
+    text += &format!(
+        "[network]\nca_file = {:?}\n[registry]\n{table}\n[timeline]\nurl = \"https://localhost:{}\"\n{table}\n",
+        authority.certificate(),
+        timeline.port()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = machine.command();
+    command
+        .env("BUILDGRID_TIMELINE__LISTEN", timeline.to_string())
+        .env("BUILDGRID_REGISTRY__HOST", &registry);
+    let mut up = machine.start_as(command).await;
+    assert!(up.said().contains("https://localhost:"), "{}", up.said());
+    let mut enqueue = machine.command_of("enqueue");
+    enqueue.args(["--fake", "--log-lines", "5", "--follow"]);
+    let output = tokio::task::spawn_blocking(move || enqueue.output().unwrap()).await.unwrap();
+    let (image, log) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(log.contains("fake line 5"), "followed to its end: {log}");
+
+    let trusted = reqwest::Certificate::from_pem(&std::fs::read(authority.certificate()).unwrap()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_merge([trusted]).build().unwrap();
+    let (name, tag) = image.trim().rsplit_once(':').unwrap();
+    let name = name.strip_prefix(&format!("{registry}/")).unwrap();
+    let answer = client.get(format!("https://{registry}/v2/{name}/manifests/{tag}")).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 401);
+    let ready = reqwest::get(format!("http://{}/readyz", up.announcement.status)).await.unwrap();
+    let ready = ready.text().await.unwrap();
+    assert!(ready.contains("registry.tls: ok\n") && ready.contains("timeline.tls: ok\n"), "{ready}");
     assert_eq!(up.end("-TERM").await, Some(0));
 }

@@ -61,9 +61,14 @@ impl Machine {
 
     /// Starts it, and waits until it is ready.
     pub async fn start(&self) -> Up {
+        self.start_as(self.command()).await
+    }
+
+    /// As [`start`](Self::start), by this command.
+    pub async fn start_as(&self, mut command: Command) -> Up {
         let greeting = self.folder.path().join("greeting");
         let said = std::fs::File::create(&greeting).unwrap();
-        let child = self.command().stdout(said).stderr(Stdio::inherit()).spawn().unwrap();
+        let child = command.stdout(said).stderr(Stdio::inherit()).spawn().unwrap();
         let mut found = None;
         until("it says where it is", || {
             found = Announcement::read(&self.data_dir()).unwrap().filter(|found| found.pid == child.id());
