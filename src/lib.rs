@@ -16,6 +16,10 @@
 //! all of it in one process. [`disk`] knows how full the disks are, [`telemetry`] is what operators see, [`cli`] the commands, [`config`] the file
 //! they read.
 
+// So that unit tests may share files with the suites of `tests`.
+#[cfg(test)]
+extern crate self as buildgrid;
+
 pub mod build;
 pub mod cli;
 pub mod config;

@@ -45,7 +45,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
     let [Prepared { event, body }] = events;
     let secrets = Secrets::new(config);
     configured(&secrets)?;
-    permission::refuse_other_owner(&config.store.path)?;
+    permission::refuse_other_owner(&config.store)?;
     let (pipeline, data) = assemble(config, &config.worker.data_dir.join("by-hand"))?;
     let left = data.recover()?;
     if let Some(engine) = &pipeline.engine {

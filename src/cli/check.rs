@@ -58,7 +58,7 @@ pub async fn run(
     let config = up.clone().unwrap_or(config);
     data_directory(&mut report, &config);
     credentials(&mut report, &config);
-    store(&mut report, &config);
+    store(&mut report, &config).await;
     public(&mut report, &config);
     engine(&mut report, &config).await;
     disks(&mut report, &config).await;
@@ -148,8 +148,28 @@ fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"))
 }
 
-fn store(report: &mut Report, config: &Config) {
-    let path = &config.store.path;
+/// An object store is asked for more than whether it answers: some do not keep the conditions of puts.
+async fn objects(report: &mut Report, config: &Config) {
+    let (place, config) = (config.store.to_string(), config.store.clone());
+    let probed = tokio::task::spawn_blocking(move || {
+        let exists = match Store::open_read_only(&config) {
+            Ok(_) => true,
+            Err(StoreError::NoStore(_)) => false,
+            Err(error) => return Err(error),
+        };
+        Store::probe(&config)?;
+        Ok(exists)
+    });
+    match probed.await {
+        Ok(Ok(true)) => report.good("store", place),
+        Ok(Ok(false)) => report.good("store", format_args!("{place}: will be made at the first start")),
+        Ok(Err(error)) => report.bad("store", error),
+        Err(error) => report.bad("store", error),
+    }
+}
+
+async fn store(report: &mut Report, config: &Config) {
+    let Some(path) = config.store.directory() else { return objects(report, config).await };
     match (path.exists(), writable(path)) {
         (_, Err(error)) => report.bad("store", format_args!("{}: {error}", path.display())),
         (false, Ok(())) => {
@@ -217,7 +237,8 @@ async fn engine(report: &mut Report, config: &Config) {
 /// How full the disks are that a worker watches, and which it cannot watch.
 async fn disks(report: &mut Report, config: &Config) {
     disk(report, config, "worker.data_dir", &config.worker.data_dir).await;
-    disk(report, config, "store.path", &config.store.path).await;
+    let (key, path) = config.store.space();
+    disk(report, config, key, &path).await;
     if config.engine.is_none() {
         return;
     }

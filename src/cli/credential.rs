@@ -31,7 +31,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Give a login a new password, shown once; the old one is refused a second later
+    /// Give a login a new password, shown once; the old one is refused from now on
     #[command(after_help = "Example:\n\n  buildgrid credential rotate acme-k3x9qd2m")]
     Rotate {
         user: UserName,
@@ -46,7 +46,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove a login, which is refused a second later
+    /// Remove a login, which is refused from now on
     #[command(after_help = "Example:\n\n  buildgrid credential remove acme-k3x9qd2m")]
     Remove { user: UserName },
 }
@@ -179,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn a_login_is_made_listed_rotated_and_removed() {
         let root = tempfile::tempdir().unwrap();
-        let config = StoreConfig { path: root.path().join("store") };
+        let config = StoreConfig::at(root.path().join("store"));
         let missing = run(&config, "list").await.unwrap_err();
         assert_eq!(missing.exit, Exit::Configuration);
         assert!(missing.error.to_string().contains("store.path"), "{}", missing.error);
@@ -220,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_command_line_makes_no_store() {
         let root = tempfile::tempdir().unwrap();
-        let config = StoreConfig { path: root.path().join("store") };
+        let config = StoreConfig::at(root.path().join("store"));
         for line in ["add", "add ACME", "add a.b", "add localhost", "rotate ../x", "remove", "list x"] {
             assert_eq!(run(&config, line).await.unwrap_err().exit, Exit::Usage, "{line}");
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::unistd::{Uid, User};
 
 use super::exit::{Exit, Failure};
+use crate::store::StoreConfig;
 
 /// A user of this machine: `anna (1000)`, or `1000` for one that has no name here.
 pub(super) fn user(uid: u32) -> String {
@@ -22,7 +23,8 @@ pub(super) fn us() -> String {
 }
 
 /// What another user would leave in the store, its owner could not write to.
-pub(super) fn refuse_other_owner(store: &Path) -> Result<(), Failure> {
+pub(super) fn refuse_other_owner(store: &StoreConfig) -> Result<(), Failure> {
+    let Some(store) = store.directory() else { return Ok(()) };
     // /proc/self belongs to the user that the program runs as.
     let (Ok(store_owner), Ok(ours)) = (std::fs::metadata(store), std::fs::metadata("/proc/self")) else {
         return Ok(());

@@ -30,7 +30,7 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
     let tls = tls.map_err(|unusable| Failure::new(Exit::Configuration, unusable))?;
     let stop = Stop::at_signals("stopping: running pulls go on to their end; a second signal cuts them")?;
     reload::at_sighup(file, config, &["store", "registry", "logging"], &stop)?;
-    tracing::info!(listen = %config.registry.listen, store = %config.store.path.display(), "registry started");
+    tracing::info!(listen = %config.registry.listen, store = %config.store, "registry started");
     tell(&[NotifyState::Ready]);
     let readiness = [Some(store.readiness()), tls.as_ref().map(Tls::readiness)];
     let readiness = status::all(readiness.into_iter().flatten().collect());

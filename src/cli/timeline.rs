@@ -56,12 +56,12 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
 
 /// The store, where it can be read on this machine: it need not be.
 async fn store(config: StoreConfig) -> Result<Option<Store>, Failure> {
-    let path = config.path.clone();
+    let place = config.to_string();
     match tokio::task::spawn_blocking(move || Store::open_read_only(&config)).await? {
         Ok(store) => Ok(Some(store)),
         Err(error) => {
             tracing::info!(
-                path = %path.display(), %error,
+                path = %place, %error,
                 "no store can be read here: the logs of all published builds are kept, as if their images were there"
             );
             Ok(None)

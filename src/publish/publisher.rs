@@ -319,7 +319,14 @@ impl Publisher {
                     "the engine's layer {expected} has the digest {diff_id}; nothing was published"
                 )));
             }
-            let (digest, size) = writer.commit()?;
+            let goes_on = || match cancel.is_cancelled() {
+                true => Err(io::ErrorKind::Interrupted.into()),
+                false => {
+                    pulse.beat();
+                    Ok(())
+                }
+            };
+            let (digest, size) = writer.commit_while(&goes_on).map_err(failed)?;
             Ok(Layer { media_type: format.media_type(), digest, size })
         };
         let stored = tokio::select! {

@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -21,9 +22,13 @@ use super::router::Registry;
 use super::scope::Scope;
 use crate::serving::{FilePart, FileSender};
 use crate::store::digest::Digest;
+use crate::store::{BlobSource, StoredObject};
 
 /// Bytes read from the disk at once, by a blocking thread, where the kernel does not send the file by itself.
 const CHUNK: usize = 128 * 1024;
+
+/// How long a client that is sent to the object store may take until it asks there.
+const REDIRECTED: Duration = Duration::from_secs(300);
 
 /// GET and HEAD `/v2/<name>/blobs/<digest>` (OCI distribution specification 1.1, end-2), with one
 /// range where asked for; several ranges are answered with the whole.
@@ -57,7 +62,16 @@ pub(super) async fn blob(
     let body = match method {
         Method::HEAD => Body::empty(),
         _ if length == 0 => Body::empty(),
-        _ => content(blob.path, range, sender.as_deref()).await?,
+        _ => match blob.source {
+            BlobSource::File(path) => content(path, range, sender.as_deref()).await?,
+            BlobSource::Object(object) if registry.config.redirect => {
+                return elsewhere(&identity, &object).await;
+            }
+            BlobSource::Object(object) => {
+                let content = object.read(range).await?.ok_or(RegistryError::BlobUnknown)?;
+                Body::from_stream(content)
+            }
+        },
     };
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
@@ -66,6 +80,17 @@ pub(super) async fn blob(
     ];
     let of = of.map(|of| [(header::CONTENT_RANGE, of)]);
     Ok((status, identity.headers(), headers, of, body).into_response())
+}
+
+/// Sends the client to the object store, with an address that is good for a while. It asks there for the range itself.
+async fn elsewhere(identity: &Identity, object: &StoredObject) -> Result<Response, RegistryError> {
+    let address = object.signed_url(REDIRECTED).await?;
+    let headers = [
+        (header::LOCATION, address.to_string()),
+        // It ends, and whoever has it can read the blob.
+        (header::CACHE_CONTROL, "private, no-store".to_owned()),
+    ];
+    Ok((StatusCode::TEMPORARY_REDIRECT, identity.headers(), headers).into_response())
 }
 
 /// A part of a file: sent by the kernel where the connection allows it.

@@ -32,6 +32,10 @@ pub struct RegistryConfig {
     /// to it, is disconnected.
     #[serde(with = "humantime_serde")]
     pub client_timeout: Duration,
+    /// Whether clients fetch blobs from the object store themselves, by an address that the registry signs for each
+    /// (307): less work for it, and they must reach the object store. Whoever learns the address can read that blob for five
+    /// minutes. A store in a directory is always served by the registry.
+    pub redirect: bool,
     /// How long running pulls may go on when the registry is told to stop.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -48,6 +52,7 @@ impl Default for RegistryConfig {
             // Fits into the 1024 descriptors that a process commonly may open.
             max_connections: 400,
             client_timeout: Duration::from_secs(60),
+            redirect: false,
             drain_timeout: Duration::from_secs(30),
         }
     }

@@ -57,7 +57,7 @@ impl Fixture {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+        let store = Store::open(&StoreConfig::at(root.path().to_owned())).unwrap();
         let blob: Vec<u8> = (0..BLOB).map(|place| (place % 251) as u8).collect();
         let login = runtime.block_on(async {
             let name = image_name();

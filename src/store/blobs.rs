@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::backend::BlobWriter;
+use super::backend::{BlobWriter, StoredObject};
 use super::condemned;
 use super::digest::Digest;
 use super::error::StoreError;
@@ -12,25 +12,32 @@ use super::layout;
 use crate::publish::name::ImageRepository;
 
 /// A blob that may be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Blob {
-    pub path: PathBuf,
     /// In bytes.
     pub size: u64,
+    pub source: BlobSource,
+}
+
+/// What a blob is read from.
+#[derive(Debug, Clone)]
+pub enum BlobSource {
+    File(PathBuf),
+    Object(StoredObject),
 }
 
 impl Store {
     /// A writer for one blob, to be used on a blocking thread.
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        BlobWriter::new(self.directory().clone())
+        BlobWriter::new(self.backend().clone())
     }
 
     /// Puts a small blob that is whole in memory, such as a configuration.
     pub async fn put_blob(&self, bytes: Vec<u8>) -> Result<Digest, StoreError> {
-        self.blocking(move |directory| {
+        self.blocking(move |backend| {
             let digest = Digest::of(&bytes);
-            condemned::spare(directory, [digest])?;
-            directory.put(&[(&layout::blob(digest), &bytes)])?;
+            condemned::spare(backend, [digest])?;
+            backend.put(&[(&layout::blob(digest), &bytes)])?;
             Ok(digest)
         })
         .await
@@ -44,13 +51,13 @@ impl Store {
         digests: Vec<Digest>,
     ) -> Result<(), StoreError> {
         let repository = repository.clone();
-        self.blocking(move |directory| {
-            condemned::spare(directory, digests.iter().copied())?;
+        self.blocking(move |backend| {
+            condemned::spare(backend, digests.iter().copied())?;
             let links =
                 digests.iter().map(|&digest| (layout::layer_link(&repository, digest), digest.to_string()));
             let links: Vec<_> = links.collect();
             let objects: Vec<_> = links.iter().map(|(key, link)| (key, link.as_bytes())).collect();
-            directory.put(&objects)
+            backend.put(&objects)
         })
         .await
     }
@@ -67,10 +74,10 @@ impl Store {
         most: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let link = layout::layer_link(repository, digest);
-        self.blocking(move |directory| {
+        self.blocking(move |backend| {
             let key = layout::blob(digest);
-            let size = match directory.size(&link)? {
-                Some(_) => directory.size(&key)?,
+            let size = match backend.size(&link)? {
+                Some(_) => backend.size(&key)?,
                 None => None,
             };
             let Some(size) = size else { return Ok(None) };
@@ -78,7 +85,7 @@ impl Store {
                 let reason = format!("it is {size} bytes long; at most {most} are read");
                 return Err(StoreError::Manifest { digest, reason });
             }
-            match directory.read(&key)? {
+            match backend.read(&key)? {
                 Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Corrupt { digest }),
                 found => Ok(found),
             }
@@ -93,12 +100,11 @@ impl Store {
         digest: Digest,
     ) -> Result<Option<Blob>, StoreError> {
         let link = layout::layer_link(repository, digest);
-        self.blocking(move |directory| {
-            if directory.size(&link)?.is_none() {
+        self.blocking(move |backend| {
+            if backend.size(&link)?.is_none() {
                 return Ok(None);
             }
-            let key = layout::blob(digest);
-            Ok(directory.size(&key)?.map(|size| Blob { path: directory.path(&key), size }))
+            backend.served(&layout::blob(digest))
         })
         .await
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::backend::Directory;
+use super::backend::Backend;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::layout;
@@ -43,8 +43,8 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) fn read(directory: &Directory, shard: &str) -> Result<Self, StoreError> {
-        let bytes = directory.read(&layout::condemned(shard))?.unwrap_or_default();
+    pub(super) fn read(backend: &Backend, shard: &str) -> Result<Self, StoreError> {
+        let bytes = backend.read(&layout::condemned(shard))?.unwrap_or_default();
         // A line that cannot be read condemns nothing.
         let lines = bytes.split(|&byte| byte == b'\n');
         Ok(Self { marks: lines.filter_map(|line| serde_json::from_slice(line).ok()).collect(), bytes })
@@ -72,22 +72,19 @@ pub(super) fn shards() -> impl Iterator<Item = String> {
 
 /// Takes off all marks that have to do with these digests. Afterwards nothing of them is removed before a whole grace
 /// has passed; what is there now may be relied on for so long.
-pub(super) fn spare(
-    directory: &Directory,
-    digests: impl IntoIterator<Item = Digest>,
-) -> Result<(), StoreError> {
+pub(super) fn spare(backend: &Backend, digests: impl IntoIterator<Item = Digest>) -> Result<(), StoreError> {
     let digests: BTreeSet<Digest> = digests.into_iter().collect();
     for &digest in &digests {
         let shard = shard_of(digest);
         loop {
-            let list = List::read(directory, &shard)?;
+            let list = List::read(backend, &shard)?;
             let named = |mark: &&Mark| digests.contains(&mark.digest);
             if !list.marks.iter().any(|mark| named(&mark)) {
                 break;
             }
             let rest = List::bytes_of(list.marks.iter().filter(|mark| !named(mark)));
             let (lock, key) = (layout::condemned_lock(), layout::condemned(&shard));
-            if directory.change_while(&lock, &key, &list.bytes, &rest, || Ok(()))?.is_some() {
+            if backend.change(&lock, &key, &list.bytes, &rest)? {
                 break;
             }
         }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use time::OffsetDateTime;
 
-use super::backend::{Directory, Swap};
+use super::backend::{Backend, Swap};
 use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
@@ -91,7 +91,7 @@ impl Store {
         namespaces: BTreeSet<Namespace>,
         expires_at: Option<OffsetDateTime>,
     ) -> Result<NewCredential, StoreError> {
-        self.blocking(move |directory| {
+        self.blocking(move |backend| {
             let prefix = namespaces.first().map_or("pull", Namespace::as_str);
             let password = random_text::<PASSWORD_BYTES>();
             loop {
@@ -105,7 +105,7 @@ impl Store {
                 };
                 let key = layout::credential(&credential.user);
                 // A name that exists by chance is another's.
-                if directory.put_if_absent(&[], &key, &json(&credential))? == Swap::Done {
+                if backend.put_if_absent(&[], &key, &json(&credential))? == Swap::Done {
                     return Ok(NewCredential { credential, password: password.into() });
                 }
             }
@@ -113,15 +113,15 @@ impl Store {
         .await
     }
 
-    /// Gives a login a new password; registries refuse the old one a second later. `None`: there is no such login.
+    /// Gives a login a new password; the old one is refused from now on. `None`: there is no such login.
     pub async fn rotate_credential(&self, user: &UserName) -> Result<Option<NewCredential>, StoreError> {
         let user = user.clone();
-        self.blocking(move |directory| {
-            let Some(mut credential) = read(directory, &user)? else { return Ok(None) };
+        self.blocking(move |backend| {
+            let Some(mut credential) = read(backend, &user)? else { return Ok(None) };
             let password = random_text::<PASSWORD_BYTES>();
             credential.password_digest = Digest::of(password.as_bytes());
             credential.rotated_at = Some(now());
-            directory.put(&[(&layout::credential(&user), &json(&credential))])?;
+            backend.put(&[(&layout::credential(&user), &json(&credential))])?;
             Ok(Some(NewCredential { credential, password: password.into() }))
         })
         .await
@@ -129,12 +129,12 @@ impl Store {
 
     /// All logins, sorted by user name.
     pub async fn credentials(&self) -> Result<Vec<Credential>, StoreError> {
-        self.blocking(|directory| {
+        self.blocking(|backend| {
             let mut credentials = Vec::new();
-            for file in directory.list(&layout::credentials())? {
+            for file in backend.list(&layout::credentials())? {
                 let user = file.strip_suffix(".json").and_then(|user| user.parse().ok());
                 if let Some(user) = user {
-                    credentials.extend(read(directory, &user)?);
+                    credentials.extend(read(backend, &user)?);
                 }
             }
             Ok(credentials)
@@ -145,14 +145,16 @@ impl Store {
     /// A login, if there is one of this name.
     pub async fn credential(&self, user: &UserName) -> Result<Option<Credential>, StoreError> {
         let user = user.clone();
-        self.blocking(move |directory| read(directory, &user)).await
+        self.blocking(move |backend| read(backend, &user)).await
     }
 
     /// Whether this process may make and change logins, as far as can be told without doing it.
     pub async fn may_write_credentials(&self) -> Result<bool, StoreError> {
-        self.blocking(|directory| {
+        self.blocking(|backend| {
+            // Of an object store only trying tells.
+            let Some(directory) = backend.directory() else { return Ok(true) };
             // A file is written in the one and moved into the other, which the first login makes.
-            let places = [layout::temporary_files(), layout::credentials()].map(|key| directory.path(&key));
+            let places = [layout::temporary_files(), layout::credentials()].map(|key| directory.place(&key));
             let writable = |place: &std::path::Path| {
                 let place = place.ancestors().find(|place| place.exists());
                 place.is_some_and(|place| access(place, Access::WRITE_OK | Access::EXEC_OK).is_ok())
@@ -162,20 +164,20 @@ impl Store {
         .await
     }
 
-    /// Removes a login, which registries refuse a second later; answers whether there was one.
+    /// Removes a login, which is refused from now on; answers whether there was one.
     pub async fn remove_credential(&self, user: &UserName) -> Result<bool, StoreError> {
         let key = layout::credential(user);
-        self.blocking(move |directory| directory.remove(&key)).await
+        self.blocking(move |backend| backend.remove(&key)).await
     }
 
     /// Removes the logins that have expired, and answers how many. Blocking.
     pub fn sweep_credentials(&self) -> Result<u64, StoreError> {
-        let directory = self.directory();
+        let backend = self.backend();
         let mut removed = 0;
-        for file in directory.list(&layout::credentials())? {
+        for file in backend.list(&layout::credentials())? {
             let Some(user) = file.strip_suffix(".json").and_then(|user| user.parse().ok()) else { continue };
-            if read(directory, &user)?.is_some_and(|credential| credential.has_expired()) {
-                removed += u64::from(directory.remove(&layout::credential(&user))?);
+            if read(backend, &user)?.is_some_and(|credential| credential.has_expired()) {
+                removed += u64::from(backend.remove(&layout::credential(&user))?);
             }
         }
         Ok(removed)
@@ -193,8 +195,8 @@ impl Store {
         }
         let user = user.parse::<UserName>().ok();
         let given = Digest::of(password.as_bytes());
-        self.blocking(move |directory| {
-            let found = user.as_ref().map(|user| read(directory, user)).transpose()?.flatten();
+        self.blocking(move |backend| {
+            let found = user.as_ref().map(|user| read(backend, user)).transpose()?.flatten();
             let known = found.is_some();
             let credential = found.unwrap_or_else(decoy);
             Ok((credential.has(given) && known).then_some(credential))
@@ -203,12 +205,12 @@ impl Store {
     }
 }
 
-fn read(directory: &Directory, user: &UserName) -> Result<Option<Credential>, StoreError> {
+fn read(backend: &Backend, user: &UserName) -> Result<Option<Credential>, StoreError> {
     let key = layout::credential(user);
-    let Some(bytes) = directory.read(&key)? else { return Ok(None) };
+    let Some(bytes) = backend.read(&key)? else { return Ok(None) };
     parse(&bytes)
         .map(Some)
-        .map_err(|error| StoreError::Damaged { path: directory.path(&key), reason: error.to_string() })
+        .map_err(|error| StoreError::Damaged { path: backend.place(&key), reason: error.to_string() })
 }
 
 /// Stands in for the login of an unknown user, read in the same way.
@@ -244,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn are_verified_until_rotated_or_removed() {
         let root = tempfile::tempdir().unwrap();
-        let config = StoreConfig { path: root.path().join("store") };
+        let config = StoreConfig::at(root.path().join("store"));
         let store = Store::open(&config).unwrap();
         let reader = Store::open_read_only(&config).unwrap();
         let namespaces: BTreeSet<Namespace> = ["acme", "smoke"].map(|name| name.parse().unwrap()).into();
@@ -284,7 +286,7 @@ mod tests {
     #[tokio::test]
     async fn a_password_that_is_too_long_is_not_even_hashed() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+        let store = Store::open(&StoreConfig::at(root.path())).unwrap();
         let added = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
         let user = added.credential.user.clone();
         let file = root.path().join(format!("buildgrid/credentials/{user}.json"));
@@ -301,7 +303,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_is_lent_ends_by_itself() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+        let store = Store::open(&StoreConfig::at(root.path().to_owned())).unwrap();
         let valid = async |new: &NewCredential| {
             let (user, password) = (new.credential.user.as_str(), new.password.expose_secret());
             store.verify_credential(user, password).await.unwrap().is_some()
@@ -323,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn keep_no_password() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+        let store = Store::open(&StoreConfig::at(root.path().to_owned())).unwrap();
         let added = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
         let file = root.path().join(format!("buildgrid/credentials/{}.json", added.credential.user));
         let kept = std::fs::read_to_string(file).unwrap();

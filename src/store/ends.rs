@@ -16,7 +16,7 @@ impl Store {
     /// The end of an event, if one was put. `requeue` names the operator's wish that it be tried again.
     pub async fn end(&self, id: &BuildId, requeue: Option<&str>) -> Result<Option<Vec<u8>>, StoreError> {
         let key = layout::end(id, requeue);
-        self.blocking(move |directory| directory.read(&key)).await
+        self.blocking(move |backend| backend.read(&key)).await
     }
 
     /// Puts the end of an event, durably, unless one stands, which is then the answer.
@@ -27,8 +27,8 @@ impl Store {
         end: Vec<u8>,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let key = layout::end(id, requeue);
-        self.blocking(move |directory| {
-            Ok(match directory.put_if_absent(&[], &key, &end)? {
+        self.blocking(move |backend| {
+            Ok(match backend.put_if_absent(&[], &key, &end)? {
                 Swap::Done => None,
                 Swap::Found(found) => Some(found),
             })
@@ -45,8 +45,8 @@ impl Store {
         end: Vec<u8>,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let key = layout::end(id, requeue);
-        self.blocking(move |directory| {
-            Ok(match directory.compare_and_set(&layout::ends_lock(), &[], &key, &damaged, &end)? {
+        self.blocking(move |backend| {
+            Ok(match backend.compare_and_set(&layout::ends_lock(), &[], &key, &damaged, &end)? {
                 Swap::Done => None,
                 Swap::Found(found) => Some(found),
             })
@@ -62,20 +62,23 @@ impl Store {
         drain: &CancellationToken,
         mut told: impl FnMut(&Path, Result<u64, StoreError>),
     ) -> Result<(), StoreError> {
-        let directory = self.directory();
-        for shard in directory.list(&layout::ends())? {
-            let shard = layout::ends_in(&shard);
-            for name in directory.list(&shard)? {
-                if drain.is_cancelled() {
-                    return Ok(());
-                }
-                let path = directory.path(&shard).join(name);
-                let Ok(metadata) = path.metadata() else { continue };
-                let is_old = metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|old| old > age));
-                if is_old {
-                    let removed = std::fs::remove_file(&path).map(|()| metadata.len());
-                    told(&path, removed.map_err(|error| StoreError::io("remove", &path, error)));
-                }
+        let backend = self.backend();
+        let ends = layout::ends();
+        let mut old = Vec::new();
+        backend.walk(&ends, &mut |path, end| {
+            if end.modified.elapsed().is_ok_and(|elapsed| elapsed > age) {
+                old.push(ends.below(path));
+            }
+            Ok(!drain.is_cancelled())
+        })?;
+        for key in old {
+            if drain.is_cancelled() {
+                return Ok(());
+            }
+            match backend.discard(&key) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => told(&backend.place(&key), Ok(bytes)),
+                Err(error) => told(&backend.place(&key), Err(error)),
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::digest::Digest;
 
@@ -20,7 +21,33 @@ pub enum StoreError {
     #[error("cannot {action} {path}: {source}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "there is no store at {0}; a worker makes it when it starts, as does `buildgrid credential add`, or set store.path to where it is"
+        "no space is left in {path}, where blobs are until they are in the object store; free space there, or name another directory (store.spool)"
+    )]
+    SpoolFull { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot write in {path}, where blobs are until they are in the object store: {source}; name another directory (store.spool)"
+    )]
+    Spool { path: PathBuf, source: io::Error },
+    #[error("{key}: {reason}")]
+    Unusable { key: &'static str, reason: String },
+    #[error(
+        "the object store refuses to {action} {place}: {reason}; check the keys (store.credentials_file, or the environment), and that they may get, put, list and delete there"
+    )]
+    Refused { action: &'static str, place: PathBuf, reason: String },
+    #[error(
+        "cannot {action} {place} in the object store: {reason}; check that it answers, and store.url, store.endpoint and store.region"
+    )]
+    Object { action: &'static str, place: PathBuf, reason: String },
+    #[error(
+        "the object store of {place} {what}, so that two workers could overwrite each other's tags; use a service, or a version of it, that keeps the conditions of puts, as Amazon's S3 does"
+    )]
+    Unconditional { place: String, what: &'static str },
+    #[error(
+        "the object store takes more than {limit:?} for a few removals, after which they are not safe any more; what is left is removed next time"
+    )]
+    Slow { limit: Duration },
+    #[error(
+        "there is no store at {0}; a worker makes it when it starts, as does `buildgrid credential add`, or set store.path or store.url to where it is"
     )]
     NoStore(PathBuf),
     #[error(
@@ -59,6 +86,36 @@ impl StoreError {
             _ => Self::Io { action, path, source },
         }
     }
+
+    /// The same of the directory where blobs are on their way to an object store.
+    pub(super) fn spool(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::SpoolFull { path, source },
+            _ => Self::Spool { path, source },
+        }
+    }
+
+    /// The same of an error of an object store.
+    pub(super) fn object(action: &'static str, place: &Path, source: object_store::Error) -> Self {
+        let (place, reason) = (place.to_owned(), reason_of(&source));
+        match source {
+            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                Self::Refused { action, place, reason }
+            }
+            _ => Self::Object { action, place, reason },
+        }
+    }
+}
+
+/// What an object store's client says, with the cause at the bottom of it: it leaves out why a connection failed.
+fn reason_of(error: &object_store::Error) -> String {
+    let mut reason = error.to_string();
+    let chain = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    if let Some(cause) = chain.last().map(ToString::to_string).filter(|cause| !reason.contains(cause)) {
+        reason = format!("{reason}: {cause}");
+    }
+    reason
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, info, warn};
 
-use super::backend::{Directory, Swap, sync_directory};
+use super::backend::{Backend, Directory, Objects, Swap, sync_directory};
 use super::config::StoreConfig;
 use super::error::StoreError;
 use super::layers::Verified;
@@ -19,7 +19,7 @@ const SCHEMA: u32 = 1;
 /// A store. Clones are handles to the same store and share what it remembers.
 #[derive(Debug, Clone)]
 pub struct Store {
-    directory: Arc<Directory>,
+    backend: Arc<Backend>,
     verified: Arc<Verified>,
 }
 
@@ -28,27 +28,33 @@ impl Store {
     /// of a process. A tree that a stock registry has written is taken as it is.
     ///
     /// # Errors
-    /// [`StoreError::Newer`] when a later version of this program has changed the schema.
+    /// [`StoreError::Newer`] when a later version of this program has changed the schema;
+    /// [`StoreError::Unconditional`] when an object store cannot be published into.
     pub fn open(config: &StoreConfig) -> Result<Self, StoreError> {
-        make_root(&config.path)?;
-        let directory = Directory::at(&config.path);
-        let exists = check_version(&directory, &config.path)?;
-        directory.make(&layout::temporary_files())?;
+        if let Some(path) = config.directory() {
+            make_root(path)?;
+        }
+        let backend = backend(config)?;
+        let exists = check_version(&backend)?;
+        match &backend {
+            Backend::Directory(directory) => directory.make(&layout::temporary_files())?,
+            Backend::Objects(objects) => objects.probe()?,
+        }
         if !exists {
             let version = format!("{SCHEMA}\n");
             // Two processes may start at once, of different versions: the loser obeys what it finds.
-            if let Swap::Found(_) = directory.put_if_absent(&[], &layout::version(), version.as_bytes())? {
-                check_version(&directory, &config.path)?;
+            if let Swap::Found(_) = backend.put_if_absent(&[], &layout::version(), version.as_bytes())? {
+                check_version(&backend)?;
             }
         }
-        let store = Self { directory: Arc::new(directory), verified: Arc::default() };
+        let store = Self { backend: Arc::new(backend), verified: Arc::default() };
         let mut swept = 0;
         store.sweep(&CancellationToken::new(), |_, removed| match removed {
             Ok(_) => swept += 1,
             Err(error) => warn!(%error, "a temporary file that an earlier crash has left stays"),
         })?;
         if swept > 0 {
-            info!(path = %config.path.display(), files = swept, "removed temporary files that an earlier crash has left");
+            info!(path = %config, files = swept, "removed temporary files that an earlier crash has left");
         }
         Ok(store)
     }
@@ -58,10 +64,22 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoStore`] when no store has been made there.
     pub fn open_read_only(config: &StoreConfig) -> Result<Self, StoreError> {
-        let directory = Directory::at(&config.path);
-        match check_version(&directory, &config.path)? {
-            true => Ok(Self { directory: Arc::new(directory), verified: Arc::default() }),
-            false => Err(StoreError::NoStore(config.path.clone())),
+        let backend = backend(config)?;
+        match check_version(&backend)? {
+            true => Ok(Self { backend: Arc::new(backend), verified: Arc::default() }),
+            false => Err(StoreError::NoStore(backend.root())),
+        }
+    }
+
+    /// Whether workers can publish into an object store: puts something there on conditions that do not hold. Blocking.
+    /// A directory has nothing to find out.
+    ///
+    /// # Errors
+    /// [`StoreError::Unconditional`] when they cannot.
+    pub fn probe(config: &StoreConfig) -> Result<(), StoreError> {
+        match backend(config)? {
+            Backend::Directory(_) => Ok(()),
+            Backend::Objects(objects) => objects.probe(),
         }
     }
 
@@ -71,9 +89,9 @@ impl Store {
     /// # Errors
     /// As those of [`open_read_only`](Self::open_read_only).
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.blocking(|directory| match check_version(directory, directory.root())? {
+        self.blocking(|backend| match check_version(backend)? {
             true => Ok(()),
-            false => Err(StoreError::NoStore(directory.root().to_owned())),
+            false => Err(StoreError::NoStore(backend.root())),
         })
         .await
     }
@@ -87,8 +105,8 @@ impl Store {
         })
     }
 
-    pub(super) fn directory(&self) -> &Arc<Directory> {
-        &self.directory
+    pub(super) fn backend(&self) -> &Arc<Backend> {
+        &self.backend
     }
 
     pub(super) fn verified(&self) -> &Arc<Verified> {
@@ -99,11 +117,11 @@ impl Store {
     /// its end even if the caller goes away.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Directory) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Backend) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let directory = self.directory.clone();
+        let backend = self.backend.clone();
         let span = Span::current();
-        match tokio::task::spawn_blocking(move || span.in_scope(|| work(&directory))).await {
+        match tokio::task::spawn_blocking(move || span.in_scope(|| work(&backend))).await {
             Ok(done) => done,
             Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
             Err(_) => Err(StoreError::Stopping),
@@ -111,18 +129,26 @@ impl Store {
     }
 }
 
+/// Where the configuration says that the store is.
+fn backend(config: &StoreConfig) -> Result<Backend, StoreError> {
+    Ok(match config.directory() {
+        Some(path) => Backend::Directory(Directory::at(path)),
+        None => Backend::Objects(Objects::connect(config)?),
+    })
+}
+
 /// Whether there is a version, which must be one that this program knows.
-fn check_version(directory: &Directory, root: &Path) -> Result<bool, StoreError> {
+fn check_version(backend: &Backend) -> Result<bool, StoreError> {
     let key = layout::version();
-    let Some(bytes) = directory.read(&key)? else { return Ok(false) };
+    let Some(bytes) = backend.read(&key)? else { return Ok(false) };
     let found = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim_end().parse().ok());
     match found {
         Some(1..=SCHEMA) => Ok(true),
         Some(found) if found > SCHEMA => {
-            Err(StoreError::Newer { path: root.to_owned(), found, known: SCHEMA })
+            Err(StoreError::Newer { path: backend.root(), found, known: SCHEMA })
         }
         _ => Err(StoreError::Damaged {
-            path: directory.path(&key),
+            path: backend.place(&key),
             reason: "it does not hold a schema version".into(),
         }),
     }

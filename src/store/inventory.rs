@@ -3,13 +3,14 @@
 //!
 //! Repositories that another registry has made are seen, too: what they refer to is not BuildGrid's to remove.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::backend::Directory;
+use super::backend::Backend;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::layout::{self, Key};
@@ -39,20 +40,20 @@ impl Repository {
 }
 
 /// All repositories, sorted by namespace and name.
-pub(super) fn repositories(directory: &Directory) -> Result<Vec<Repository>, StoreError> {
+pub(super) fn repositories(backend: &Backend) -> Result<Vec<Repository>, StoreError> {
     let mut found = Vec::new();
-    descend(directory, "", 0, &mut found)?;
+    descend(backend, "", 0, &mut found)?;
     Ok(found)
 }
 
 fn descend(
-    directory: &Directory,
+    backend: &Backend,
     path: &str,
     depth: usize,
     found: &mut Vec<Repository>,
 ) -> Result<(), StoreError> {
     let key = layout::tree(path);
-    let names = directory.list(&key)?;
+    let names = backend.list(&key)?;
     // A name has no underscore at its beginning: what has is the repository's own.
     let (own, below): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.starts_with('_'));
     if !own.is_empty() && !path.is_empty() {
@@ -60,7 +61,7 @@ fn descend(
     }
     for name in below.into_iter().filter(|_| depth < DEEPEST) {
         let path = if path.is_empty() { name } else { format!("{path}/{name}") };
-        descend(directory, &path, depth + 1, found)?;
+        descend(backend, &path, depth + 1, found)?;
     }
     Ok(())
 }
@@ -93,36 +94,54 @@ pub(super) struct Versions {
     pub unreadable: Vec<String>,
 }
 
-pub(super) fn versions(directory: &Directory, repository: &Repository) -> Result<Versions, StoreError> {
+pub(super) fn versions(backend: &Backend, repository: &Repository) -> Result<Versions, StoreError> {
     let mut versions = Versions::default();
-    let tags = layout::tag_directories(&repository.key);
-    for tag in directory.list(&tags)? {
-        let folder = tags.below(&tag);
-        let index = folder.below("index/sha256");
-        let link = folder.below("current").below("link");
-        let current = directory.read(&link)?;
-        let named = current.as_ref().map(|link| digest_in(link));
+    let folder = layout::tag_directories(&repository.key);
+    let mut tags: BTreeMap<String, Links> = BTreeMap::new();
+    backend.walk(&folder, &mut |path, entry| {
+        match path.split('/').collect::<Vec<_>>()[..] {
+            [tag, "current", "link"] => {
+                tags.entry(tag.to_owned()).or_default().current = Some(entry.modified);
+            }
+            [tag, "index", "sha256", hex, "link"] => {
+                let digest = Digest::from_hex(hex).ok();
+                let named = digest.map(|digest| (digest, entry.modified));
+                tags.entry(tag.to_owned()).or_default().index.extend(named);
+            }
+            _ => {}
+        }
+        Ok(true)
+    })?;
+    for (tag, links) in tags {
+        let link = folder.below(&tag).below("current").below("link");
+        let found = match links.current {
+            Some(_) => backend.read(&link)?,
+            None => None,
+        };
+        let named = found.as_ref().map(|link| digest_in(link));
         if named == Some(None) {
             versions.unreadable.push(tag.clone());
         }
         let current = named.flatten();
-        let mut digests: Vec<_> =
-            directory.list(&index)?.iter().filter_map(|hex| Digest::from_hex(hex).ok()).collect();
-        let without_index = current.filter(|current| !digests.contains(current));
-        digests.extend(without_index);
-        for manifest in digests {
-            let key = index.below(&manifest.hex()).below("link");
-            let put_at = match directory.modified(&key)? {
-                Some(at) => at,
-                // An index without a link names nothing, unless it is what the tag names.
-                None if current != Some(manifest) => continue,
-                None => directory.modified(&link)?.unwrap_or(SystemTime::UNIX_EPOCH),
-            };
+        let mut index: Vec<_> = links.index.into_iter().collect();
+        // It may have been put since the links were listed.
+        if let Some(current) = current.filter(|current| index.iter().all(|(digest, _)| digest != current)) {
+            index.push((current, links.current.unwrap_or(SystemTime::UNIX_EPOCH)));
+        }
+        for (manifest, put_at) in index {
+            let key = folder.below(&tag).below("index/sha256").below(&manifest.hex()).below("link");
             let is_current = current == Some(manifest);
             versions.all.push(Version { tag: tag.clone(), manifest, is_current, put_at, key });
         }
     }
     Ok(versions)
+}
+
+/// The links of a tag, and when each was put.
+#[derive(Default)]
+struct Links {
+    current: Option<SystemTime>,
+    index: BTreeMap<Digest, SystemTime>,
 }
 
 /// The digest that a link holds.
@@ -131,9 +150,21 @@ pub(super) fn digest_in(link: &[u8]) -> Option<Digest> {
 }
 
 /// The digests of a directory of links, by their names.
-pub(super) fn links(directory: &Directory, key: &Key) -> Result<Vec<Digest>, StoreError> {
-    let names = directory.list(key)?;
+pub(super) fn links(backend: &Backend, key: &Key) -> Result<Vec<Digest>, StoreError> {
+    let names = backend.list(key)?;
     Ok(names.iter().filter_map(|hex| Digest::from_hex(hex).ok()).collect())
+}
+
+/// Tells of all blobs, with their lengths in bytes, until `each` answers that it is enough.
+pub(super) fn blobs(
+    backend: &Backend,
+    mut each: impl FnMut(Digest, u64) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    backend.walk(&layout::blobs(), &mut |path, entry| {
+        let below = path.split_once('/').and_then(|(_, path)| path.strip_suffix("/data"));
+        let digest = below.and_then(|hex| Digest::from_hex(hex).ok());
+        digest.map_or(Ok(true), |digest| each(digest, entry.bytes))
+    })
 }
 
 /// What a manifest refers to.
@@ -185,17 +216,12 @@ struct Manifest {
 }
 
 /// Reads a manifest by its digest, whoever wrote it.
-pub(super) fn contents(directory: &Directory, digest: Digest) -> Found {
+pub(super) fn contents(backend: &Backend, digest: Digest) -> Found {
     let key = layout::blob(digest);
-    let read = || match directory.size(&key)? {
-        Some(length) if length > MAX_MANIFEST => Ok(Err(format!("it is {length} bytes long"))),
-        Some(_) => directory.read(&key).map(Ok),
-        None => Ok(Ok(None)),
-    };
-    let bytes = match read() {
-        Ok(Ok(Some(bytes))) => bytes,
-        Ok(Ok(None)) => return Found::Absent,
-        Ok(Err(reason)) => return Found::Unreadable(reason),
+    let bytes = match backend.read_up_to(&key, MAX_MANIFEST) {
+        Ok(Some(Ok(bytes))) => bytes,
+        Ok(None) => return Found::Absent,
+        Ok(Some(Err(length))) => return Found::Unreadable(format!("it is {length} bytes long")),
         Err(error) => return Found::Unreadable(error.to_string()),
     };
     if Digest::of(&bytes) != digest {

@@ -5,17 +5,15 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use oci_spec::image::MediaType;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::backend;
+use super::backend::{self, Content, Stamp};
 use super::condemned;
 use super::digest::{Digest, Digesting};
 use super::error::StoreError;
@@ -26,17 +24,12 @@ use crate::telemetry::pulse::Pulse;
 /// How long a blob counts as verified once it was read whole: what changes it later by writing shows in its file's times,
 /// and what the disk damages is found after that.
 const VERIFIED_FOR: Duration = Duration::from_secs(3600);
-/// A file that was changed so lately may be changed once more at what its times call the same time.
-const SETTLED: Duration = Duration::from_secs(1);
 /// As many blobs are remembered. Above it, all are forgotten.
 const MAX_VERIFIED: usize = 16_384;
 
 /// The blobs whose content was verified, and when.
 #[derive(Debug, Default)]
 pub(super) struct Verified(Mutex<HashMap<Digest, (Stamp, Instant)>>);
-
-/// A file as it was: device, inode, length, and when content and inode changed last.
-type Stamp = [i64; 7];
 
 /// The compressed form of a layer: the fields of its descriptor in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,8 +46,8 @@ impl Store {
     /// [whole](Self::has_layer).
     pub async fn find_layer(&self, diff_id: Digest, pulse: &Pulse) -> Result<Option<Layer>, StoreError> {
         let key = layout::layer_index(diff_id);
-        let layer = self.blocking(move |directory| {
-            let Some(bytes) = directory.read(&key)? else { return Ok(None) };
+        let layer = self.blocking(move |backend| {
+            let Some(bytes) = backend.read(&key)? else { return Ok(None) };
             match serde_json::from_slice::<Layer>(&bytes) {
                 Ok(layer) => Ok(Some(layer)),
                 Err(error) => {
@@ -76,22 +69,23 @@ impl Store {
     pub async fn has_layer(&self, layer: &Layer, pulse: &Pulse) -> Result<bool, StoreError> {
         let (digest, size) = (layer.digest, layer.size);
         let (pulse, verified) = (pulse.clone(), self.verified().clone());
-        self.blocking(move |directory| {
-            condemned::spare(directory, [digest])?;
+        self.blocking(move |backend| {
+            condemned::spare(backend, [digest])?;
             let key = layout::blob(digest);
-            if directory.size(&key)? != Some(size) {
+            if backend.size(&key)? != Some(size) {
                 return Ok(false);
             }
-            let path = directory.path(&key);
-            let stamp = stamp(&path);
-            if stamp.is_some_and(|stamp| verified.has(digest, stamp)) {
+            let path = backend.place(&key);
+            let stamp = backend.stamp(&key)?;
+            if stamp.as_ref().is_some_and(|stamp| verified.has(digest, stamp)) {
                 return Ok(true);
             }
-            let stamp = stamp.filter(is_settled);
-            match digest_of(&path, &pulse) {
+            let stamp = stamp.filter(Stamp::is_settled);
+            let Some(content) = backend.open(&key)? else { return Ok(false) };
+            match digest_of(&content, &pulse) {
                 Ok(found) if found == digest => {
                     // Whoever put it may not have come to its own sync.
-                    directory.settle(&key)?;
+                    backend.settle(&key)?;
                     verified.note(digest, stamp);
                     return Ok(true);
                 }
@@ -115,7 +109,7 @@ impl Store {
         pulse: &Pulse,
         cancel: &CancellationToken,
     ) -> io::Result<Digest> {
-        backend::take(self.directory(), source, layer.digest, pulse, cancel)
+        backend::take(self.backend(), source, layer.digest, pulse, cancel)
     }
 
     /// Remembers the blob of a layer. Call it when the blob is in the store and the digest of its
@@ -124,14 +118,14 @@ impl Store {
     pub async fn index_layer(&self, diff_id: Digest, layer: &Layer) -> Result<(), StoreError> {
         let json = serde_json::to_vec(layer)
             .map_err(|error| StoreError::Manifest { digest: layer.digest, reason: error.to_string() })?;
-        self.blocking(move |directory| directory.note(&layout::layer_index(diff_id), &json)).await
+        self.blocking(move |backend| backend.note(&layout::layer_index(diff_id), &json)).await
     }
 }
 
 impl Verified {
-    fn has(&self, blob: Digest, now: Stamp) -> bool {
+    fn has(&self, blob: Digest, now: &Stamp) -> bool {
         let verified = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        verified.get(&blob).is_some_and(|(then, at)| *then == now && at.elapsed() < VERIFIED_FOR)
+        verified.get(&blob).is_some_and(|(then, at)| then == now && at.elapsed() < VERIFIED_FOR)
     }
 
     /// Notes a blob with its stamp from before it was read.
@@ -145,28 +139,8 @@ impl Verified {
     }
 }
 
-/// Whether the file was changed long enough ago, as of now.
-fn is_settled(stamp: &Stamp) -> bool {
-    let [.., seconds, nanoseconds] = *stamp;
-    let since = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds.try_into().unwrap_or(0));
-    (UNIX_EPOCH + since).elapsed().is_ok_and(|age| age > SETTLED)
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let found = std::fs::metadata(path).ok()?;
-    Some([
-        found.dev().cast_signed(),
-        found.ino().cast_signed(),
-        found.len().cast_signed(),
-        found.mtime(),
-        found.mtime_nsec(),
-        found.ctime(),
-        found.ctime_nsec(),
-    ])
-}
-
-fn digest_of(path: &Path, pulse: &Pulse) -> io::Result<Digest> {
-    let mut content = Digesting::new(pulse.reading(File::open(path)?));
+fn digest_of(content: &Content<'_>, pulse: &Pulse) -> io::Result<Digest> {
+    let mut content = Digesting::new(pulse.reading(content.reader()?));
     io::copy(&mut content, &mut io::sink())?;
     Ok(content.finish().0)
 }
@@ -174,6 +148,7 @@ fn digest_of(path: &Path, pulse: &Pulse) -> io::Result<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::backend::SETTLED;
 
     #[test]
     fn a_file_that_was_changed_is_not_verified_any_more() {
@@ -181,27 +156,27 @@ mod tests {
         let path = folder.path().join("blob");
         std::fs::write(&path, "one").unwrap();
         let (verified, blob) = (Verified::default(), Digest::of(b"one"));
-        let now = stamp(&path).unwrap();
-        assert!(!is_settled(&now), "it may be changed within the same tick");
+        let now = Stamp::of_file(&path).unwrap();
+        assert!(!now.is_settled(), "it may be changed within the same tick");
         std::thread::sleep(SETTLED + Duration::from_millis(100));
-        assert!(is_settled(&now));
-        verified.note(blob, Some(now));
-        assert!(verified.has(blob, stamp(&path).unwrap()));
-        assert!(!verified.has(Digest::of(b"two"), now));
+        assert!(now.is_settled());
+        verified.note(blob, Some(now.clone()));
+        assert!(verified.has(blob, &Stamp::of_file(&path).unwrap()));
+        assert!(!verified.has(Digest::of(b"two"), &now));
 
         // The same length, and the time of before.
         let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
         std::fs::write(&path, "two").unwrap();
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
-        assert!(!verified.has(blob, stamp(&path).unwrap()));
-        assert_eq!(stamp(&folder.path().join("none")), None);
+        assert!(!verified.has(blob, &Stamp::of_file(&path).unwrap()));
+        assert_eq!(Stamp::of_file(&folder.path().join("none")), None);
     }
 
     #[test]
     fn an_hour_later_it_is_read_again() {
         let (verified, blob) = (Verified::default(), Digest::of(b"one"));
         let Some(then) = Instant::now().checked_sub(VERIFIED_FOR) else { return };
-        verified.0.lock().unwrap().insert(blob, ([0; 7], then));
-        assert!(!verified.has(blob, [0; 7]));
+        verified.0.lock().unwrap().insert(blob, (Stamp::File([0; 7]), then));
+        assert!(!verified.has(blob, &Stamp::File([0; 7])));
     }
 }

@@ -56,6 +56,11 @@ pub fn blob(digest: Digest) -> Key {
     Key(format!("{BLOBS}/{}/{hex}/data", &hex[..2]))
 }
 
+/// Whether it is the place of a blob.
+pub(super) fn is_blob(key: &Key) -> bool {
+    key.0.strip_prefix(BLOBS).is_some_and(|below| below.starts_with('/') && below.ends_with("/data"))
+}
+
 /// The directories over which the blobs are spread, by the first two digits of their digests.
 pub fn blobs() -> Key {
     Key(BLOBS.to_owned())
@@ -87,6 +92,11 @@ pub fn revision_links(repository: &Key) -> Key {
 /// The directory of a repository's tags, which has one for each.
 pub fn tag_directories(repository: &Key) -> Key {
     repository.below("_manifests/tags")
+}
+
+/// The directory of the lists of what is to be removed.
+pub fn condemned_lists() -> Key {
+    Key("buildgrid/gc/condemned".to_owned())
 }
 
 /// What is to be removed of what has to do with digests that begin with these two digits.

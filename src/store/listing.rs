@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::backend::Directory;
+use super::backend::Backend;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
@@ -79,16 +79,16 @@ impl Store {
         &self,
         namespace: Option<&Namespace>,
     ) -> Result<Vec<RepositoryEntry>, StoreError> {
-        let directory = self.directory();
+        let backend = self.backend();
         let mut entries = Vec::new();
-        for repository in inventory::repositories(directory)? {
+        for repository in inventory::repositories(backend)? {
             if namespace.is_some_and(|wanted| namespace_of(&repository.path) != wanted.as_str()) {
                 continue;
             }
-            let versions = inventory::versions(directory, &repository)?.all;
+            let versions = inventory::versions(backend, &repository)?.all;
             let mut blobs = HashMap::new();
             for version in &versions {
-                blobs.extend(blobs_of(directory, version.manifest).0);
+                blobs.extend(blobs_of(backend, version.manifest).0);
             }
             let tags = versions.iter().filter(|version| version.is_current).count() as u64;
             entries.push(RepositoryEntry {
@@ -104,16 +104,16 @@ impl Store {
 
     /// The images of a repository, newest first. `None`: there is no such repository.
     pub fn list_images(&self, name: &ImageRepository) -> Result<Option<Vec<ImageEntry>>, StoreError> {
-        let directory = self.directory();
+        let backend = self.backend();
         let path = name.to_string();
         let repository = Repository { key: layout::tree(&path), path };
-        if directory.list(&repository.key)?.is_empty() {
+        if backend.list(&repository.key)?.is_empty() {
             return Ok(None);
         }
-        let mut versions = inventory::versions(directory, &repository)?.all;
+        let mut versions = inventory::versions(backend, &repository)?.all;
         versions.sort_by_key(|version| std::cmp::Reverse((version.put_at, version.manifest)));
         let entries = versions.into_iter().map(|version| {
-            let contents = match inventory::contents(directory, version.manifest) {
+            let contents = match inventory::contents(backend, version.manifest) {
                 Found::Readable(contents) => Some(contents),
                 Found::Absent | Found::Unreadable(_) => None,
             };
@@ -132,20 +132,19 @@ impl Store {
     /// Who takes how much, sorted by name; the whole store and what nobody needs at the end. A blob in use takes about
     /// 40 bytes of memory meanwhile.
     pub fn disk_usage(&self) -> Result<Vec<DiskUsage>, StoreError> {
-        let directory = self.directory();
+        let backend = self.backend();
         let mut sums = Sums::default();
-        for repository in inventory::repositories(directory)? {
+        for repository in inventory::repositories(backend)? {
             sums.begin(&repository.path);
-            for version in inventory::versions(directory, &repository)?.all {
-                sums.image(&blobs_of(directory, version.manifest).0);
+            for version in inventory::versions(backend, &repository)?.all {
+                sums.image(&blobs_of(backend, version.manifest).0);
             }
         }
         let mut all = 0_u64;
-        for shard in super::condemned::shards() {
-            for digest in inventory::links(directory, &layout::blobs_in(&shard))? {
-                all = all.saturating_add(directory.size(&layout::blob(digest))?.unwrap_or(0));
-            }
-        }
+        inventory::blobs(backend, |_, bytes| {
+            all = all.saturating_add(bytes);
+            Ok(true)
+        })?;
         Ok(sums.rows(all))
     }
 }
@@ -165,14 +164,14 @@ fn app_of(path: &str) -> &str {
 }
 
 /// All that an image is made of with lengths, its manifests included; and whether all manifests could be read.
-fn blobs_of(directory: &Directory, manifest: Digest) -> (HashMap<Digest, u64>, bool) {
+fn blobs_of(backend: &Backend, manifest: Digest) -> (HashMap<Digest, u64>, bool) {
     let (mut blobs, mut is_whole) = (HashMap::new(), true);
     let mut left = vec![manifest];
     while let Some(digest) = left.pop() {
         if blobs.contains_key(&digest) {
             continue;
         }
-        match inventory::contents(directory, digest) {
+        match inventory::contents(backend, digest) {
             Found::Readable(contents) => {
                 blobs.insert(digest, contents.length);
                 blobs.extend(contents.parts);

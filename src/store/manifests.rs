@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use oci_spec::image::{Descriptor, ImageManifest};
 
-use super::backend::Directory;
+use super::backend::Backend;
 use super::condemned;
 use super::digest::Digest;
 use super::error::StoreError;
@@ -27,16 +27,16 @@ impl Store {
         bytes: Vec<u8>,
     ) -> Result<Digest, StoreError> {
         let repository = repository.clone();
-        self.blocking(move |directory| {
+        self.blocking(move |backend| {
             let digest = Digest::of(&bytes);
             if bytes.len() > MAX_MANIFEST {
                 let reason =
                     format!("it is {} bytes long; at most {MAX_MANIFEST} can be served", bytes.len());
                 return Err(StoreError::Manifest { digest, reason });
             }
-            condemned::spare(directory, [digest])?;
+            condemned::spare(backend, [digest])?;
             let link = digest.to_string();
-            directory.put(&[
+            backend.put(&[
                 (&layout::blob(digest), &bytes),
                 (&layout::revision_link(&repository, digest), link.as_bytes()),
             ])?;
@@ -48,7 +48,7 @@ impl Store {
     /// Whether an image is there with everything that it is made of, as far as sizes tell, and will be for a while.
     pub async fn is_whole(&self, repository: &ImageRepository, digest: Digest) -> Result<bool, StoreError> {
         let repository = repository.clone();
-        self.blocking(move |directory| match verify_whole(directory, &repository, digest) {
+        self.blocking(move |backend| match verify_whole(backend, &repository, digest) {
             Ok(()) => Ok(true),
             Err(StoreError::Incomplete { .. } | StoreError::Corrupt { .. } | StoreError::Manifest { .. }) => {
                 Ok(false)
@@ -68,7 +68,7 @@ impl Store {
         digest: Digest,
     ) -> Result<Option<Bytes>, StoreError> {
         let repository = repository.clone();
-        self.blocking(move |directory| Ok(read(directory, &repository, digest)?.map(Bytes::from))).await
+        self.blocking(move |backend| Ok(read(backend, &repository, digest)?.map(Bytes::from))).await
     }
 
     /// Whether a manifest is there, and this repository links it.
@@ -78,15 +78,15 @@ impl Store {
         digest: Digest,
     ) -> Result<bool, StoreError> {
         let repository = repository.clone();
-        self.blocking(move |directory| has(directory, &repository, digest)).await
+        self.blocking(move |backend| has(backend, &repository, digest)).await
     }
 
     /// The manifest that a tag names, if it is there and its repository links it.
     pub async fn tagged_manifest(&self, name: &ImageName) -> Result<Option<Digest>, StoreError> {
         let name = name.clone();
-        self.blocking(move |directory| {
-            let Some(digest) = tagged(directory, &name)? else { return Ok(None) };
-            Ok(has(directory, &name.repository, digest)?.then_some(digest))
+        self.blocking(move |backend| {
+            let Some(digest) = tagged(backend, &name)? else { return Ok(None) };
+            Ok(has(backend, &name.repository, digest)?.then_some(digest))
         })
         .await
     }
@@ -94,28 +94,28 @@ impl Store {
     /// The digests of all manifests that this repository links, sorted.
     pub async fn revisions(&self, repository: &ImageRepository) -> Result<Vec<Digest>, StoreError> {
         let links = layout::revision_links(&layout::tree(&repository.to_string()));
-        self.blocking(move |directory| {
-            let names = directory.list(&links)?;
+        self.blocking(move |backend| {
+            let names = backend.list(&links)?;
             Ok(names.iter().filter_map(|hex| Digest::from_hex(hex).ok()).collect())
         })
         .await
     }
 }
 
-fn has(directory: &Directory, repository: &ImageRepository, digest: Digest) -> Result<bool, StoreError> {
-    let linked = directory.size(&layout::revision_link(repository, digest))?.is_some();
-    Ok(linked && directory.size(&layout::blob(digest))?.is_some())
+fn has(backend: &Backend, repository: &ImageRepository, digest: Digest) -> Result<bool, StoreError> {
+    let linked = backend.size(&layout::revision_link(repository, digest))?.is_some();
+    Ok(linked && backend.size(&layout::blob(digest))?.is_some())
 }
 
 fn read(
-    directory: &Directory,
+    backend: &Backend,
     repository: &ImageRepository,
     digest: Digest,
 ) -> Result<Option<Vec<u8>>, StoreError> {
-    if directory.size(&layout::revision_link(repository, digest))?.is_none() {
+    if backend.size(&layout::revision_link(repository, digest))?.is_none() {
         return Ok(None);
     }
-    match directory.read(&layout::blob(digest))? {
+    match backend.read(&layout::blob(digest))? {
         Some(bytes) if Digest::of(&bytes) != digest => Err(StoreError::Corrupt { digest }),
         found => Ok(found),
     }
@@ -124,13 +124,13 @@ fn read(
 /// Refuses a manifest unless it and everything that it names can be read through the repository,
 /// with the sizes that it states. Nothing of it is removed as garbage for a whole grace from now on.
 pub(super) fn verify_whole(
-    directory: &Directory,
+    backend: &Backend,
     repository: &ImageRepository,
     digest: Digest,
 ) -> Result<(), StoreError> {
     let incomplete = |what| StoreError::Incomplete { manifest: digest, what };
-    condemned::spare(directory, [digest])?;
-    let bytes = read(directory, repository, digest)?
+    condemned::spare(backend, [digest])?;
+    let bytes = read(backend, repository, digest)?
         .ok_or_else(|| incomplete(format!("the manifest itself, in {repository},")))?;
     let invalid = |reason: String| StoreError::Manifest { digest, reason };
     let manifest: ImageManifest =
@@ -139,13 +139,13 @@ pub(super) fn verify_whole(
         descriptor.digest().to_string().parse::<Digest>().map_err(|error| invalid(error.to_string()))
     };
     let parts = || std::iter::once(manifest.config()).chain(manifest.layers());
-    condemned::spare(directory, parts().map(named).collect::<Result<Vec<_>, _>>()?)?;
+    condemned::spare(backend, parts().map(named).collect::<Result<Vec<_>, _>>()?)?;
     for descriptor in parts() {
         let blob = named(descriptor)?;
-        if directory.size(&layout::blob(blob))? != Some(descriptor.size()) {
+        if backend.size(&layout::blob(blob))? != Some(descriptor.size()) {
             return Err(incomplete(format!("{blob} with {} bytes", descriptor.size())));
         }
-        if directory.size(&layout::layer_link(repository, blob))?.is_none() {
+        if backend.size(&layout::layer_link(repository, blob))?.is_none() {
             return Err(incomplete(format!("the link of {blob} in {repository}")));
         }
     }

@@ -27,8 +27,8 @@ mod upkeep;
 mod usage;
 mod user;
 
-pub use backend::BlobWriter;
-pub use blobs::Blob;
+pub use backend::{BlobWriter, StoredObject};
+pub use blobs::{Blob, BlobSource};
 pub use config::StoreConfig;
 pub use credentials::{Credential, NewCredential};
 pub use error::StoreError;

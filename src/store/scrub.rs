@@ -6,16 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{Directory, Swap};
+use super::backend::{Backend, Content, Swap};
 use super::condemned;
 use super::credentials::random_text;
 use super::digest::{Digest, Digesting};
@@ -145,15 +143,15 @@ impl Store {
     /// disk when more than 20 blobs cannot be read.
     pub fn scrub(&self, part: Part, cancel: &CancellationToken) -> Result<Scrubbed, StoreError> {
         let began = Instant::now();
-        let directory = self.directory();
-        let lease = directory.lease(&layout::scrub_lease())?.ok_or(StoreError::Busy)?;
+        let backend = self.backend();
+        let lease = backend.lease(&layout::scrub_lease())?.ok_or(StoreError::Busy)?;
         let scrubbed = Scrubbed { part: part.to_string(), ..Scrubbed::default() };
         let (damaged, seen) = (BTreeMap::new(), HashMap::new());
-        let mut scrub = Scrub { directory, part, cancel, scrubbed, damaged, unreadable: 0, seen };
+        let mut scrub = Scrub { backend, part, cancel, scrubbed, damaged, unreadable: 0, seen };
         for shard in condemned::shards().filter(|shard| part.has(shard)) {
             scrub.blobs(&shard)?;
         }
-        for repository in inventory::repositories(directory)? {
+        for repository in inventory::repositories(backend)? {
             scrub.repository(&repository)?;
         }
         scrub.empty_quarantine(lease.now().unwrap_or(SystemTime::UNIX_EPOCH))?;
@@ -162,18 +160,17 @@ impl Store {
         scrubbed.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
         let record = Record { round: random_text::<10>(), scrubbed };
         let json = serde_json::to_vec(&record).expect("all fields have a JSON form");
-        directory.put(&[(&layout::scrub_report(), &json)])?;
+        backend.put(&[(&layout::scrub_report(), &json)])?;
         Ok(record.scrubbed)
     }
 
     /// How long ago the last one ended, or how far ahead, where a clock was wrong, and which part it was of. None:
     /// there was none.
     pub async fn scrubbed_before(&self) -> Result<Option<(Duration, Part)>, StoreError> {
-        self.blocking(|directory| {
+        self.blocking(|backend| {
             let key = layout::scrub_report();
-            let Some(at) = directory.modified(&key)? else { return Ok(None) };
-            let record =
-                directory.read(&key)?.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+            let Some(at) = backend.modified(&key)? else { return Ok(None) };
+            let record = backend.read(&key)?.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
             let part = record.and_then(|record| record.scrubbed.part.parse().ok());
             let age = at.elapsed().unwrap_or_else(|ahead| ahead.duration());
             Ok(Some((age, part.unwrap_or(Part::ALL))))
@@ -183,7 +180,7 @@ impl Store {
 }
 
 struct Scrub<'a> {
-    directory: &'a Directory,
+    backend: &'a Backend,
     part: Part,
     cancel: &'a CancellationToken,
     scrubbed: Scrubbed,
@@ -203,7 +200,7 @@ impl Scrub<'_> {
     }
 
     fn blobs(&mut self, shard: &str) -> Result<(), StoreError> {
-        for digest in inventory::links(self.directory, &layout::blobs_in(shard))? {
+        for digest in inventory::links(self.backend, &layout::blobs_in(shard))? {
             self.go_on()?;
             self.blob(digest)?;
         }
@@ -212,15 +209,11 @@ impl Scrub<'_> {
 
     fn blob(&mut self, digest: Digest) -> Result<(), StoreError> {
         let key = layout::blob(digest);
-        let path = self.directory.path(&key);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            // Collected since it was listed, or being put.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(StoreError::io("read", &path, error)),
-        };
+        let path = self.backend.place(&key);
+        // None: collected since it was listed, or being put.
+        let Some(content) = self.backend.open(&key)? else { return Ok(()) };
         self.scrubbed.blobs += 1;
-        let first = self.read(&file);
+        let first = self.read(&content);
         if let Ok((found, length)) = first {
             self.scrubbed.bytes += length;
             if found == digest {
@@ -232,8 +225,10 @@ impl Scrub<'_> {
         }
         self.go_on()?;
         // Once more, past what the system has in memory: what is read wrongly once need not be wrong on the disk.
-        let reason = match self.read(&file) {
+        let reason = match self.read(&content) {
             Ok((found, _)) if found == digest => return Ok(()),
+            // An object that was put anew meanwhile, or collected.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Ok((found, length)) => format!("its {length} bytes have the digest {found}"),
             // It may be read again tomorrow, or copied off: it stays where it is.
             Err(error) => {
@@ -249,43 +244,40 @@ impl Scrub<'_> {
         };
         self.go_on()?;
         let aside = layout::quarantined(digest);
-        if self.directory.set_aside(&key, &file, &aside)? {
+        if self.backend.set_aside(&key, &content, &aside)? {
             let quarantine = Some(aside.as_str().to_owned());
             self.damaged.insert(digest, DamagedBlob { digest, reason, quarantine, images: Vec::new() });
         }
         Ok(())
     }
 
-    /// The digest and length of a file, of which nothing stays in the system's memory: what is pulled shall stay there.
-    fn read(&self, file: &File) -> io::Result<(Digest, u64)> {
-        use io::{Read as _, Seek as _};
-        let mut file = file;
-        file.rewind()?;
-        let mut content = Digesting::new(file);
+    /// The digest and length of a blob, of which nothing stays in the system's memory: what is pulled shall stay there.
+    fn read(&self, content: &Content<'_>) -> io::Result<(Digest, u64)> {
+        use io::Read as _;
+        let mut passing = Digesting::new(content.reader()?);
         let mut chunk = vec![0; CHUNK];
-        while content.read(&mut chunk)? > 0 && !self.cancel.is_cancelled() {}
-        let (digest, length, _) = content.finish();
-        // Only advice.
-        let _ = fadvise(file, 0, None, Advice::DontNeed);
+        while passing.read(&mut chunk)? > 0 && !self.cancel.is_cancelled() {}
+        let (digest, length, _) = passing.finish();
+        content.forget();
         Ok((digest, length))
     }
 
     fn repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
         self.go_on()?;
         for links in [layout::layer_links(&repository.key), layout::revision_links(&repository.key)] {
-            for digest in inventory::links(self.directory, &links)? {
+            for digest in inventory::links(self.backend, &links)? {
                 if self.part.has(&condemned::shard_of(digest)) {
                     self.go_on()?;
                     self.link(&links.below(&digest.hex()).below("link"), digest)?;
                 }
             }
         }
-        let mut versions = inventory::versions(self.directory, repository)?;
+        let mut versions = inventory::versions(self.backend, repository)?;
         if !versions.unreadable.is_empty() {
             for tag in &versions.unreadable {
                 self.tag(repository, tag, &versions.all)?;
             }
-            versions = inventory::versions(self.directory, repository)?;
+            versions = inventory::versions(self.backend, repository)?;
         }
         for version in versions.all {
             self.go_on()?;
@@ -296,11 +288,11 @@ impl Scrub<'_> {
 
     /// Mends a link that holds something else.
     fn link(&mut self, key: &Key, digest: Digest) -> Result<(), StoreError> {
-        let Some(link) = self.directory.read(key)? else { return Ok(()) };
+        let Some(link) = self.backend.read(key)? else { return Ok(()) };
         self.scrubbed.links += 1;
         if inventory::digest_in(&link) != Some(digest) {
             let link = digest.to_string();
-            self.directory.put(&[(key, link.as_bytes())])?;
+            self.backend.put(&[(key, link.as_bytes())])?;
             self.scrubbed.mended += 1;
         }
         Ok(())
@@ -309,19 +301,18 @@ impl Scrub<'_> {
     /// A tag that does not hold a digest: it named the only image that it has ever named; else it cannot be told.
     fn tag(&mut self, repository: &Repository, tag: &str, versions: &[Version]) -> Result<(), StoreError> {
         let key = layout::tag_directories(&repository.key).below(tag).below("current").below("link");
-        let Some(found) = self.directory.read(&key)? else { return Ok(()) };
+        let Some(found) = self.backend.read(&key)? else { return Ok(()) };
         let mut named = versions.iter().filter(|version| version.tag == tag);
         if let (Some(version), None) = (named.next(), named.next()) {
             let link = version.manifest.to_string();
             let lock = layout::tags_lock();
-            if self.directory.compare_and_set(&lock, &[], &key, &found, link.as_bytes())? == Swap::Done {
+            if self.backend.compare_and_set(&lock, &[], &key, &found, link.as_bytes())? == Swap::Done {
                 self.scrubbed.mended += 1;
             }
             return Ok(());
         }
-        let path = self.directory.path(&key);
-        let file = File::open(&path).map_err(|error| StoreError::io("read", &path, error))?;
-        if self.directory.set_aside(&key, &file, &layout::quarantined_tag(&random_text::<10>()))? {
+        let Some(content) = self.backend.open(&key)? else { return Ok(()) };
+        if self.backend.set_aside(&key, &content, &layout::quarantined_tag(&random_text::<10>()))? {
             self.scrubbed.lost_tags.push(format!("{}:{tag}", repository.path));
         }
         Ok(())
@@ -332,7 +323,7 @@ impl Scrub<'_> {
         self.scrubbed.images += 1;
         let (mut left, mut build, mut bad) = (vec![version.manifest], None, Vec::new());
         while let Some(manifest) = left.pop() {
-            match inventory::contents(self.directory, manifest) {
+            match inventory::contents(self.backend, manifest) {
                 Found::Readable(Contents { parts, build: by, .. }) => {
                     build = build.or(by);
                     for (part, size) in parts {
@@ -368,17 +359,17 @@ impl Scrub<'_> {
         if let Some(&length) = self.seen.get(&digest) {
             return Ok(length);
         }
-        let length = self.directory.size(&layout::blob(digest))?;
+        let length = self.backend.size(&layout::blob(digest))?;
         self.seen.insert(digest, length);
         Ok(length)
     }
 
     fn empty_quarantine(&self, now: SystemTime) -> Result<(), StoreError> {
-        for name in self.directory.list(&layout::quarantine())? {
+        for name in self.backend.list(&layout::quarantine())? {
             let key = layout::quarantine().below(&name);
-            let at = self.directory.modified(&key)?.unwrap_or(now);
-            if self.directory.size(&key)?.is_some() && now.duration_since(at).is_ok_and(|age| age > KEEP) {
-                self.directory.discard(&key)?;
+            let at = self.backend.modified(&key)?.unwrap_or(now);
+            if self.backend.size(&key)?.is_some() && now.duration_since(at).is_ok_and(|age| age > KEEP) {
+                self.backend.discard(&key)?;
             }
         }
         Ok(())

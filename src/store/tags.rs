@@ -1,7 +1,7 @@
 //! Tags: the last step of publishing, put if absent or compared and set, and the listings of what
 //! can be pulled.
 
-use super::backend::{Directory, Swap};
+use super::backend::{Backend, Swap};
 use super::condemned;
 use super::digest::Digest;
 use super::error::StoreError;
@@ -42,27 +42,27 @@ impl Store {
         put: TagPut,
     ) -> Result<TagOutcome, StoreError> {
         let name = name.clone();
-        self.blocking(move |directory| {
+        self.blocking(move |backend| {
             let key = layout::tag_current_link(&name);
             let expected = match put {
                 TagPut::IfAbsent => None,
                 TagPut::Replace { expected } => expected,
             };
             // Before anything is written, so that a lost race leaves no trace in the usual case.
-            let current = directory.read(&key)?.map(|link| digest_in(directory, &key, &link)).transpose()?;
+            let current = backend.read(&key)?.map(|link| digest_in(backend, &key, &link)).transpose()?;
             if let Some(current) = current.filter(|&current| Some(current) != expected) {
                 // Whoever put it may be short of having synced it; the caller will rely on it.
-                directory.settle(&key)?;
+                backend.settle(&key)?;
                 return Ok(TagOutcome::Exists(current));
             }
-            verify_whole(directory, &name.repository, digest)?;
+            verify_whole(backend, &name.repository, digest)?;
             let link = digest.to_string();
             let index = layout::tag_index_link(&name, digest);
             let before: &[(&Key, &[u8])] = &[(&index, link.as_bytes())];
-            let was_named = directory.size(&index)?.is_some();
+            let was_named = backend.size(&index)?.is_some();
             let swap = match expected {
-                None => directory.put_if_absent(before, &key, link.as_bytes())?,
-                Some(expected) => directory.compare_and_set(
+                None => backend.put_if_absent(before, &key, link.as_bytes())?,
+                Some(expected) => backend.compare_and_set(
                     &layout::tags_lock(),
                     before,
                     &key,
@@ -74,11 +74,11 @@ impl Store {
                 Swap::Done => {
                     // A collection of garbage that began before the tag was there has either been seen now, or sees it
                     // in its second look.
-                    match verify_whole(directory, &name.repository, digest) {
+                    match verify_whole(backend, &name.repository, digest) {
                         Err(error @ StoreError::Incomplete { .. }) => {
-                            take_back(directory, &key, link.as_bytes(), current)?;
+                            take_back(backend, &key, link.as_bytes(), current)?;
                             if !was_named {
-                                forget(directory, &key, &index, digest)?;
+                                forget(backend, &key, &index, digest)?;
                             }
                             Err(error)
                         }
@@ -89,9 +89,9 @@ impl Store {
                 }
                 Swap::Found(found) => {
                     if !was_named {
-                        forget(directory, &key, &index, digest)?;
+                        forget(backend, &key, &index, digest)?;
                     }
-                    Ok(TagOutcome::Exists(digest_in(directory, &key, &found)?))
+                    Ok(TagOutcome::Exists(digest_in(backend, &key, &found)?))
                 }
             }
         })
@@ -101,18 +101,18 @@ impl Store {
     /// The manifest that a tag names.
     pub async fn tag(&self, name: &ImageName) -> Result<Option<Digest>, StoreError> {
         let name = name.clone();
-        self.blocking(move |directory| tagged(directory, &name)).await
+        self.blocking(move |backend| tagged(backend, &name)).await
     }
 
     /// The manifest that a tag names, for one who is going to rely on it: neither of them is removed as garbage for a
     /// whole grace from now on.
     pub async fn tag_to_rely_on(&self, name: &ImageName) -> Result<Option<Digest>, StoreError> {
         let key = layout::tag_current_link(name);
-        self.blocking(move |directory| {
-            let read = || directory.read(&key)?.map(|link| digest_in(directory, &key, &link)).transpose();
+        self.blocking(move |backend| {
+            let read = || backend.read(&key)?.map(|link| digest_in(backend, &key, &link)).transpose();
             let Some(mut digest) = read()? else { return Ok(None) };
             loop {
-                condemned::spare(directory, [digest])?;
+                condemned::spare(backend, [digest])?;
                 // It may have been removed, or replaced, before.
                 match read()? {
                     Some(other) if other != digest => digest = other,
@@ -126,12 +126,12 @@ impl Store {
     /// A repository's tags, sorted.
     pub async fn tags(&self, repository: &ImageRepository) -> Result<Vec<Tag>, StoreError> {
         let repository = repository.clone();
-        self.blocking(move |directory| {
+        self.blocking(move |backend| {
             let mut tags = Vec::new();
-            for tag in parsed(directory.list(&layout::tags(&repository))?) {
+            for tag in parsed(backend.list(&layout::tags(&repository))?) {
                 let name = ImageName { repository: repository.clone(), tag };
                 // A tag's directory is there before its first link, and stays if a crash comes between.
-                if directory.size(&layout::tag_current_link(&name))?.is_some() {
+                if backend.size(&layout::tag_current_link(&name))?.is_some() {
                     tags.push(name.tag);
                 }
             }
@@ -142,10 +142,10 @@ impl Store {
 
     /// All repositories, sorted.
     pub async fn repositories(&self) -> Result<Vec<ImageRepository>, StoreError> {
-        self.blocking(|directory| {
+        self.blocking(|backend| {
             let mut all = Vec::new();
-            for namespace in parsed::<Namespace>(directory.list(&layout::namespaces())?) {
-                all.extend(repositories(directory, &namespace)?);
+            for namespace in parsed::<Namespace>(backend.list(&layout::namespaces())?) {
+                all.extend(repositories(backend, &namespace)?);
             }
             Ok(all)
         })
@@ -155,42 +155,37 @@ impl Store {
     /// The repositories of one namespace, sorted.
     pub async fn repositories_of(&self, namespace: &Namespace) -> Result<Vec<ImageRepository>, StoreError> {
         let namespace = namespace.clone();
-        self.blocking(move |directory| repositories(directory, &namespace)).await
+        self.blocking(move |backend| repositories(backend, &namespace)).await
     }
 }
 
 /// The manifest that a tag names.
-pub(super) fn tagged(directory: &Directory, name: &ImageName) -> Result<Option<Digest>, StoreError> {
+pub(super) fn tagged(backend: &Backend, name: &ImageName) -> Result<Option<Digest>, StoreError> {
     let key = layout::tag_current_link(name);
-    directory.read(&key)?.map(|link| digest_in(directory, &key, &link)).transpose()
+    backend.read(&key)?.map(|link| digest_in(backend, &key, &link)).transpose()
 }
 
 /// Lets a tag be what it was before it was `link`, unless it has become something else.
-fn take_back(
-    directory: &Directory,
-    key: &Key,
-    link: &[u8],
-    before: Option<Digest>,
-) -> Result<(), StoreError> {
+fn take_back(backend: &Backend, key: &Key, link: &[u8], before: Option<Digest>) -> Result<(), StoreError> {
     let lock = layout::tags_lock();
     match before {
-        None => directory.remove_if(&lock, key, link)?,
-        Some(before) => directory.compare_and_set(&lock, &[], key, link, before.to_string().as_bytes())?,
+        None => backend.remove_if(&lock, key, link)?,
+        Some(before) => backend.compare_and_set(&lock, &[], key, link, before.to_string().as_bytes())?,
     };
     Ok(())
 }
 
 /// Removes the link that says that a tag has named this manifest, unless it names it now.
-fn forget(directory: &Directory, key: &Key, index: &Key, digest: Digest) -> Result<(), StoreError> {
+fn forget(backend: &Backend, key: &Key, index: &Key, digest: Digest) -> Result<(), StoreError> {
     let names_it = |link: Vec<u8>| link == digest.to_string().as_bytes();
-    if !directory.read(key)?.is_some_and(names_it) {
-        directory.discard(index)?;
+    if !backend.read(key)?.is_some_and(names_it) {
+        backend.discard(index)?;
     }
     Ok(())
 }
 
-fn repositories(directory: &Directory, namespace: &Namespace) -> Result<Vec<ImageRepository>, StoreError> {
-    let names = directory.list(&layout::repositories(namespace))?;
+fn repositories(backend: &Backend, namespace: &Namespace) -> Result<Vec<ImageRepository>, StoreError> {
+    let names = backend.list(&layout::repositories(namespace))?;
     Ok(parsed(names.iter().map(|name| format!("{namespace}/{name}"))).collect())
 }
 
@@ -199,10 +194,10 @@ fn parsed<T: std::str::FromStr>(names: impl IntoIterator<Item = String>) -> impl
     names.into_iter().filter_map(|name| name.parse().ok())
 }
 
-fn digest_in(directory: &Directory, key: &Key, link: &[u8]) -> Result<Digest, StoreError> {
+fn digest_in(backend: &Backend, key: &Key, link: &[u8]) -> Result<Digest, StoreError> {
     let digest = std::str::from_utf8(link).ok().and_then(|text| text.trim_end().parse().ok());
     digest.ok_or_else(|| StoreError::Damaged {
-        path: directory.path(key),
+        path: backend.place(key),
         reason: "it does not hold a digest".into(),
     })
 }

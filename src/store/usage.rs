@@ -4,7 +4,7 @@
 //! whose name says what it added, so that any number of workers add at once, and a sum takes one listing. What two of
 //! them add at once counts twice, and what a publish adds while a collection counts may be missing, until the next one.
 
-use super::backend::Directory;
+use super::backend::Backend;
 use super::credentials::random_text;
 use super::digest::Digest;
 use super::error::StoreError;
@@ -18,13 +18,13 @@ impl Store {
     /// looked at.
     pub async fn usage(&self, namespace: &Namespace) -> Result<u64, StoreError> {
         let namespace = namespace.clone();
-        self.blocking(move |directory| {
-            let added = added(directory, namespace.as_str())?;
-            let counted = match counted(directory, namespace.as_str())? {
+        self.blocking(move |backend| {
+            let added = added(backend, namespace.as_str())?;
+            let counted = match counted(backend, namespace.as_str())? {
                 Some(bytes) => bytes,
                 None => {
-                    let bytes = count(directory, namespace.as_str())?;
-                    put(directory, namespace.as_str(), bytes, &added)?;
+                    let bytes = count(backend, namespace.as_str())?;
+                    put(backend, namespace.as_str(), bytes, &added)?;
                     return Ok(bytes);
                 }
             };
@@ -37,13 +37,13 @@ impl Store {
     /// in the namespace already, through another of its repositories. Looks at all of its images then.
     pub async fn recounted_usage(&self, namespace: &Namespace) -> Result<u64, StoreError> {
         let namespace = namespace.clone();
-        self.blocking(move |directory| {
-            let added = added(directory, namespace.as_str())?;
-            match counted(directory, namespace.as_str())? {
+        self.blocking(move |backend| {
+            let added = added(backend, namespace.as_str())?;
+            match counted(backend, namespace.as_str())? {
                 Some(bytes) if added.is_empty() => Ok(bytes),
                 _ => {
-                    let bytes = count(directory, namespace.as_str())?;
-                    put(directory, namespace.as_str(), bytes, &added)?;
+                    let bytes = count(backend, namespace.as_str())?;
+                    put(backend, namespace.as_str(), bytes, &added)?;
                     Ok(bytes)
                 }
             }
@@ -59,10 +59,10 @@ impl Store {
         parts: Vec<(Digest, u64)>,
     ) -> Result<(), StoreError> {
         let repository = repository.clone();
-        self.blocking(move |directory| {
+        self.blocking(move |backend| {
             let mut bytes = 0_u64;
             for (digest, length) in parts {
-                if directory.size(&layout::layer_link(&repository, digest))?.is_none() {
+                if backend.size(&layout::layer_link(&repository, digest))?.is_none() {
                     bytes = bytes.saturating_add(length);
                 }
             }
@@ -70,50 +70,50 @@ impl Store {
                 return Ok(());
             }
             let name = format!("{}-{bytes}", random_text::<10>());
-            directory.put(&[(&layout::usage_added(repository.namespace.as_str()).below(&name), b"")])
+            backend.put(&[(&layout::usage_added(repository.namespace.as_str()).below(&name), b"\n")])
         })
         .await
     }
 }
 
 /// The namespaces whose usage somebody has asked for.
-fn namespaces(directory: &Directory) -> Result<Vec<String>, StoreError> {
-    let names = directory.list(&layout::usages())?;
+fn namespaces(backend: &Backend) -> Result<Vec<String>, StoreError> {
+    let names = backend.list(&layout::usages())?;
     Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
 }
 
 /// What publishes have noted, of each of these namespaces.
-pub(super) fn all_added(directory: &Directory) -> Result<Vec<(String, Vec<String>)>, StoreError> {
-    let namespaces = namespaces(directory)?.into_iter();
+pub(super) fn all_added(backend: &Backend) -> Result<Vec<(String, Vec<String>)>, StoreError> {
+    let namespaces = namespaces(backend)?.into_iter();
     let added = namespaces.map(|namespace| {
-        let added = added(directory, &namespace)?;
+        let added = added(backend, &namespace)?;
         Ok((namespace, added))
     });
     added.collect()
 }
 
 /// What publishes have noted.
-fn added(directory: &Directory, namespace: &str) -> Result<Vec<String>, StoreError> {
-    directory.list(&layout::usage_added(namespace))
+fn added(backend: &Backend, namespace: &str) -> Result<Vec<String>, StoreError> {
+    backend.list(&layout::usage_added(namespace))
 }
 
 /// Keeps what was counted, of which `added` is a part: it was noted before the count began.
 pub(super) fn put(
-    directory: &Directory,
+    backend: &Backend,
     namespace: &str,
     bytes: u64,
     added: &[String],
 ) -> Result<(), StoreError> {
     let json = format!("{{\"bytes\":{bytes}}}\n");
-    directory.put(&[(&layout::usage_counted(namespace), json.as_bytes())])?;
+    backend.put(&[(&layout::usage_counted(namespace), json.as_bytes())])?;
     for name in added {
-        directory.discard(&layout::usage_added(namespace).below(name))?;
+        backend.discard(&layout::usage_added(namespace).below(name))?;
     }
     Ok(())
 }
 
-fn counted(directory: &Directory, namespace: &str) -> Result<Option<u64>, StoreError> {
-    let bytes = directory.read(&layout::usage_counted(namespace))?;
+fn counted(backend: &Backend, namespace: &str) -> Result<Option<u64>, StoreError> {
+    let bytes = backend.read(&layout::usage_counted(namespace))?;
     // One that cannot be read is counted anew.
     let value = bytes.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
     Ok(value.and_then(|value| value["bytes"].as_u64()))
@@ -123,15 +123,15 @@ fn bytes_of(name: &str) -> Option<u64> {
     name.split_once('-')?.1.parse().ok()
 }
 
-fn count(directory: &Directory, namespace: &str) -> Result<u64, StoreError> {
+fn count(backend: &Backend, namespace: &str) -> Result<u64, StoreError> {
     let (mut seen, mut bytes) = (std::collections::HashSet::new(), 0_u64);
     let below = format!("{namespace}/");
-    for repository in inventory::repositories(directory)? {
+    for repository in inventory::repositories(backend)? {
         if !repository.path.starts_with(&below) {
             continue;
         }
-        for version in inventory::versions(directory, &repository)?.all {
-            let Found::Readable(contents) = inventory::contents(directory, version.manifest) else {
+        for version in inventory::versions(backend, &repository)?.all {
+            let Found::Readable(contents) = inventory::contents(backend, version.manifest) else {
                 continue;
             };
             let own = std::iter::once((version.manifest, contents.length));

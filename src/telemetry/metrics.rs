@@ -67,7 +67,7 @@ fn describe() {
     describe_gauge!(
         "buildgrid_disk_free_bytes",
         Unit::Bytes,
-        "Free on the file systems of worker.data_dir (data), store.path (store) and the engine's data (engine)"
+        "Free on the file systems of worker.data_dir (data), store.path or store.spool (store) and the engine's data (engine)"
     );
     describe_gauge!("buildgrid_store_bytes", Unit::Bytes, "Size of all blobs in the store, counted hourly");
     describe_gauge!(

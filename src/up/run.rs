@@ -47,7 +47,9 @@ pub fn adopt(config: &Config) -> Config {
     let mut config = config.clone();
     let data_dir = config.up.resolved_data_dir();
     config.worker.data_dir = data_dir.join("worker");
-    config.store.path = data_dir.join("store");
+    if config.store.url.is_none() {
+        config.store.path = data_dir.join("store");
+    }
     config.timeline.data_dir = data_dir.join("timeline");
     config.up.data_dir = data_dir;
     config
@@ -64,7 +66,8 @@ pub fn adopted(config: &Config) -> Option<Config> {
     let adopted = adopt(config);
     let started = queue_directory(&adopted.up.data_dir).join("queue.db").exists();
     let named = !config.up.data_dir.as_os_str().is_empty();
-    let alone = !config.store.path.exists() && !config.timeline.data_dir.exists();
+    let alone =
+        config.store.directory().is_some_and(|path| !path.exists()) && !config.timeline.data_dir.exists();
     (started && (named || alone)).then_some(adopted)
 }
 

@@ -111,7 +111,7 @@ impl Timeline {
 
     /// The store, where this process sees one.
     pub(super) fn store(&self) -> Result<&Store, StoreError> {
-        self.store.as_ref().ok_or_else(|| StoreError::NoStore(self.config.now().store.path))
+        self.store.as_ref().ok_or_else(|| StoreError::NoStore(self.config.now().store.to_string().into()))
     }
 
     /// What builds may do, as far as the configuration here says: the workers', where both read one file.

@@ -24,6 +24,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 const DATA_REMEDY: &str =
     "free space there, lower worker.keep_builds or source.keep_mirrors, or give it a larger disk";
 const STORE_REMEDY: &str = "free space there, or move the store to a larger disk (store.path)";
+const SPOOL_REMEDY: &str =
+    "free space there, or let blobs be written elsewhere until they are in the object store (store.spool)";
 const ENGINE_REMEDY: &str = "remove unused images, containers and build cache (docker system prune); an engine that builds for BuildGrid alone has its build cache pruned with engine.dedicated";
 
 /// On which of the disks there is too little space.
@@ -68,7 +70,10 @@ impl Disks {
         let mut disks = Self {
             live,
             data: Place::new("worker.data_dir", "data", config.worker.data_dir.clone(), DATA_REMEDY),
-            store: Place::new("store.path", "store", config.store.path.clone(), STORE_REMEDY),
+            store: match config.store.space() {
+                (key, path) if config.store.url.is_none() => Place::new(key, "store", path, STORE_REMEDY),
+                (key, path) => Place::new(key, "store", path, SPOOL_REMEDY),
+            },
             engine: engine.map(|engine| Engine { engine, place: None, asked: None, unwatched: None }),
             gate,
             pressure,

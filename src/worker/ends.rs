@@ -117,7 +117,7 @@ mod tests {
 
     fn workers() -> (tempfile::TempDir, Ends, Ends) {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Ends::new(Store::open(&StoreConfig { path: folder.path().to_owned() }).unwrap());
+        let open = || Ends::new(Store::open(&StoreConfig::at(folder.path().to_owned())).unwrap());
         let (one, two) = (open(), open());
         (folder, one, two)
     }

@@ -223,7 +223,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn it_goes_round_when_it_is_time_and_one_of_two_does() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Store::open(&StoreConfig { path: folder.path().to_owned() }).unwrap();
+        let open = || Store::open(&StoreConfig::at(folder.path().to_owned())).unwrap();
         let mut config = Config::default();
         config.keeping.gc_grace = Duration::ZERO;
         config.keeping.scrub_parts = 3;
@@ -273,7 +273,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_report_from_the_future_does_not_put_the_next_round_off() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig { path: folder.path().to_owned() }).unwrap();
+        let store = Store::open(&StoreConfig::at(folder.path().to_owned())).unwrap();
         let (every, cancel) = (Duration::from_secs(24 * 3600), CancellationToken::new());
         let collection =
             Collection { grace: every, dry_run: false, retention: Retention::KeepAll, cancel: &cancel };

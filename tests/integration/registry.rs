@@ -6,6 +6,7 @@ mod content;
 mod crossing;
 mod daemon;
 mod listings;
+mod objects;
 mod observed;
 mod public;
 mod referrers;

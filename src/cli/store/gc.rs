@@ -36,7 +36,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let Args { dry_run, json } = args;
     if !dry_run {
-        permission::refuse_other_owner(&config.store.path)?;
+        permission::refuse_other_owner(&config.store)?;
     }
     let grace = config.keeping.gc_grace;
     let client = service::find(config).await.map_err(|failure| format!("{:#}", failure.error));

@@ -47,15 +47,20 @@ async fn with_store<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let config = config.clone();
     let done = tokio::task::spawn_blocking(move || {
-        if let Some(denied) = permission::denied(&config.path.join("buildgrid")) {
+        let denied = config.directory().and_then(|path| permission::denied(&path.join("buildgrid")));
+        if let Some(denied) = denied {
             return Err(Failure::new(Exit::Configuration, anyhow::anyhow!(denied)));
         }
-        let store =
-            Store::open_read_only(&config).map_err(|error| Failure::new(Exit::Configuration, error))?;
+        let store = Store::open_read_only(&config).map_err(|error| {
+            let is_away = matches!(error, StoreError::Object { .. });
+            Failure::new(if is_away { Exit::Unavailable } else { Exit::Configuration }, error)
+        })?;
         work(&store).map_err(|error| {
             let exit = match &error {
-                StoreError::Busy => Exit::Unavailable,
-                StoreError::ReadOnly { .. } => Exit::Configuration,
+                StoreError::Busy | StoreError::Object { .. } => Exit::Unavailable,
+                StoreError::ReadOnly { .. } | StoreError::Refused { .. } | StoreError::Unusable { .. } => {
+                    Exit::Configuration
+                }
                 _ => Exit::Internal,
             };
             Failure::new(exit, error)

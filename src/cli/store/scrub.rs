@@ -33,7 +33,7 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let Args { subset, json } = args;
-    permission::refuse_other_owner(&config.store.path)?;
+    permission::refuse_other_owner(&config.store)?;
     let scrubbed =
         with_store(&config.store, move |store| store.scrub(subset, &CancellationToken::new())).await?;
     let text = match json {

@@ -52,7 +52,7 @@ impl<'a> Batch<'a> {
 
     /// Makes the directory that the object at `key` lies in.
     pub(super) fn make_parent(&mut self, key: &Key) -> Result<PathBuf, StoreError> {
-        let path = self.directory.path(key);
+        let path = self.directory.place(key);
         if let Some(parent) = path.parent() {
             self.make(parent)?;
         }

@@ -19,6 +19,7 @@ use super::super::credentials::random_text;
 use super::super::error::StoreError;
 use super::super::layout::{self, Key};
 use super::batch::Batch;
+use super::dispatch::Entry;
 
 /// Directories remembered, at most; beyond it the memory starts anew, which costs a few syncs.
 const MAX_KNOWN: usize = 8192;
@@ -70,26 +71,69 @@ impl Directory {
         Self { root: root.to_owned(), known: Mutex::new(HashMap::new()) }
     }
 
-    pub(in crate::store) fn path(&self, key: &Key) -> PathBuf {
+    pub(in crate::store) fn place(&self, key: &Key) -> PathBuf {
         self.root.join(key.as_str())
+    }
+
+    /// An object to be read.
+    pub(in crate::store) fn open(&self, key: &Key) -> Result<Option<File>, StoreError> {
+        let path = self.place(key);
+        absent_is_none(File::open(&path)).map_err(|error| StoreError::io("read", &path, error))
+    }
+
+    /// Tells of each object below `key`, by its path from there, until `each` answers that it is enough.
+    pub(in crate::store) fn walk(
+        &self,
+        key: &Key,
+        each: &mut dyn FnMut(&str, Entry) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.walk_below(key, "", each).map(drop)
+    }
+
+    fn walk_below(
+        &self,
+        key: &Key,
+        above: &str,
+        each: &mut dyn FnMut(&str, Entry) -> Result<bool, StoreError>,
+    ) -> Result<bool, StoreError> {
+        for name in self.list(key)? {
+            let (key, path) = (key.below(&name), format!("{above}{name}"));
+            let place = self.place(&key);
+            let found = absent_is_none(fs::metadata(&place));
+            // One that goes away meanwhile is not there.
+            let Some(metadata) = found.map_err(|error| StoreError::io("read", &place, error))? else {
+                continue;
+            };
+            let goes_on = match metadata.is_dir() {
+                true => self.walk_below(&key, &format!("{path}/"), each)?,
+                false => {
+                    let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    each(&path, Entry { bytes: metadata.len(), modified })?
+                }
+            };
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Makes the directory at `key`, durably.
     pub(in crate::store) fn make(&self, key: &Key) -> Result<(), StoreError> {
         let mut batch = Batch::new(self);
-        batch.make(&self.path(key))?;
+        batch.make(&self.place(key))?;
         batch.sync()
     }
 
     /// The whole of a small object.
     pub(in crate::store) fn read(&self, key: &Key) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.path(key);
+        let path = self.place(key);
         absent_is_none(fs::read(&path)).map_err(|error| StoreError::io("read", &path, error))
     }
 
     /// The length of an object in bytes.
     pub(in crate::store) fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        let path = self.path(key);
+        let path = self.place(key);
         absent_is_none(fs::metadata(&path))
             .map(|found| found.filter(fs::Metadata::is_file).map(|metadata| metadata.len()))
             .map_err(|error| StoreError::io("read", &path, error))
@@ -97,7 +141,7 @@ impl Directory {
 
     /// The names under `key`, sorted; none when there is no such directory.
     pub(in crate::store) fn list(&self, key: &Key) -> Result<Vec<String>, StoreError> {
-        let path = self.path(key);
+        let path = self.place(key);
         let failed = |error| StoreError::io("read", &path, error);
         let Some(entries) = absent_is_none(fs::read_dir(&path)).map_err(failed)? else {
             return Ok(Vec::new());
@@ -187,7 +231,7 @@ impl Directory {
 
     /// Removes an object durably; answers whether it was there.
     pub(in crate::store) fn remove(&self, key: &Key) -> Result<bool, StoreError> {
-        let path = self.path(key);
+        let path = self.place(key);
         let removed = absent_is_none(fs::remove_file(&path))
             .map_err(|error| StoreError::io("remove", &path, error))?
             .is_some();
@@ -201,7 +245,7 @@ impl Directory {
     /// any other file of this user: a stock registry may run as another.
     pub(super) fn temporary(&self) -> Result<Temporary, StoreError> {
         loop {
-            let path = self.path(&layout::temporary_files()).join(random_text::<10>());
+            let path = self.place(&layout::temporary_files()).join(random_text::<10>());
             let failed = |error| StoreError::io("write", &path, error);
             let file = File::options().write(true).create_new(true).open(&path).map_err(failed)?;
             // Held until it has its place: what nobody holds, a crash has left. A sweep may have come between.
@@ -226,7 +270,7 @@ impl Directory {
             if cancel.is_cancelled() {
                 break;
             }
-            let path = self.path(&key).join(name);
+            let path = self.place(&key).join(name);
             let remove = || {
                 let file = File::open(&path)?;
                 let metadata = file.metadata()?;
@@ -297,7 +341,7 @@ impl Directory {
 
     /// Keeps out all other processes that lock the same file, until what is answered is dropped.
     pub(super) fn lock(&self, key: &Key) -> Result<File, StoreError> {
-        let path = self.path(key);
+        let path = self.place(key);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|error| StoreError::io("create", parent, error))?;
         }

@@ -11,33 +11,59 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use super::super::error::StoreError;
 use super::super::layout::Key;
 use super::directory::{Directory, Swap, absent_is_none, sync_directory};
+use super::objects::{Hold, ObjectLease};
 
-/// That this process alone does something, until it is dropped or the process dies. (In an object store it would be an
-/// object put on condition, renewed, and taken over once it is old.)
-pub(in crate::store) struct Lease {
-    file: File,
+/// That this process alone does something, until it is dropped or the process dies.
+pub(in crate::store) enum Lease {
+    /// A locked file.
+    File(File),
+    Object(ObjectLease),
 }
 
 impl Lease {
     /// The time by the clock of where the store is: those of the machines that use it may differ. Needs no space.
     pub(in crate::store) fn now(&self) -> io::Result<SystemTime> {
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        futimens(&self.file, &Timestamps { last_access: now, last_modification: now })?;
-        self.file.metadata()?.modified()
+        match self {
+            Self::File(file) => {
+                let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+                futimens(file, &Timestamps { last_access: now, last_modification: now })?;
+                file.metadata()?.modified()
+            }
+            Self::Object(lease) => Ok(lease.now()),
+        }
+    }
+}
+
+/// That nobody else changes what is being removed.
+pub(in crate::store) enum Held<'a> {
+    /// Until the lock is let go.
+    Lock,
+    /// For a while.
+    Objects(&'a Hold),
+}
+
+impl Held<'_> {
+    /// # Errors
+    /// [`StoreError::Slow`] when it is over.
+    pub(in crate::store) fn still(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Lock => Ok(()),
+            Self::Objects(hold) => hold.still(),
+        }
     }
 }
 
 impl Directory {
     /// Takes the lease at `key`, unless another process has it: `None`.
     pub(in crate::store) fn lease(&self, key: &Key) -> Result<Option<Lease>, StoreError> {
-        let path = self.path(key);
+        let path = self.place(key);
         let taken = || {
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)?;
             }
             let file = File::options().create(true).append(true).open(&path)?;
             match file.try_lock() {
-                Ok(()) => Ok(Some(Lease { file })),
+                Ok(()) => Ok(Some(Lease::File(file))),
                 Err(TryLockError::WouldBlock) => Ok(None),
                 Err(TryLockError::Error(error)) => Err(error),
             }
@@ -47,7 +73,7 @@ impl Directory {
 
     /// When an object was put.
     pub(in crate::store) fn modified(&self, key: &Key) -> Result<Option<SystemTime>, StoreError> {
-        let path = self.path(key);
+        let path = self.place(key);
         absent_is_none(fs::metadata(&path).and_then(|metadata| metadata.modified()))
             .map_err(|error| StoreError::io("read", &path, error))
     }
@@ -97,7 +123,7 @@ impl Directory {
     /// Removes an object, and the directories that are empty then. After a loss of power it may be there again. Answers
     /// its length in bytes if it was there.
     pub(in crate::store) fn discard(&self, key: &Key) -> Result<Option<u64>, StoreError> {
-        let path = self.path(key);
+        let path = self.place(key);
         let length = absent_is_none(fs::metadata(&path).map(|metadata| metadata.len()))
             .map_err(|error| StoreError::io("read", &path, error))?;
         let removed =
@@ -109,7 +135,7 @@ impl Directory {
     /// Removes the directories at and above `key`, as far as nothing is in them. Who was about to put something there
     /// makes them again.
     pub(in crate::store) fn remove_empty(&self, key: &Key) {
-        let path = self.path(key);
+        let path = self.place(key);
         for directory in path.ancestors().take_while(|path| *path != self.root()) {
             match fs::remove_dir(directory) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return,
@@ -126,7 +152,7 @@ impl Directory {
         seen: &File,
         aside: &Key,
     ) -> Result<bool, StoreError> {
-        let (from, to) = (self.path(key), self.path(aside));
+        let (from, to) = (self.place(key), self.place(aside));
         let same = |path: &Path| {
             let (seen, there) = (seen.metadata()?, fs::symlink_metadata(path)?);
             Ok((seen.dev(), seen.ino()) == (there.dev(), there.ino()))

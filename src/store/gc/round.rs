@@ -9,7 +9,7 @@ use super::live::{Live, Usage};
 use super::report::{Collected, Going, ImageGone, MOST_NAMED, Unreadable};
 use super::retention::{self, Candidate, Retention};
 use super::settling::{Garbage, Kind};
-use crate::store::backend::{Directory, Lease};
+use crate::store::backend::{Backend, Lease};
 use crate::store::condemned::{self, List, Mark};
 use crate::store::credentials::random_text;
 use crate::store::digest::Digest;
@@ -40,25 +40,25 @@ impl Store {
     /// till then is right and stays done.
     pub fn collect(&self, collection: &Collection<'_>) -> Result<Collected, StoreError> {
         let began = Instant::now();
-        let directory = self.directory();
+        let backend = self.backend();
         let lease = match collection.dry_run {
             true => None,
-            false => Some(directory.lease(&layout::collection_lease())?.ok_or(StoreError::Busy)?),
+            false => Some(backend.lease(&layout::collection_lease())?.ok_or(StoreError::Busy)?),
         };
-        let mut round = Round::begin(directory, collection, lease)?;
+        let mut round = Round::begin(backend, collection, lease)?;
         // What is noted from now on may not be seen in what follows.
         let added = match collection.dry_run {
             true => Vec::new(),
-            false => usage::all_added(directory)?,
+            false => usage::all_added(backend)?,
         };
-        for repository in inventory::repositories(directory)? {
+        for repository in inventory::repositories(backend)? {
             round.repository(&repository)?;
         }
         round.images();
         // A disk may be full: whatever makes room comes before all that takes some.
         let (mut settled, mut full) = (Vec::new(), None);
+        round.blobs()?;
         for shard in condemned::shards() {
-            round.blobs(&shard)?;
             match round.remove_due(&shard) {
                 Ok(one) => settled.push((shard, one)),
                 Err(error @ StoreError::Full { .. }) => full = Some(error),
@@ -73,14 +73,14 @@ impl Store {
             round.condemn(&shard, &one)?;
         }
         for (namespace, added) in added {
-            usage::put(directory, &namespace, round.usage.of(&namespace), &added)?;
+            usage::put(backend, &namespace, round.usage.of(&namespace), &added)?;
         }
         let mut collected = round.collected;
         collected.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
         if !collection.dry_run {
             // The round makes it another file each time, whose time tells when that was.
             let json = serde_json::json!({"round": round.id, "collected": collected}).to_string();
-            directory.put(&[(&layout::collection_report(), json.as_bytes())])?;
+            backend.put(&[(&layout::collection_report(), json.as_bytes())])?;
         }
         Ok(collected)
     }
@@ -88,8 +88,8 @@ impl Store {
     /// How long ago the last collection ended; how far ahead, where that lies in the future: a clock was wrong. None:
     /// there was none.
     pub async fn collected_before(&self) -> Result<Option<Duration>, StoreError> {
-        self.blocking(|directory| {
-            let at = directory.modified(&layout::collection_report())?;
+        self.blocking(|backend| {
+            let at = backend.modified(&layout::collection_report())?;
             Ok(at.map(|at| at.elapsed().unwrap_or_else(|ahead| ahead.duration())))
         })
         .await
@@ -105,7 +105,7 @@ struct Leaving {
 }
 
 pub(super) struct Round<'a> {
-    pub directory: &'a Directory,
+    pub backend: &'a Backend,
     pub collection: &'a Collection<'a>,
     /// None for a dry run.
     lease: Option<Lease>,
@@ -114,6 +114,8 @@ pub(super) struct Round<'a> {
     pub id: String,
     /// All marks, by what they name, as they were when the round began.
     marks: HashMap<String, Mark>,
+    /// The lists that had any.
+    pub marked: HashSet<String>,
     /// How many more there will be.
     fresh: usize,
     pub live: Live,
@@ -126,26 +128,28 @@ pub(super) struct Round<'a> {
 
 impl<'a> Round<'a> {
     fn begin(
-        directory: &'a Directory,
+        backend: &'a Backend,
         collection: &'a Collection<'a>,
         lease: Option<Lease>,
     ) -> Result<Self, StoreError> {
-        let mut marks = HashMap::new();
-        for shard in condemned::shards() {
-            let list = List::read(directory, &shard)?;
+        let (mut marks, mut marked) = (HashMap::new(), HashSet::new());
+        for shard in backend.list(&layout::condemned_lists())? {
+            let list = List::read(backend, &shard)?;
             marks.extend(list.marks.into_iter().map(|mark| (mark.key.clone(), mark)));
+            marked.insert(shard);
         }
         let retention_paused = match &collection.retention {
             Retention::Unknown(reason) => Some(reason.clone()),
             Retention::KeepAll | Retention::By { .. } => None,
         };
         let mut round = Self {
-            directory,
+            backend,
             collection,
             lease,
             now: SystemTime::UNIX_EPOCH,
             id: random_text::<10>(),
             marks,
+            marked,
             fresh: 0,
             live: Live::default(),
             usage: Usage::default(),
@@ -162,7 +166,7 @@ impl<'a> Round<'a> {
         match &self.lease {
             None => Ok(SystemTime::now()),
             Some(lease) => lease.now().map_err(|error| {
-                StoreError::io("lock", &self.directory.path(&layout::collection_lease()), error)
+                StoreError::io("lock", &self.backend.place(&layout::collection_lease()), error)
             }),
         }
     }
@@ -184,7 +188,7 @@ impl<'a> Round<'a> {
     fn repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
         self.go_on()?;
         self.collected.repositories += 1;
-        let versions = inventory::versions(self.directory, repository)?;
+        let versions = inventory::versions(self.backend, repository)?;
         self.collected.images += versions.all.len() as u64;
         let mut seen = Seen::default();
         for tag in &versions.unreadable {
@@ -216,7 +220,7 @@ impl<'a> Round<'a> {
         self.links(repository, seen)?;
         if versions.all.is_empty() && versions.unreadable.is_empty() && !self.collection.dry_run {
             for folder in [layout::layer_links, layout::revision_links, layout::tag_directories] {
-                self.directory.remove_empty(&folder(&repository.key));
+                self.backend.remove_empty(&folder(&repository.key));
             }
         }
         Ok(())
@@ -248,7 +252,7 @@ impl<'a> Round<'a> {
         let mut indices = Vec::new();
         for (index, version) in versions.iter().enumerate() {
             let Some(name) = version.name(repository) else { continue };
-            let created = match inventory::contents(self.directory, version.manifest) {
+            let created = match inventory::contents(self.backend, version.manifest) {
                 Found::Readable(contents) => contents.created,
                 Found::Absent | Found::Unreadable(_) => None,
             };
@@ -319,15 +323,16 @@ impl<'a> Round<'a> {
         if self.collection.dry_run {
             return Ok(true);
         }
-        let directory = self.directory;
-        let removed = self.remove_marked(&condemned::shard_of(version.manifest), &[mark], |_| {
+        let backend = self.backend;
+        let removed = self.remove_marked(&condemned::shard_of(version.manifest), &[mark], |_, held| {
+            held.still()?;
             let current = layout::tag_current_link(&candidate.name);
             let link = version.manifest.to_string();
             // Durably, before what it refers to goes: else a tag could come back without its content.
-            directory.remove_if(&layout::tags_lock(), &current, link.as_bytes())?;
-            directory.remove(&version.key)?;
+            backend.remove_if(&layout::tags_lock(), &current, link.as_bytes())?;
+            backend.remove(&version.key)?;
             for key in [&version.key, &current] {
-                directory.remove_empty(key);
+                backend.remove_empty(key);
             }
             Ok(())
         })?;
@@ -347,7 +352,7 @@ impl<'a> Round<'a> {
             if all.iter().any(|(known, _)| *known == digest) {
                 continue;
             }
-            match inventory::contents(self.directory, digest) {
+            match inventory::contents(self.backend, digest) {
                 Found::Readable(contents) => {
                     left.extend(contents.manifests.iter().map(|&child| (child, true)));
                     all.push((digest, contents));
@@ -366,8 +371,8 @@ impl<'a> Round<'a> {
     /// Whether it is what a tag named before, of which nothing is there any more, while what the tag names now is: that
     /// nobody will build it again must not keep the repository's garbage for ever.
     fn is_lost(&self, all: &[Version], version: &Version) -> bool {
-        let is_absent = |digest| matches!(inventory::contents(self.directory, digest), Found::Absent);
-        let is_readable = |digest| matches!(inventory::contents(self.directory, digest), Found::Readable(_));
+        let is_absent = |digest| matches!(inventory::contents(self.backend, digest), Found::Absent);
+        let is_readable = |digest| matches!(inventory::contents(self.backend, digest), Found::Readable(_));
         let mut of_tag = all.iter().filter(|other| other.tag == version.tag);
         !version.is_current
             && is_absent(version.manifest)
@@ -377,7 +382,7 @@ impl<'a> Round<'a> {
 
     /// Whether it was there, and what it refers to is not known because it was damaged. What cannot be told is taken so.
     fn is_quarantined(&self, digest: Digest) -> bool {
-        self.directory.size(&layout::quarantined(digest)).map_or(true, |length| length.is_some())
+        self.backend.size(&layout::quarantined(digest)).map_or(true, |length| length.is_some())
     }
 
     fn cannot_read(
@@ -398,14 +403,14 @@ impl<'a> Round<'a> {
     fn links(&mut self, repository: &Repository, mut seen: Seen) -> Result<(), StoreError> {
         let layers = layout::layer_links(&repository.key);
         let revisions = layout::revision_links(&repository.key);
-        let revised = inventory::links(self.directory, &revisions)?;
+        let revised = inventory::links(self.backend, &revisions)?;
         let mut unneeded = Vec::new();
         for &digest in &revised {
             self.go_on()?;
             if seen.tagged.contains(&digest) || seen.linked.contains(&digest) {
                 continue;
             }
-            match inventory::contents(self.directory, digest) {
+            match inventory::contents(self.backend, digest) {
                 // Of a publish that did not come to its tag, or of an image that has gone.
                 Found::Readable(contents) if contents.is_ours && repository.name().is_some() => {
                     unneeded.push(digest);
@@ -419,7 +424,7 @@ impl<'a> Round<'a> {
                 }
             }
         }
-        let linked = inventory::links(self.directory, &layers)?;
+        let linked = inventory::links(self.backend, &layers)?;
         if seen.is_unreadable {
             for digest in revised.into_iter().chain(linked) {
                 self.live.insert(digest);
@@ -458,19 +463,14 @@ impl<'a> Round<'a> {
         self.collected.in_use = self.live.len() as u64;
     }
 
-    /// The blobs whose digests begin with these two digits.
-    fn blobs(&mut self, shard: &str) -> Result<(), StoreError> {
-        for digest in inventory::links(self.directory, &layout::blobs_in(shard))? {
-            if self.live.has(digest) {
-                continue;
+    /// All blobs.
+    fn blobs(&mut self) -> Result<(), StoreError> {
+        inventory::blobs(self.backend, |digest, bytes| {
+            if !self.live.has(digest) {
+                self.note(layout::blob(digest), digest, Kind::Blob, bytes);
             }
-            self.go_on()?;
-            let key = layout::blob(digest);
-            if let Some(bytes) = self.directory.size(&key)? {
-                self.note(key, digest, Kind::Blob, bytes);
-            }
-        }
-        Ok(())
+            self.go_on().map(|()| true)
+        })
     }
 
     fn note(&mut self, key: Key, digest: Digest, kind: Kind, bytes: u64) {

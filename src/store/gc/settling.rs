@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::retention::Retention;
 use super::round::Round;
+use crate::store::backend::Held;
 use crate::store::condemned::{self, List, Mark};
 use crate::store::digest::Digest;
 use crate::store::error::StoreError;
@@ -54,8 +55,8 @@ impl Round<'_> {
             self.go_on()?;
             let marks: Vec<&Mark> = batch.iter().filter_map(|one| one.mark.as_ref()).collect();
             let keys: HashMap<_, _> = batch.iter().map(|one| (one.key.as_str(), one)).collect();
-            let remove = |mark: &Mark| match keys.get(mark.key.as_str()) {
-                Some(one) => self.directory.discard(&one.key).map(drop),
+            let remove = |mark: &Mark, held: &Held| match keys.get(mark.key.as_str()) {
+                Some(one) => self.backend.erase(&one.key, held),
                 None => Ok(()),
             };
             let removed = match self.collection.dry_run {
@@ -74,18 +75,19 @@ impl Round<'_> {
         &self,
         shard: &str,
         marks: &[&Mark],
-        remove: impl Fn(&Mark) -> Result<(), StoreError> + Sync,
+        remove: impl Fn(&Mark, &Held) -> Result<(), StoreError> + Sync,
     ) -> Result<HashSet<String>, StoreError> {
         let marks: HashMap<_, _> = marks.iter().map(|mark| (mark.key.as_str(), *mark)).collect();
         loop {
-            let list = List::read(self.directory, shard)?;
+            let list = List::read(self.backend, shard)?;
             let is_named = |mark: &&Mark| marks.get(mark.key.as_str()) == Some(mark);
             let (go, stay): (Vec<&Mark>, Vec<&Mark>) = list.marks.iter().partition(is_named);
             let rest = List::bytes_of(stay);
             let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
             // Many at once, since it is the disk that takes the time.
-            let work = || go.par_iter().with_min_len(TOGETHER).try_for_each(|mark| remove(mark));
-            if self.directory.change_while(&lock, &key, &list.bytes, &rest, work)?.is_some() {
+            let work =
+                |held: &Held| go.par_iter().with_min_len(TOGETHER).try_for_each(|mark| remove(mark, held));
+            if self.backend.change_while(&lock, &key, &list.bytes, &rest, work)?.is_some() {
                 return Ok(go.iter().map(|mark| mark.key.clone()).collect());
             }
         }
@@ -94,8 +96,11 @@ impl Round<'_> {
     /// Marks what has none, and takes the marks off what is needed again.
     pub(super) fn condemn(&mut self, shard: &str, settled: &Settled) -> Result<(), StoreError> {
         let Settled { due, rest } = settled;
+        if due.is_empty() && rest.is_empty() && !self.marked.contains(shard) {
+            return Ok(());
+        }
         loop {
-            let list = List::read(self.directory, shard)?;
+            let list = List::read(self.backend, shard)?;
             let since = self.clock()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let standing: HashMap<_, _> = list.marks.iter().map(|mark| (mark.key.as_str(), mark)).collect();
             let (mut marks, mut waiting) = (Vec::new(), Vec::new());
@@ -127,7 +132,7 @@ impl Round<'_> {
             let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
             let is_done = self.collection.dry_run
                 || bytes == list.bytes
-                || self.directory.change_while(&lock, &key, &list.bytes, &bytes, || Ok(()))?.is_some();
+                || self.backend.change(&lock, &key, &list.bytes, &bytes)?;
             if !is_done {
                 continue;
             }
@@ -149,18 +154,18 @@ impl Round<'_> {
         for shard in condemned::shards() {
             self.go_on()?;
             let folder = layout::layer_indices(&shard);
-            for name in self.directory.list(&folder)? {
+            for name in self.backend.list(&folder)? {
                 let key = folder.below(&name);
-                let layer = self.directory.read(&key)?.map(|bytes| serde_json::from_slice::<Layer>(&bytes));
+                let layer = self.backend.read(&key)?.map(|bytes| serde_json::from_slice::<Layer>(&bytes));
                 let is_of_use = match layer {
                     Some(Ok(layer)) => {
                         self.live.has(layer.digest)
-                            || self.directory.size(&layout::blob(layer.digest))?.is_some()
+                            || self.backend.size(&layout::blob(layer.digest))?.is_some()
                     }
                     Some(Err(_)) => false,
                     None => true,
                 };
-                if !is_of_use && self.directory.discard(&key)?.is_some() {
+                if !is_of_use && self.backend.discard(&key)?.is_some() {
                     self.collected.removed.links += 1;
                 }
             }

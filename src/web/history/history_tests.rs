@@ -51,7 +51,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         Self {
             database: Database::open(&folder.path().join("timeline")).await.unwrap(),
-            store: Store::open(&StoreConfig { path: folder.path().join("store") }).unwrap(),
+            store: Store::open(&StoreConfig::at(folder.path().join("store"))).unwrap(),
             now: OffsetDateTime::now_utc(),
             text: "one line".to_owned(),
             _folder: folder,

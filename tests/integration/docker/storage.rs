@@ -223,7 +223,7 @@ async fn compressed_layers_are_taken_as_they_are() {
     let server = TestEngine::start_newer(true).await;
     let engine = connect(&server);
     let folder = tempfile::tempdir().unwrap();
-    let config = StoreConfig { path: folder.path().to_owned() };
+    let config = StoreConfig::at(folder.path().to_owned());
     let publisher = Publisher::new(&PublishConfig::default(), Store::open(&config).unwrap());
     let mut manifests = Vec::new();
     for tag in ["1", "2"] {
@@ -317,7 +317,7 @@ async fn what_is_published_is_the_same_both_ways() {
     let mut published = Vec::new();
     for way in [Way::EngineStorage, Way::Export] {
         let folder = tempfile::tempdir().unwrap();
-        let config = StoreConfig { path: folder.path().to_owned() };
+        let config = StoreConfig::at(folder.path().to_owned());
         let publisher = Publisher::new(&PublishConfig::default(), Store::open(&config).unwrap());
         let image = Arc::new(trial.read(way).await.unwrap());
         published.push(publish(&publisher, &trial, &image, &name).await.unwrap());

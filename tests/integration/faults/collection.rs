@@ -1,59 +1,92 @@
 //! Garbage is collected, by two collectors with hardly any grace, while publishers and pullers are at work: each a
 //! process of its own.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use buildgrid::config::Config;
+use buildgrid::registry::RegistryConfig;
 use buildgrid::store::{
     Collection, Going, InUse, NewCredential, Part, Retention, Store, StoreConfig, StoreError,
 };
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::moto::Moto;
 use crate::support::process::{buildgrid, run};
 use crate::support::registry::TestRegistry;
 
-/// How long it goes on.
-const LASTS: Duration = Duration::from_secs(25);
-/// Long enough for a publish, and no longer: so what was condemned is used again all the time.
-const GRACE: Duration = Duration::from_secs(2);
+/// Where it happens, and how.
+struct Scene {
+    store: StoreConfig,
+    /// How long it goes on.
+    lasts: Duration,
+    /// Long enough for a publish, and no longer: so what was condemned is used again all the time.
+    grace: Duration,
+    /// Whether collectors are killed on the way.
+    kills: bool,
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_is_collected_while_images_are_published_and_pulled() {
-    let registry = Arc::new(TestRegistry::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    let (lasts, grace) = (Duration::from_secs(25), Duration::from_secs(2));
+    let store = StoreConfig::at(folder.path().join("store"));
+    let (removed, gone) = play(Scene { store, lasts, grace, kills: false }).await;
+    assert!(removed > 20 && gone > 10, "{removed} blobs and {gone} images were removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_is_collected_in_an_object_store_by_collectors_that_are_killed() {
+    let server = Moto::start().await;
+    let (lasts, grace) = (Duration::from_secs(70), Duration::from_secs(8));
+    let (removed, gone) = play(Scene { store: server.store(), lasts, grace, kills: true }).await;
+    assert!(removed > 3 && gone > 1, "{removed} blobs and {gone} images were removed");
+}
+
+/// Answers how many blobs and images went.
+async fn play(scene: Scene) -> (u64, usize) {
+    let registry = Arc::new(TestRegistry::start_at(RegistryConfig::default(), &scene.store).await);
+    let scene = Arc::new(scene);
     let login = Arc::new(registry.store.add_credential(["smoke".parse().unwrap()].into()).await.unwrap());
     let folder = tempfile::tempdir().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
 
     // One in this process, which lets images go as well; the other by the command, which has no timeline to ask.
-    let config = configured(folder.path(), registry.root(), "gc");
+    let config = configured(folder.path(), &scene, "gc");
     let commands = tokio::spawn({
-        let stop = stop.clone();
+        let (stop, kills) = (stop.clone(), scene.kills);
         async move {
             while !stop.load(Ordering::Relaxed) {
                 let mut command = buildgrid(&config);
                 command.args(["store", "gc"]);
+                if kills {
+                    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+                    let life = rand::random_range(500..5000);
+                    tokio::time::sleep(Duration::from_millis(life)).await;
+                    let _ = child.kill();
+                    child.wait().unwrap();
+                    continue;
+                }
                 let ran = run(command, "").await;
                 assert!(ran.success || ran.output.contains("another process"), "{}", ran.output);
             }
         }
     });
-    let path = registry.root().to_owned();
     let collector = tokio::task::spawn_blocking({
-        let stop = stop.clone();
-        move || letting_go(&path, &stop)
+        let (stop, scene) = (stop.clone(), scene.clone());
+        move || letting_go(&scene, &stop)
     });
 
     let publishers = (0..2).map(|publisher| {
-        let config = configured(folder.path(), registry.root(), &format!("publisher-{publisher}"));
-        let (registry, login) = (registry.clone(), login.clone());
+        let config = configured(folder.path(), &scene, &format!("publisher-{publisher}"));
+        let (registry, login, lasts) = (registry.clone(), login.clone(), scene.lasts);
         tokio::spawn(async move {
             let began = Instant::now();
-            let builds = (0..).take_while(|_| began.elapsed() < LASTS);
+            let builds = (0..).take_while(|_| began.elapsed() < lasts);
             for build in builds {
                 publish_and_pull(&config, publisher, build, &registry, &login).await;
             }
@@ -64,16 +97,16 @@ async fn garbage_is_collected_while_images_are_published_and_pulled() {
     }
     stop.store(true, Ordering::Relaxed);
     commands.await.unwrap();
-    let (removed, gone) = collector.await.unwrap();
-    assert!(removed > 20 && gone > 10, "{removed} blobs and {gone} images were removed");
+    let went = collector.await.unwrap();
     let scrubbed = registry.store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
     assert!(!scrubbed.is_damaged(), "{scrubbed:?}");
     Arc::into_inner(registry).unwrap().stop().await;
+    went
 }
 
 /// Keeps the last image of each repository, round after round; answers how many blobs and images went.
-fn letting_go(path: &Path, stop: &AtomicBool) -> (u64, usize) {
-    let store = Store::open(&StoreConfig { path: path.to_owned() }).unwrap();
+fn letting_go(scene: &Scene, stop: &AtomicBool) -> (u64, usize) {
+    let (store, grace) = (Store::open(&scene.store).unwrap(), scene.grace);
     let (mut removed, mut gone) = (0, 0);
     let cancel = CancellationToken::new();
     while !stop.load(Ordering::Relaxed) {
@@ -81,7 +114,7 @@ fn letting_go(path: &Path, stop: &AtomicBool) -> (u64, usize) {
         let apps: Vec<_> = (0..2).map(|publisher| format!("smoke/web{publisher}")).collect();
         let in_use = InUse::read([], apps.iter().map(String::as_str));
         let retention = Retention::By { rules, in_use, again: None };
-        match store.collect(&Collection { grace: GRACE, dry_run: false, retention, cancel: &cancel }) {
+        match store.collect(&Collection { grace, dry_run: false, retention, cancel: &cancel }) {
             Ok(collected) => {
                 removed += collected.removed.blobs;
                 gone += collected.retention.iter().filter(|image| image.state == Going::Removed).count();
@@ -94,13 +127,19 @@ fn letting_go(path: &Path, stop: &AtomicBool) -> (u64, usize) {
     (removed, gone)
 }
 
-fn configured(folder: &Path, store: &Path, name: &str) -> std::path::PathBuf {
+fn configured(folder: &Path, scene: &Scene, name: &str) -> std::path::PathBuf {
     let path = folder.join(format!("{name}.toml"));
     let data = folder.join(name);
+    let store = match &scene.store.url {
+        None => format!("path = {:?}", scene.store.path),
+        Some(_) => toml::to_string(&StoreConfig { path: PathBuf::new(), ..scene.store.clone() })
+            .unwrap()
+            .replace("path = \"\"\n", ""),
+    };
     let text = format!(
-        "[worker]\nname = {name:?}\ndata_dir = {data:?}\n[engine]\nhost = \"none\"\n[store]\npath = {store:?}\n\
+        "[worker]\nname = {name:?}\ndata_dir = {data:?}\n[engine]\nhost = \"none\"\n[store]\n{store}\n\
          [retention]\nsmoke = {{ keep_last = 1 }}\n[keeping]\ngc_grace = \"{}s\"\n",
-        GRACE.as_secs()
+        scene.grace.as_secs()
     );
     std::fs::write(&path, text).unwrap();
     path

@@ -126,7 +126,7 @@ impl Scene {
         self.pulls(published.image.as_deref().unwrap()).await;
         self.watch.has_seen_nothing_wrong();
         assert!(!self.in_build("spool").exists());
-        self.grid.finish().await;
+        Box::pin(self.grid.finish()).await;
         self.timeline.stop().await;
         (published, build)
     }

@@ -41,7 +41,7 @@ async fn the_first_start_makes_what_the_next_ones_use() {
     let build = up.published("b-1").await.build;
     assert_eq!(build.image.unwrap(), format!("{}/smoke/web.fake:{COMMIT}", machine.registry));
     let pull = {
-        let store = Store::open(&StoreConfig { path: data.join("store") }).unwrap();
+        let store = Store::open(&StoreConfig::at(data.join("store"))).unwrap();
         let login = store.add_credential(["smoke".parse().unwrap()].into()).await.unwrap();
         let url = format!("http://{}/v2/smoke/web.fake/manifests/{COMMIT}", machine.registry);
         let (user, password) = (login.credential.user.to_string(), login.password.expose_secret().to_owned());

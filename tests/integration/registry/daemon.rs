@@ -24,7 +24,7 @@ struct Daemon {
 impl Daemon {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Store::open(&StoreConfig { path: folder.path().join("store") }).unwrap();
+        Store::open(&StoreConfig::at(folder.path().join("store"))).unwrap();
         let (listen, status) = (free_address(), free_address());
         let config = folder.path().join("config.toml");
         let text = format!(

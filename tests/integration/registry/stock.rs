@@ -12,6 +12,7 @@ use crate::support::address::free_address;
 use crate::support::image::{TestImage, image_name};
 use crate::support::patience::until;
 use crate::support::process::run;
+use crate::support::s3::{BUCKET, KEY, S3, SECRET};
 use crate::support::tls::Authority;
 
 /// A stock registry, killed when dropped.
@@ -30,11 +31,17 @@ impl Stock {
             assert!(config.contains(from), "{from} is not in the shipped file");
             config = config.replace(from, to);
         }
+        Self::run(host, &config, directory)
+    }
+
+    fn run(host: String, config: &str, directory: &Path) -> Self {
         let file = directory.join("registry.yml");
         std::fs::write(&file, config).unwrap();
         let child = Command::new("docker-registry")
             .arg("serve")
             .arg(file)
+            // This version cannot do with one.
+            .env_remove("AWS_CA_BUNDLE")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -61,12 +68,39 @@ impl Drop for Stock {
 #[tokio::test]
 async fn the_stock_registry_serves_the_store() {
     let (root, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+    let store = Store::open(&StoreConfig::at(root.path())).unwrap();
+    let stock = Stock::start(root.path(), directory.path(), &[]);
+    serves(&store, root.path(), stock, directory.path()).await;
+}
+
+#[tokio::test]
+async fn the_stock_registry_serves_the_same_bucket() {
+    let (server, directory) = (S3::start(), tempfile::tempdir().unwrap());
+    let store = Store::open(&server.store()).unwrap();
+    let host = free_address().to_string();
+    // YAML is a superset of JSON.
+    let config = json!({
+        "version": 0.1,
+        "storage": {
+            "s3": {
+                "bucket": BUCKET, "rootdirectory": "/grid",
+                "region": "eu-central-1", "regionendpoint": format!("http://{}", server.address),
+                "accesskey": KEY, "secretkey": SECRET,
+            },
+            "redirect": {"disable": true},
+            "maintenance": {"readonly": {"enabled": true}},
+        },
+        "http": {"addr": host},
+    });
+    let stock = Stock::run(host, &config.to_string(), directory.path());
+    serves(&store, server.files(), stock, directory.path()).await;
+}
+
+async fn serves(store: &Store, root: &Path, mut stock: Stock, directory: &Path) {
     let (hello, again) = (TestImage::saying("hello"), TestImage::saying("hello again"));
     let name = image_name("acme/shop.storefront", "v1");
-    hello.publish(&store, &name).await;
-    again.publish(&store, &image_name("acme/shop.storefront", "v2")).await;
-    let mut stock = Stock::start(root.path(), directory.path(), &[]);
+    hello.publish(store, &name).await;
+    again.publish(store, &image_name("acme/shop.storefront", "v2")).await;
     stock.ready().await;
 
     let get = async |path: &str| {
@@ -80,7 +114,7 @@ async fn the_stock_registry_serves_the_store() {
 
     let by_digest = format!("@{}", again.digest());
     for (reference, image) in [(":v1", &hello), (":v2", &again), (&*by_digest, &again)] {
-        let target = tempfile::tempdir_in(directory.path()).unwrap();
+        let target = tempfile::tempdir_in(directory).unwrap();
         let mut skopeo = Command::new("skopeo");
         skopeo.args(["copy", "--src-tls-verify=false", "--src-no-creds"]);
         skopeo.arg(format!("docker://{}/acme/shop.storefront{reference}", stock.host));
@@ -105,18 +139,18 @@ async fn the_stock_registry_serves_the_store() {
     assert_eq!(response.headers()["docker-content-digest"], again.digest().to_string());
 
     // It changes nothing, and says so.
-    let before = files(root.path());
+    let before = files(root);
     let pushed = client.post(format!("http://{}/v2/acme/shop.storefront/blobs/uploads/", stock.host)).send();
     assert_eq!(pushed.await.unwrap().status(), 405);
     let deleted = format!("http://{}/v2/acme/shop.storefront/manifests/{}", stock.host, again.digest());
     assert_eq!(client.delete(deleted).send().await.unwrap().status(), 405);
-    assert_eq!(files(root.path()), before);
+    assert_eq!(files(root), before);
 }
 
 #[tokio::test]
 async fn the_stock_registry_has_logins_for_all_or_nothing_and_tls() {
     let (root, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+    let store = Store::open(&StoreConfig::at(root.path())).unwrap();
     TestImage::saying("hello").publish(&store, &image_name("acme/shop.storefront", "v1")).await;
     let authority = Authority::new();
     let tls = authority.issue(&["127.0.0.1"]).written_to(directory.path());

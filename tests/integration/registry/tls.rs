@@ -306,7 +306,7 @@ async fn a_renewed_certificate_is_shown_and_one_that_cannot_be_used_is_not() {
 fn configured(folder: &Path, host: &str, tls: &TlsConfig) -> std::path::PathBuf {
     let status = free_address();
     let store = folder.join("store");
-    buildgrid::store::Store::open(&buildgrid::store::StoreConfig { path: store.clone() }).unwrap();
+    buildgrid::store::Store::open(&buildgrid::store::StoreConfig::at(store.clone())).unwrap();
     let file = folder.join("config.toml");
     let text = format!(
         "[registry]\nhost = {host:?}\nlisten = \"{}\"\nstatus_listen = \"{status}\"\ntls = {{ certificate = {:?}, key = {:?} }}\n\

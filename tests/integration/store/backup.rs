@@ -88,7 +88,7 @@ async fn publish(store: &Store, name: &str, tag: &str) -> (ImageName, TestImage)
 fn restored(copy: &Path) -> (TempDir, Store) {
     let root = tempfile::tempdir().unwrap();
     output(Command::new("cp").arg("-a").arg(copy.join(".")).arg(root.path()));
-    let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+    let store = Store::open(&StoreConfig::at(root.path().to_owned())).unwrap();
     (root, store)
 }
 

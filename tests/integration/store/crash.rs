@@ -66,7 +66,7 @@ fn keep_last(store: &Store, last: u32, grace: Duration) {
 
 /// The scene, on a store that is there or is not, from its beginning.
 async fn play(root: &Path) {
-    let store = Store::open(&StoreConfig { path: root.join("store") }).unwrap();
+    let store = Store::open(&StoreConfig::at(root.join("store"))).unwrap();
     let [first, second, again, late] = images();
     publish(&store, root, "v1", &first).await;
     publish(&store, root, "v2", &second).await;
@@ -122,7 +122,7 @@ fn expected(acknowledged: &str) -> BTreeMap<String, Vec<Option<Digest>>> {
 
 /// Looks at a store as a reader and, with `used`, as those who go on with it.
 async fn look(root: &Path, acknowledged: &str, used: bool, when: &str) {
-    let config = StoreConfig { path: root.join("store") };
+    let config = StoreConfig::at(root.join("store"));
     let expected = expected(acknowledged);
     let Ok(store) = Store::open_read_only(&config) else {
         assert!(expected.values().all(|may| may.contains(&None)), "{when}: there is no store");

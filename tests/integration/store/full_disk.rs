@@ -20,7 +20,7 @@ fn full(error: &StoreError, disk: &SmallDisk) -> bool {
 async fn a_full_disk_changes_nothing_and_space_heals_it() {
     let disk = SmallDisk::mount("256k");
     let root = disk.path().join("store");
-    let store = Store::open(&StoreConfig { path: root.clone() }).unwrap();
+    let store = Store::open(&StoreConfig::at(root.clone())).unwrap();
     let name = image_name("acme/shop.storefront", "v1");
     let first = TestImage::saying("first");
     first.publish(&store, &name).await;

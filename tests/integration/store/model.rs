@@ -7,6 +7,7 @@ use buildgrid::store::digest::Digest;
 use buildgrid::store::{Store, StoreConfig, StoreError, TagOutcome, TagPut};
 use proptest::prelude::*;
 
+use crate::support::blob::bytes_of;
 use crate::support::image::{TestImage, image_name, put_streamed};
 
 const REPOSITORIES: [&str; 3] = ["acme/shop.storefront", "acme/shop.store.front", "smoke/a.fake"];
@@ -159,7 +160,7 @@ fn name(repository: usize, tag: usize) -> ImageName {
 async fn run(steps: Vec<Step>) {
     // In memory: what is compared is content, and syncing a disk for each of many steps takes long.
     let root = tempfile::tempdir_in("/dev/shm").unwrap();
-    let config = StoreConfig { path: root.path().to_owned() };
+    let config = StoreConfig::at(root.path().to_owned());
     let mut store = Store::open(&config).unwrap();
     let images: Vec<_> = (0..IMAGES).map(|image| TestImage::saying(&format!("image {image}"))).collect();
     let mut model = Model::default();
@@ -240,7 +241,7 @@ async fn compare(store: &Store, model: &Model, images: &[TestImage]) {
                 assert_eq!(found.is_some(), readable);
                 if let Some(blob) = found {
                     assert_eq!(blob.size, bytes.len() as u64);
-                    assert_eq!(std::fs::read(blob.path).unwrap(), *bytes);
+                    assert_eq!(bytes_of(&blob).await, *bytes);
                 }
             }
         }

@@ -35,7 +35,7 @@ impl Layers for Slow {
 #[tokio::test(flavor = "multi_thread")]
 async fn builds_at_once_compress_a_layer_that_they_share_once() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&StoreConfig { path: folder.path().to_owned() }).unwrap();
+    let store = Store::open(&StoreConfig::at(folder.path().to_owned())).unwrap();
     let publisher = Publisher::new(&PublishConfig::default(), store);
     let (bytes, opened): (Arc<[u8]>, _) = (vec![7; 100_000].into(), Arc::new(AtomicUsize::new(0)));
     let builds = (0..4).map(|number| {

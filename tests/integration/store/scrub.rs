@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::{Root, both, store};
 use buildgrid::store::digest::Digest;
 use buildgrid::store::{Part, Scrubbed, Store, TagPut};
 use tokio_util::sync::CancellationToken;
 
 use super::gc::{collect, is_whole, tree};
-use super::store;
 use crate::support::image::{TestImage, image_name};
 
 fn scrub(store: &Store) -> Scrubbed {
@@ -19,9 +19,8 @@ fn data(root: &Path, digest: Digest) -> PathBuf {
     root.join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
 }
 
-#[tokio::test]
-async fn what_is_damaged_is_put_aside_and_named_with_its_images() {
-    let (root, store) = store();
+both!(what_is_damaged_is_put_aside_and_named_with_its_images);
+async fn what_is_damaged_is_put_aside_and_named_with_its_images(root: Root, store: Store) {
     let (one, two) = (image_name("acme/shop.storefront", "v1"), image_name("bank/shop.x", "v2"));
     let image = TestImage::saying("hello");
     let other = TestImage::saying("other");
@@ -46,9 +45,12 @@ async fn what_is_damaged_is_put_aside_and_named_with_its_images() {
         assert_eq!(damaged.digest, layer);
         let images: Vec<_> = damaged.images.iter().map(|image| image.image.as_str()).collect();
         assert_eq!(images, ["acme/shop.storefront:v1", "bank/shop.x:v2"]);
-        let aside = root.path().join(damaged.quarantine.as_ref().unwrap());
-        assert_eq!(std::fs::read(aside).unwrap(), rotten);
-        assert_eq!(store.blob(&one.repository, layer).await.unwrap(), None, "it is not served any more");
+        // An object of no bytes counts as not there.
+        if !(root.is_objects() && rotten.is_empty()) {
+            let aside = root.path().join(damaged.quarantine.as_ref().unwrap());
+            assert_eq!(std::fs::read(aside).unwrap(), rotten);
+        }
+        assert!(store.blob(&one.repository, layer).await.unwrap().is_none(), "it is not served any more");
         // It stays known as missing, and nothing else of its images is taken for garbage.
         let again = scrub(&store);
         assert_eq!((again.damaged[0].digest, again.damaged[0].quarantine.is_none()), (layer, true));
@@ -76,9 +78,8 @@ async fn what_is_damaged_is_put_aside_and_named_with_its_images() {
     assert!(!scrub(&store).is_damaged());
 }
 
-#[tokio::test]
-async fn links_are_mended_and_tags_where_it_is_known_what_they_named() {
-    let (root, store) = store();
+both!(links_are_mended_and_tags_where_it_is_known_what_they_named);
+async fn links_are_mended_and_tags_where_it_is_known_what_they_named(root: Root, store: Store) {
     let name = image_name("acme/shop.storefront", "v1");
     let image = TestImage::saying("hello");
     image.publish(&store, &name).await;
@@ -91,7 +92,8 @@ async fn links_are_mended_and_tags_where_it_is_known_what_they_named() {
         repository.join(format!("_layers/sha256/{}/link", Digest::of(&image.layer).hex())),
         current.clone(),
     ] {
-        for rotten in ["", "sha256:", "\u{0}\u{0}"] {
+        // A link of no bytes is one that was taken away, in an object store.
+        for rotten in ["", "sha256:", "\u{0}\u{0}"].into_iter().skip(usize::from(root.is_objects())) {
             std::fs::write(&link, rotten).unwrap();
             let found = scrub(&store);
             assert_eq!((found.mended, found.is_damaged()), (1, false), "{} {found:?}", link.display());
@@ -109,9 +111,8 @@ async fn links_are_mended_and_tags_where_it_is_known_what_they_named() {
     assert!(!scrub(&store).is_damaged());
 }
 
-#[tokio::test]
-async fn part_by_part_everything_is_read() {
-    let (root, store) = store();
+both!(part_by_part_everything_is_read);
+async fn part_by_part_everything_is_read(root: Root, store: Store) {
     for number in 0..20 {
         let name = image_name("acme/shop.storefront", &format!("v{number}"));
         TestImage::saying(&format!("image {number}")).publish(&store, &name).await;
@@ -126,7 +127,8 @@ async fn part_by_part_everything_is_read() {
         assert_eq!(store.scrubbed_before().await.unwrap().unwrap().1, part);
     }
     assert_eq!((blobs, links), (60, 60));
-    let lock = std::fs::File::open(root.path().join("buildgrid/gc/scrub")).unwrap();
+    let Root::Directory(folder) = root else { return };
+    let lock = std::fs::File::open(folder.path().join("buildgrid/gc/scrub")).unwrap();
     lock.lock().unwrap();
     let busy = store.scrub(part, &CancellationToken::new()).unwrap_err();
     assert!(busy.to_string().contains("another process"), "{busy}");
@@ -159,9 +161,8 @@ async fn what_cannot_be_read_is_told_and_stays() {
     assert!(paths.iter().all(|path| path.is_dir()));
 }
 
-#[tokio::test]
-async fn what_a_damaged_manifest_without_a_tag_refers_to_is_kept() {
-    let (root, store) = store();
+both!(what_a_damaged_manifest_without_a_tag_refers_to_is_kept);
+async fn what_a_damaged_manifest_without_a_tag_refers_to_is_kept(root: Root, store: Store) {
     let image = TestImage::saying("hello");
     image.put_untagged(&store, &image_name("acme/shop.storefront", "v1").repository).await;
     std::fs::write(data(root.path(), image.digest()), "damaged").unwrap();
@@ -172,9 +173,11 @@ async fn what_a_damaged_manifest_without_a_tag_refers_to_is_kept() {
     assert!(data(root.path(), Digest::of(&image.layer)).exists());
 }
 
-#[tokio::test]
-async fn a_replaced_image_whose_manifest_is_lost_does_not_keep_its_repository_for_ever() {
-    let (root, store) = store();
+both!(a_replaced_image_whose_manifest_is_lost_does_not_keep_its_repository_for_ever);
+async fn a_replaced_image_whose_manifest_is_lost_does_not_keep_its_repository_for_ever(
+    root: Root,
+    store: Store,
+) {
     let name = image_name("acme/shop.storefront", "v1");
     let (image, rebuilt) = (TestImage::saying("hello"), TestImage::saying("other bytes"));
     image.publish(&store, &name).await;

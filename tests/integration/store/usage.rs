@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use super::{Root, both};
 use buildgrid::store::digest::Digest;
-use buildgrid::store::{Store, StoreConfig, TagPut};
+use buildgrid::store::{Store, TagPut};
 
 use super::gc::collect;
-use super::store;
 use crate::support::image::{TestImage, image_name};
 
 fn length(image: &TestImage) -> u64 {
@@ -23,10 +23,9 @@ async fn publish(store: &Store, name: &str, tag: &str, image: &TestImage) {
     store.put_tag(&name, digest, TagPut::IfAbsent).await.unwrap();
 }
 
-#[tokio::test]
-async fn what_workers_add_is_known_at_once_and_counted_by_each_collection() {
-    let (root, store) = store();
-    let other = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+both!(what_workers_add_is_known_at_once_and_counted_by_each_collection);
+async fn what_workers_add_is_known_at_once_and_counted_by_each_collection(root: Root, store: Store) {
+    let other = Store::open(&root.config()).unwrap();
     let acme = "acme".parse().unwrap();
     let images = ["one", "two", "three"].map(TestImage::saying);
     images[0].publish(&store, &image_name("acme/shop.a", "v1")).await;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 
+use super::blob::bytes_of;
 use buildgrid::publish::manifest::DEFINITION;
 use buildgrid::publish::name::{ImageName, ImageRepository};
 use buildgrid::store::digest::Digest;
@@ -132,7 +133,7 @@ impl Published {
         let manifest: oci_spec::image::ImageManifest = serde_json::from_slice(&manifest).unwrap();
         let blob = async |descriptor: &oci_spec::image::Descriptor| {
             let digest = descriptor.digest().to_string().parse().unwrap();
-            std::fs::read(store.blob(repository, digest).await.unwrap().expect("a blob").path).unwrap()
+            bytes_of(&store.blob(repository, digest).await.unwrap().expect("a blob")).await
         };
         let config = serde_json::from_slice(&blob(manifest.config()).await).unwrap();
         let mut files = BTreeMap::new();

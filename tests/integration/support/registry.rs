@@ -25,11 +25,6 @@ pub struct TestRegistry {
     server: JoinHandle<anyhow::Result<()>>,
 }
 
-/// Waits for as long as a registry goes by a login that it has read.
-pub async fn logins_are_read_again() {
-    tokio::time::sleep(Duration::from_secs(1)).await;
-}
-
 impl TestRegistry {
     pub async fn start() -> Self {
         Self::start_with(RegistryConfig::default()).await
@@ -37,20 +32,40 @@ impl TestRegistry {
 
     pub async fn start_with(config: RegistryConfig) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig { path: root.path().to_owned() }).unwrap();
+        let place = StoreConfig::at(root.path());
+        Self::start_of(config, &place, root).await
+    }
+
+    /// One of a store that is elsewhere.
+    pub async fn start_at(config: RegistryConfig, place: &StoreConfig) -> Self {
+        Self::start_of(config, place, tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_of(config: RegistryConfig, place: &StoreConfig, root: TempDir) -> Self {
+        let store = Store::open(place).unwrap();
         let acme = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
-        Self::of(root, store, acme, config).await
+        Self::serving(place, root, store, acme, config).await
     }
 
     /// One of a store that is there, with a login of it.
-    pub async fn of(root: TempDir, store: Store, acme: NewCredential, mut config: RegistryConfig) -> Self {
-        let path = StoreConfig { path: root.path().to_owned() };
+    pub async fn of(root: TempDir, store: Store, acme: NewCredential, config: RegistryConfig) -> Self {
+        let place = StoreConfig::at(root.path());
+        Self::serving(&place, root, store, acme, config).await
+    }
+
+    async fn serving(
+        place: &StoreConfig,
+        root: TempDir,
+        store: Store,
+        acme: NewCredential,
+        mut config: RegistryConfig,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         config.host.clone_from(&host);
         let shutdown = CancellationToken::new();
         let tls = Tls::configured("registry", config.tls.as_ref(), &host).await.unwrap();
-        let read = Store::open_read_only(&path).unwrap();
+        let read = Store::open_read_only(place).unwrap();
         let registry = Registry::new(config, Proxies::default(), read).with_tls(tls);
         let server = tokio::spawn(serve(listener, registry, shutdown.clone()));
         Self { store, host, acme, root, shutdown, server }

@@ -94,7 +94,7 @@ impl TestTimeline {
 
     /// Starts it where it was, seeing a store.
     pub async fn start_seeing(&mut self, store: &Path) {
-        self.store = StoreConfig { path: store.to_owned() };
+        self.store = StoreConfig::at(store.to_owned());
         self.start_again().await;
     }
 
@@ -113,7 +113,7 @@ impl TestTimeline {
             address: free_address(),
             queue: queue.clone(),
             policy: PolicyConfig::default(),
-            store: StoreConfig { path: folder.path().join("store") },
+            store: StoreConfig::at(folder.path().join("store")),
             registry: RegistryConfig::default(),
             tls: None,
             folder,

@@ -1,0 +1,98 @@
+//! What is left by a process that dies between two steps, and who goes on.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use object_store::PutMode;
+
+use super::Objects;
+use crate::store::backend::{Swap, s3};
+use crate::store::layout;
+
+/// A store that others wait for only a second.
+fn hasty(server: &s3::S3) -> Objects {
+    let mut objects = Objects::connect(&server.store()).unwrap();
+    objects.stale = Some(Duration::from_secs(1));
+    objects
+}
+
+#[test]
+fn a_removal_that_is_never_ended_is_taken_over() {
+    let server = s3::S3::start();
+    let (one, two) = (hasty(&server), hasty(&server));
+    let list = layout::condemned("00");
+    let left = b"mark\n{\"removing\":\"x\"}\n";
+    one.put(&[(&list, left)]).unwrap();
+    let began = Instant::now();
+    // What was read before the removal is waited for, too.
+    std::thread::scope(|scope| {
+        for objects in [&one, &two] {
+            scope.spawn(|| assert!(!objects.change(&list, left, b"").unwrap()));
+        }
+    });
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(two.read(&list).unwrap().unwrap(), b"mark\n", "as it was before");
+    assert!(two.change(&list, b"mark\n", b"").unwrap());
+    // The first remover comes back.
+    assert!(!one.change(&list, left, b"").unwrap());
+}
+
+#[test]
+fn a_remover_that_was_overtaken_does_not_think_that_it_has_done_all() {
+    let server = s3::S3::start();
+    let (one, two) = (hasty(&server), hasty(&server));
+    let list = layout::condemned("00");
+    one.put(&[(&list, b"mark\n")]).unwrap();
+    let done = one.change_while(&list, b"mark\n", b"", |_| {
+        let held = two.read(&list)?.unwrap();
+        assert!(!two.change(&list, &held, b"")?, "it waited, and took over");
+        assert!(two.change(&list, b"mark\n", b"another\n")?);
+        Ok(())
+    });
+    assert!(done.unwrap().is_none());
+    assert_eq!(two.read(&list).unwrap().unwrap(), b"another\n", "what the other has put stays");
+}
+
+#[test]
+fn a_tag_whose_removal_is_never_ended_can_be_put() {
+    let server = s3::S3::start();
+    let (one, two) = (hasty(&server), hasty(&server));
+    let tag = layout::quarantine().below("tag");
+    one.put(&[(&tag, b"")]).unwrap();
+    assert_eq!(
+        (one.read(&tag).unwrap(), one.size(&tag).unwrap(), one.modified(&tag).unwrap()),
+        (None, None, None)
+    );
+    let swaps = std::thread::scope(|scope| {
+        let put = |objects: &Objects, bytes: &[u8]| objects.put_if_absent(&[], &tag, bytes).unwrap();
+        let other = scope.spawn(move || put(&two, b"two"));
+        [put(&one, b"one"), other.join().unwrap()]
+    });
+    assert_eq!(swaps.iter().filter(|swap| **swap == Swap::Done).count(), 1, "{swaps:?}");
+
+    // While its remover lives, it is waited for until the removal is over.
+    one.put(&[(&tag, b"")]).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(500));
+            one.delete(&tag).unwrap();
+        });
+        assert_eq!(one.put_if_absent(&[], &tag, b"three").unwrap(), Swap::Done);
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(one.read(&tag).unwrap().unwrap(), b"three");
+}
+
+#[test]
+fn a_lease_that_is_not_renewed_is_taken_over() {
+    let server = s3::S3::start();
+    let (one, two) = (hasty(&server), hasty(&server));
+    let at = layout::collection_lease();
+    one.put_on(&at, b"of one that was killed\n", PutMode::Create).unwrap().unwrap();
+    assert!(two.lease(&at).unwrap().is_none());
+    let file = std::fs::File::open(server.files().join(at.as_str())).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(180)).unwrap();
+    let lease = two.lease(&at).unwrap().unwrap();
+    assert!(one.lease(&at).unwrap().is_none());
+    drop(lease);
+    assert!(one.lease(&at).unwrap().is_some());
+}

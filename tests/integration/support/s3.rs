@@ -1,0 +1,152 @@
+//! An S3 server in this process, on a free port: that of the crate `s3s`, with objects in a temporary directory. It runs on
+//! a thread of its own, so that tests may block.
+//!
+//! That server looks at a condition and puts in two steps, where S3 does it in one; so puts come one after the other here.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use buildgrid::store::StoreConfig;
+use http::{Method, Request};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::RwLock;
+
+pub const BUCKET: &str = "images";
+pub const KEY: &str = "AKIAIOSFODNN7EXAMPLE";
+pub const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+
+/// It ends when it is dropped.
+pub struct S3 {
+    pub address: SocketAddr,
+    seen: Arc<Seen>,
+    root: TempDir,
+    files: PathBuf,
+    runtime: Option<Runtime>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Requests as `PUT /images/key?query`.
+    lines: Mutex<Vec<String>>,
+    turns: RwLock<()>,
+    is_careless: bool,
+}
+
+impl S3 {
+    pub fn start() -> Self {
+        Self::with(Seen::default())
+    }
+
+    /// One that takes the conditions of puts and does not keep them, as some do that are like S3.
+    pub fn careless() -> Self {
+        Self::with(Seen { is_careless: true, ..Seen::default() })
+    }
+
+    fn with(seen: Seen) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join(BUCKET)).unwrap();
+        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
+        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        let service = service.build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(seen);
+        runtime.spawn(serve(listener, service, seen.clone(), root.path().to_owned()));
+        let files = root.path().join(BUCKET).join("grid");
+        Self { address, seen, root, files, runtime: Some(runtime) }
+    }
+
+    /// The configuration of a store in it, under the prefix `grid`.
+    pub fn store(&self) -> StoreConfig {
+        self.store_at(self.address)
+    }
+
+    /// The same by a proxy.
+    pub fn store_at(&self, address: SocketAddr) -> StoreConfig {
+        let keys = self.root.path().join(".keys");
+        std::fs::write(
+            &keys,
+            format!("# a comment\nAWS_ACCESS_KEY_ID={KEY}\nAWS_SECRET_ACCESS_KEY = {SECRET}\n"),
+        )
+        .unwrap();
+        restrict(&keys);
+        StoreConfig {
+            url: Some(format!("s3://{BUCKET}/grid")),
+            region: Some("eu-central-1".to_owned()),
+            endpoint: Some(format!("http://{address}")),
+            allow_http: true,
+            credentials_file: Some(keys),
+            ..StoreConfig::default()
+        }
+    }
+
+    /// Where the objects of such a store are files.
+    pub fn files(&self) -> &Path {
+        &self.files
+    }
+
+    /// Files of parts of uploads that were neither completed nor given up.
+    pub fn parts(&self) -> usize {
+        let entries = std::fs::read_dir(self.root.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains(".part-")).count()
+    }
+
+    /// The requests since this was asked last, as `GET /images/grid/...?query`.
+    pub fn take_lines(&self) -> Vec<String> {
+        std::mem::take(&mut self.seen.lines.lock().unwrap())
+    }
+}
+
+pub fn restrict(file: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, service: S3Service, seen: Arc<Seen>, root: PathBuf) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    while let Ok((socket, _)) = listener.accept().await {
+        let (service, seen, root) = (service.clone(), seen.clone(), root.clone());
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let (service, seen, root) = (service.clone(), seen.clone(), root.clone());
+            async move {
+                seen.lines.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
+                let is_part = request.uri().query().is_some_and(|query| query.contains("partNumber"));
+                if is_part || matches!(*request.method(), Method::GET | Method::HEAD) {
+                    let _turn = seen.turns.read().await;
+                    Service::call(&service, request).await
+                } else {
+                    let _turn = seen.turns.write().await;
+                    if seen.is_careless && *request.method() == Method::PUT {
+                        // Then there is nothing that the condition would keep.
+                        let _ = std::fs::remove_file(root.join(&request.uri().path()[1..]));
+                    }
+                    Service::call(&service, request).await
+                }
+            }
+        });
+        tokio::spawn(async move {
+            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
+        });
+    }
+}
