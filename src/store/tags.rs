@@ -127,15 +127,8 @@ impl Store {
     pub async fn tags(&self, repository: &ImageRepository) -> Result<Vec<Tag>, StoreError> {
         let repository = repository.clone();
         self.blocking(move |backend| {
-            let mut tags = Vec::new();
-            for tag in parsed(backend.list(&layout::tags(&repository))?) {
-                let name = ImageName { repository: repository.clone(), tag };
-                // A tag's directory is there before its first link, and stays if a crash comes between.
-                if backend.size(&layout::tag_current_link(&name))?.is_some() {
-                    tags.push(name.tag);
-                }
-            }
-            Ok(tags)
+            // A tag's directory is there before its first link, and stays if a crash comes between.
+            Ok(parsed(backend.list_having(&layout::tags(&repository), "current/link")?).collect())
         })
         .await
     }

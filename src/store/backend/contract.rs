@@ -108,6 +108,8 @@ fn reads_what_was_put(place: &Place) {
     assert_eq!(two.size(&b).unwrap(), Some(6));
     assert_eq!(two.list(&layout::quarantine()).unwrap(), ["a", "folder"]);
     assert_eq!(two.list(&key("folder")).unwrap(), ["b"]);
+    assert_eq!(two.list_having(&layout::quarantine(), "b").unwrap(), ["folder"]);
+    assert_eq!(two.list_having(&layout::quarantine(), "c").unwrap(), [""; 0]);
     if place.server.is_none() {
         assert_eq!(two.size(&key("folder")).unwrap(), None, "it is no object");
     }

@@ -123,6 +123,28 @@ impl Backend {
         each!(self, place => place.list(key))
     }
 
+    /// The names under `key` under which there is an object called `below`, sorted.
+    pub(in crate::store) fn list_having(&self, key: &Key, below: &str) -> Result<Vec<String>, StoreError> {
+        let mut having = Vec::new();
+        match self {
+            Self::Directory(directory) => {
+                for name in directory.list(key)? {
+                    if directory.size(&key.below(&name).below(below))?.is_some() {
+                        having.push(name);
+                    }
+                }
+            }
+            // Not a request for each.
+            Self::Objects(objects) => objects.walk(key, &mut |path, _| {
+                let name = path.split_once('/').filter(|(_, rest)| *rest == below);
+                having.extend(name.map(|(name, _)| name.to_owned()));
+                Ok(true)
+            })?,
+        }
+        having.sort_unstable();
+        Ok(having)
+    }
+
     /// Tells of each object below `key`, by its path from there, in any order, until `each` answers that it is enough.
     pub(in crate::store) fn walk(
         &self,
