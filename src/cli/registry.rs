@@ -29,12 +29,13 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
     let tls = Tls::configured("registry", config.registry.tls.as_ref(), &config.registry.host).await;
     let tls = tls.map_err(|unusable| Failure::new(Exit::Configuration, unusable))?;
     let stop = Stop::at_signals("stopping: running pulls go on to their end; a second signal cuts them")?;
-    reload::at_sighup(file, config, &["store", "registry", "logging"], &stop)?;
+    let live = reload::at_sighup(file, config, &["store", "registry", "server", "logging"], &stop)?;
     tracing::info!(listen = %config.registry.listen, store = %config.store, "registry started");
     tell(&[NotifyState::Ready]);
     let readiness = [Some(store.readiness()), tls.as_ref().map(Tls::readiness)];
     let readiness = status::all(readiness.into_iter().flatten().collect());
-    let registry = Registry::new(config.registry.clone(), Proxies::new(&config.server), store).with_tls(tls);
+    let registry = Registry::new(config.registry.clone(), Proxies::new(&config.server), store);
+    let registry = registry.following(live).with_tls(tls);
     let served = registry::serve(listener, registry, stop.first.clone());
     beside_status_pages(status, readiness, Vec::new(), &stop, served).await
 }

@@ -40,8 +40,18 @@ pub async fn run(_: Args, config: &Config, file: File) -> Result<Exit, Failure> 
         error => Failure::new(Exit::Configuration, error),
     })?;
     let stop = Stop::at_signals("stopping: running requests go on to their end; a second signal cuts them")?;
-    let own =
-        &["timeline", "policy", "history", "queue", "store", "registry", "namespaces", "fake", "logging"];
+    let own = &[
+        "timeline",
+        "server",
+        "policy",
+        "history",
+        "queue",
+        "store",
+        "registry",
+        "namespaces",
+        "fake",
+        "logging",
+    ];
     let live = reload::at_sighup(file, config, own, &stop)?;
     let queue = Enqueuer::on_demand(config.queue.clone());
     let readiness = [Some(database.readiness()), tls.as_ref().map(Tls::readiness)];

@@ -46,7 +46,8 @@ pub(super) async fn blob(
     if let Some(short) = identity.precondition(&request)? {
         return Ok(short);
     }
-    let asked = match identity.allows_range(&request) {
+    // A range is one of GET's alone (RFC 9110, 14.2).
+    let asked = match method == Method::GET && identity.allows_range(&request) {
         true => asked(&request, blob.size),
         false => Asked::Whole,
     };

@@ -25,6 +25,7 @@ pub enum RegistryError {
     TooManyFailures { wait_s: u64 },
     Internal,
     Stopping,
+    StoreAway,
 }
 
 impl RegistryError {
@@ -81,6 +82,11 @@ impl RegistryError {
                 "this login was refused too often; check its user and password, and wait before the next try",
             ),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "UNKNOWN", "the registry failed; its log says why"),
+            Self::StoreAway => (
+                S::SERVICE_UNAVAILABLE,
+                "UNAVAILABLE",
+                "the registry's store is away, as its log says; try again",
+            ),
             Self::Stopping => (S::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry is stopping; try again"),
         }
     }
@@ -96,7 +102,7 @@ impl IntoResponse for RegistryError {
             Self::TooManyFailures { wait_s } => {
                 (status, [(header::RETRY_AFTER, wait_s.to_string())], body).into_response()
             }
-            Self::Stopping => (status, [(header::RETRY_AFTER, "5")], body).into_response(),
+            Self::Stopping | Self::StoreAway => (status, [(header::RETRY_AFTER, "5")], body).into_response(),
             _ => (status, body).into_response(),
         }
     }
@@ -109,6 +115,9 @@ impl From<StoreError> for RegistryError {
             return Self::Stopping;
         }
         tracing::error!(%error, "the store failed");
-        Self::Internal
+        match error {
+            StoreError::NoStore(_) => Self::StoreAway,
+            _ => Self::Internal,
+        }
     }
 }

@@ -36,7 +36,7 @@ const ANONYMOUS: &str = "anonymous";
 /// How long clients keep a token, in seconds, before they ask again; any length would do.
 const TOKEN_KEPT_S: u32 = 300;
 
-/// Who made a request; on the response, for its log line.
+/// Who made a request, or is told to wait; on the response, for its log line.
 #[derive(Debug, Clone)]
 pub(super) struct User(pub(super) UserName);
 
@@ -64,7 +64,17 @@ pub(super) async fn require(registry: &Registry, request: Request, next: Next) -
     let (mut head, body) = request.into_parts();
     let reader = match reader(registry, &head).await {
         Ok(reader) => reader,
-        Err(error) => return error.into_response(),
+        Err(error) => {
+            let mut response = error.into_response();
+            // An operator looks for the machine that is told to wait by the login that it tries.
+            if let RegistryError::TooManyFailures { .. } = error
+                && let Ok(Shown::Login { user, .. }) = Shown::in_headers(&head.headers)
+                && let Ok(user) = user.parse()
+            {
+                response.extensions_mut().insert(User(user));
+            }
+            return response;
+        }
     };
     let user = reader.credential.as_ref().map(|credential| User(credential.user.clone()));
     head.extensions.insert(reader);
@@ -104,6 +114,8 @@ async fn verified(
     if let Some(found) = registry.logins.verify(&registry.store, user, password).await? {
         return Ok(found);
     }
+    // Where the store is away, no login is there.
+    registry.store.check().await?;
     // Nobody guesses 160 bits. Who is told to wait is a machine with an old password, which asks for ever; others
     // behind the same address, with right ones, are not.
     let peer = request.extensions.get::<Peer>().map(|peer| peer.0);
@@ -165,8 +177,8 @@ pub(super) async fn token(
 }
 
 /// What a client without a login is told of how to log in (RFC 9110, 11.6.1).
-pub(super) fn challenge(config: &RegistryConfig) -> String {
-    let RegistryConfig { host, public_namespaces, tls, .. } = config;
+pub(super) fn challenge(config: &RegistryConfig, host: &str) -> String {
+    let RegistryConfig { public_namespaces, tls, .. } = config;
     if public_namespaces.is_empty() {
         return "Basic realm=\"BuildGrid registry\"".to_owned();
     }
@@ -209,11 +221,8 @@ mod tests {
     #[test]
     fn the_challenge_follows_the_configuration() {
         let of = |host: &str, public: &[&str]| {
-            challenge(&RegistryConfig {
-                host: host.to_owned(),
-                public_namespaces: public.iter().map(|name| name.parse().unwrap()).collect(),
-                ..RegistryConfig::default()
-            })
+            let public_namespaces = public.iter().map(|name| name.parse().unwrap()).collect();
+            challenge(&RegistryConfig { public_namespaces, ..RegistryConfig::default() }, host)
         };
         assert_eq!(of("localhost:5000", &[]), "Basic realm=\"BuildGrid registry\"");
         for (host, scheme) in [
@@ -225,8 +234,8 @@ mod tests {
             let expected = format!("Bearer realm=\"{scheme}://{host}/v2/_token\",service=\"{host}\"");
             assert_eq!(of(host, &["acme"]), expected);
         }
-        let section = "host = \"localhost:5000\"\ntls = { certificate = \"c\", key = \"k\" }\npublic_namespaces = [\"acme\"]";
-        let secured = challenge(&toml::from_str(section).unwrap());
+        let section = "tls = { certificate = \"c\", key = \"k\" }\npublic_namespaces = [\"acme\"]";
+        let secured = challenge(&toml::from_str(section).unwrap(), "localhost:5000");
         assert!(secured.starts_with("Bearer realm=\"https://localhost:5000/"), "{secured}");
     }
 }

@@ -17,6 +17,7 @@ use super::logins::Logins;
 use super::manifests::{self, Manifests};
 use super::referrers::{self, Subjects};
 use super::{blobs, listings, login, observe};
+use crate::config::Live;
 use crate::publish::name::Namespace;
 use crate::serving::tls::Tls;
 use crate::serving::{Guesses, Proxies};
@@ -29,7 +30,7 @@ const MAX_HEAD: usize = 32 << 10;
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// What the registry serves from; cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Registry {
     pub(super) store: Store,
     pub(super) config: Arc<RegistryConfig>,
@@ -39,8 +40,8 @@ pub struct Registry {
     pub(super) proxies: Proxies,
     /// What may be read without a login.
     pub(super) public: Arc<BTreeSet<Namespace>>,
-    /// How to log in.
-    challenge: HeaderValue,
+    /// Where `registry.host` may be another by now.
+    live: Option<Live>,
     /// Logins that were right a moment ago.
     pub(super) logins: Logins,
     /// Manifests that were served.
@@ -53,11 +54,10 @@ pub struct Registry {
 impl Registry {
     /// A registry of this store, which it only reads.
     pub fn new(config: RegistryConfig, proxies: Proxies, store: Store) -> Self {
-        let challenge = login::challenge(&config);
         Self {
             store,
             public: Arc::new(config.public_namespaces.clone()),
-            challenge: HeaderValue::try_from(challenge).expect("a host that was checked is printable"),
+            live: None,
             config: Arc::new(config),
             guesses: Arc::new(Guesses::of_machines()),
             proxies,
@@ -66,6 +66,19 @@ impl Registry {
             subjects: Subjects::default(),
             tls: None,
         }
+    }
+
+    /// One whose host changes with a configuration that is reloaded.
+    pub fn following(self, live: Live) -> Self {
+        Self { live: Some(live), ..self }
+    }
+
+    /// How to log in.
+    fn challenge(&self) -> HeaderValue {
+        let newest = self.live.as_ref().map(|live| live.now().registry.host);
+        let host = newest.as_ref().unwrap_or(&self.config.host);
+        HeaderValue::try_from(login::challenge(&self.config, host))
+            .expect("a host that was checked is printable")
     }
 
     /// As configured in `registry.tls`, if it is.
@@ -101,7 +114,7 @@ pub fn router(registry: Registry) -> Router {
     routes
         .fallback(elsewhere)
         .layer(middleware::from_fn_with_state(registry.clone(), judge))
-        .layer(middleware::from_fn(observe::request))
+        .layer(middleware::from_fn_with_state(registry.clone(), observe::request))
         .with_state(registry)
 }
 
@@ -116,11 +129,17 @@ async fn judge(State(registry): State<Registry>, request: Request, next: Next) -
         Method::GET | Method::HEAD => login::require(&registry, request, next).await,
         _ => RegistryError::ReadOnly.into_response(),
     };
+    // Where the store is away, nothing is there: that must not look like an image that is gone.
+    if response.status() == StatusCode::NOT_FOUND
+        && let Err(error) = registry.store.check().await
+    {
+        response = RegistryError::from(error).into_response();
+    }
     let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     if is_unauthorized {
-        headers.insert(header::WWW_AUTHENTICATE, registry.challenge);
+        headers.insert(header::WWW_AUTHENTICATE, registry.challenge());
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

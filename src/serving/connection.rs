@@ -17,6 +17,10 @@ use tracing::debug;
 use super::Peer;
 use super::sendfile::FileSender;
 
+/// The most of a connection's bytes that are kept: of a request's head, and of what is to be written. hyper answers a
+/// longer head with 431; what a service takes of one it says itself.
+const MAX_BUFFER: usize = 96 << 10;
+
 pub(super) struct Connection<S> {
     pub(super) stream: S,
     pub(super) peer: SocketAddr,
@@ -41,7 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
             request
         });
         let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(timeout);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(timeout).max_buf_size(MAX_BUFFER);
         let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut connection = pin!(connection);
         let ended = tokio::select! {

@@ -119,7 +119,9 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.keep(field, value.to_owned());
+        // Two blanks stand between fields: a value that has some must not look like another.
+        let is_clear = field.name() == "message" || !value.contains("  ");
+        self.keep(field, if is_clear { value.to_owned() } else { format!("{value:?}") });
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {

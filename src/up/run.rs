@@ -136,6 +136,7 @@ pub async fn run(
     };
     let mut timeline = tokio::spawn(web::serve(listeners.timeline, Arc::new(timeline)));
     let registry = Registry::new(config.registry.clone(), Proxies::new(&config.server), store.clone())
+        .following(live.on(config.clone()))
         .with_tls(registry_tls.clone());
     let mut registry = tokio::spawn(registry::serve(listeners.registry, registry, stop.clone()));
     announcement.write(&data_dir)?;

@@ -136,6 +136,10 @@ async fn a_range_of_a_blob_continues_a_broken_pull() {
         ("bytes=0-1,4-5", None, whole.clone()),
         ("bytes=2-5", Some(&*etag), part(2, 6)),
         ("bytes=2-5", Some("\"sha256:other\""), whole.clone()),
+        ("bytes=2-5", Some("garbage"), whole.clone()),
+        ("bytes=2-5", Some(&*digest.to_string()), whole.clone()),
+        ("bytes=2-5", Some(&*format!("W/{etag}")), whole.clone()),
+        ("bytes=2-5", Some(&*format!("{etag}, \"x\"")), whole.clone()),
         ("bytes=2-5", Some("Wed, 21 Oct 2015 07:28:00 GMT"), whole),
     ] {
         let mut request = registry.request(Method::GET, &path).header("range", range);
@@ -146,6 +150,10 @@ async fn a_range_of_a_blob_continues_a_broken_pull() {
         assert_eq!(response.status(), status, "{range} {condition:?}");
         assert_eq!(header(&response, "content-range"), content_range.as_deref(), "{range} {condition:?}");
         assert_eq!(response.bytes().await.unwrap(), body, "{range} {condition:?}");
+        // A range is one of GET's alone.
+        let head = registry.send(registry.request(Method::HEAD, &path).header("range", range)).await;
+        assert_eq!(head.status(), StatusCode::OK, "{range}");
+        assert_eq!(header(&head, "content-length"), Some(&*length.to_string()), "{range}");
     }
     registry.stop().await;
 }
@@ -232,5 +240,30 @@ async fn damaged_content_is_not_served() {
     image.put_untagged(&registry.store, &image_name(REPOSITORY, "v1").repository).await;
     let response = registry.get(&format!("/v2/{REPOSITORY}/manifests/v1")).await;
     assert_eq!(response.bytes().await.unwrap(), image.manifest);
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_no_login_and_no_image_that_is_gone() {
+    let registry = TestRegistry::public().await;
+    TestImage::saying("hello").publish(&registry.store, &image_name(REPOSITORY, "v1")).await;
+    let (away, elsewhere) = (registry.root().join("buildgrid"), registry.root().join("elsewhere"));
+    let manifest = format!("/v2/{REPOSITORY}/manifests/v1");
+    let absent = format!("/v2/{REPOSITORY}/manifests/v2");
+    std::fs::rename(&away, &elsewhere).unwrap();
+    // A login that was right may be for a second, and is never called wrong; no failure is counted.
+    for _ in 0..30 {
+        let response = registry.get("/v2/").await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(header(&response, "retry-after").is_some());
+        assert!(response.text().await.unwrap().contains("UNAVAILABLE"));
+    }
+    let anonymous = registry.request(Method::GET, &absent).send().await.unwrap();
+    assert_eq!(anonymous.status(), StatusCode::SERVICE_UNAVAILABLE);
+    std::fs::rename(&elsewhere, &away).unwrap();
+    assert_eq!(registry.get(&manifest).await.status(), StatusCode::OK);
+    assert_eq!(registry.request(Method::GET, &absent).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let wrong = registry.request(Method::GET, "/v2/").basic_auth(registry.user(), Some("wrong"));
+    assert_eq!(wrong.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
     registry.stop().await;
 }

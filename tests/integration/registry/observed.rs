@@ -86,3 +86,26 @@ async fn a_request_is_logged_once_and_counted_by_its_pattern() {
     assert!(!log.contains(registry.password()));
     registry.stop().await;
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn who_is_told_to_wait_is_named_and_nobody_writes_a_long_line() {
+    let (log, _subscriber) = Log::here();
+    let registry = TestRegistry::start().await;
+    let (user, long) = (registry.user().to_owned(), "x".repeat(20_000));
+    let status = loop {
+        let wrong = registry.request(Method::GET, "/v2/").basic_auth(&user, Some("old"));
+        match wrong.send().await.unwrap().status() {
+            reqwest::StatusCode::UNAUTHORIZED => {}
+            other => break other,
+        }
+    };
+    assert_eq!(status, reqwest::StatusCode::TOO_MANY_REQUESTS);
+    let request = registry.request(Method::GET, &format!("/v2/{long}")).header("user-agent", &long);
+    registry.send(request).await;
+    let log = log.text();
+    let waits = log.lines().find(|line| line.contains("status=429")).unwrap();
+    assert!(waits.contains(&format!("user={user}")), "{waits}");
+    let longest = log.lines().max_by_key(|line| line.len()).unwrap();
+    assert!(longest.contains("…") && longest.len() < 1000, "{}", longest.len());
+    registry.stop().await;
+}
