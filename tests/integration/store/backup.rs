@@ -9,7 +9,7 @@ use std::process::Command;
 use buildgrid::publish::name::ImageName;
 use buildgrid::registry::RegistryConfig;
 use buildgrid::store::digest::Digest;
-use buildgrid::store::{Collection, Going, Store, StoreConfig, TagPut};
+use buildgrid::store::{Collection, Going, Part, Store, StoreConfig, TagPut};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -247,6 +247,16 @@ async fn pull(registry: &TestRegistry, name: &ImageName, image: &TestImage) {
     }
 }
 
+fn script() -> Command {
+    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/backup-store"))
+}
+
+/// How it ends, and what it says.
+fn attempt(mut command: Command) -> (Option<i32>, String) {
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_follows_the_store_and_one_that_fails_says_so() {
     let (root, store) = store();
@@ -269,11 +279,6 @@ async fn a_copy_follows_the_store_and_one_that_fails_says_so() {
         assert_eq!(tree(new_root.path()).iter().filter(|file| with_data(file)).count(), 3);
     }
 
-    let script = || Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/backup-store"));
-    let attempt = |mut command: Command| {
-        let output = command.output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
     // Another disk is mounted there, or none: nothing of the copy goes.
     let empty = tempfile::tempdir().unwrap();
     let mut command = script();
@@ -290,4 +295,83 @@ async fn a_copy_follows_the_store_and_one_that_fails_says_so() {
     assert!(code == Some(1) && said.contains("once more"), "{said}");
     let (_root, new) = restored(copy.path());
     assert!(is_whole(&new, &second, &other).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_keeps_the_blob_that_the_disk_has_damaged_in_the_store() {
+    let (root, store) = store();
+    let copy = tempfile::tempdir().unwrap();
+    let backup = || {
+        let mut command = script();
+        command.args([root.path(), copy.path()]);
+        attempt(command)
+    };
+    let (name, image) = publish(&store, "acme/shop.storefront", "v1").await;
+    publish(&store, "acme/shop.other", "v1").await;
+    assert_eq!(backup(), (Some(0), String::new()));
+
+    // Rotten as a disk makes it: its length and its time are what they were.
+    let layer = Digest::of(&image.layer);
+    let hex = layer.hex();
+    let place = PathBuf::from(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+    let time = root.path().join(&place).metadata().unwrap().modified().unwrap();
+    let mut rotten = image.layer.clone();
+    rotten[0] ^= 1;
+    std::fs::write(root.path().join(&place), rotten).unwrap();
+    let file = std::fs::File::options().append(true).open(root.path().join(&place)).unwrap();
+    file.set_modified(time).unwrap();
+    let scrubbed = store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
+    assert_eq!(scrubbed.damaged.len(), 1, "{scrubbed:?}");
+    std::fs::remove_dir_all(root.path().join("docker/registry/v2/repositories/acme/shop.other")).unwrap();
+    collect(&store, LONG);
+    collect(&store, NONE);
+
+    let blobs = || tree(copy.path()).iter().filter(|(path, _)| path.ends_with("data")).count();
+    // It cannot be told what a scrub that goes on moves next.
+    let lock = std::fs::File::open(root.path().join("buildgrid/gc/scrub")).unwrap();
+    lock.try_lock().unwrap();
+    let (code, said) = backup();
+    assert!(code == Some(1) && blobs() == 6, "{} {said}", blobs());
+    lock.unlock().unwrap();
+    for _ in 0..2 {
+        let (code, said) = backup();
+        assert!(code == Some(1) && said.contains(&layer.to_string()), "{code:?} {said}");
+        assert_eq!(std::fs::read(copy.path().join(&place)).unwrap(), image.layer);
+        assert_eq!(blobs(), 3, "what went otherwise goes there, too");
+    }
+    // As the README says.
+    output(Command::new("cp").arg("-a").arg(copy.path().join(&place)).arg(root.path().join(&place)));
+    assert!(is_whole(&store, &name, &image).await);
+    assert_eq!(backup(), (Some(0), String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_an_image_is_copied_too() {
+    let (root, store) = store();
+    let copy = tempfile::tempdir().unwrap();
+    let login = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
+    let mut command = script();
+    command.args([root.path(), copy.path()]);
+    assert_eq!(attempt(command), (Some(0), String::new()));
+    let (_root, new) = restored(copy.path());
+    assert_eq!(new.credentials().await.unwrap(), [login.credential]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_another_machine_every_file_is_synced() {
+    let (root, store) = store();
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (name, image) = publish(&store, "acme/shop.storefront", "v1").await;
+    // In the place of ssh: the other machine's rsync runs here, and what it was asked for is written down.
+    let (shell, asked) = (folder.path().join("shell"), folder.path().join("asked"));
+    std::fs::write(&shell, format!("#!/bin/sh\nshift\necho \"$@\" >>{}\nexec \"$@\"\n", asked.display()))
+        .unwrap();
+    std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = script();
+    command.arg(root.path()).arg(format!("backup:{}", copy.path().display())).env("RSYNC_RSH", &shell);
+    assert_eq!(attempt(command), (Some(0), String::new()));
+    let asked = std::fs::read_to_string(asked).unwrap();
+    assert_eq!(asked.lines().filter(|call| call.contains(" --fsync ")).count(), PASSES, "{asked}");
+    let (_root, new) = restored(copy.path());
+    assert!(is_whole(&new, &name, &image).await);
 }
