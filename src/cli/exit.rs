@@ -23,6 +23,8 @@ pub enum Exit {
     Infrastructure = 13,
     /// A service (broker, engine, registry, timeline) does not answer.
     Unavailable = 69,
+    /// Retention lets nothing go now, for what deploys run is not known.
+    Paused = 75,
     /// The configuration is wrong.
     Configuration = 78,
 }
@@ -85,4 +87,5 @@ Exit codes:
   12  the build was cancelled              (the same as 10)
   13  the build could not be done: not its fault
   69  a service (broker, engine, registry, timeline) does not answer, or another store gc or scrub goes on
+  75  store gc: done, but [retention] lets nothing go now: what deploys run is not known
   78  the configuration is wrong, or the token in it";

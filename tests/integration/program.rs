@@ -11,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use buildgrid::event::result::State;
+use buildgrid::store::{Store, StoreConfig};
 
 use crate::support::docker::{BASE, base_image, host, unique};
 use crate::support::git::GitServer;
@@ -227,6 +228,18 @@ fn check_says_what_is_kept_and_how_much() {
                  \"acme/shop\" keeps all\n";
     assert!(said.contains(rules), "{said}");
     assert!(!said.contains("quota") && !said.contains("keeping:"), "{said}");
+
+    // A round in which it lets nothing go is no success, for whoever has only the exit code.
+    Store::open(&StoreConfig::at(folder.path().join("store"))).unwrap();
+    let collect = || {
+        let output = buildgrid(&path).args(["store", "gc"]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = collect();
+    assert!(code == Some(75) && said.contains("all images are kept for now: "), "{code:?} {said}");
+    check("");
+    let (code, said) = collect();
+    assert!(code == Some(0) && !said.contains("kept for now"), "{code:?} {said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

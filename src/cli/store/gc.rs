@@ -18,7 +18,8 @@ use crate::worker::keeper;
 /// keeping.gc_every; this one goes now.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 done; 69 another collection goes on in this store; 78 the store cannot be written to.
+Exit codes: 0 done; 69 another collection goes on in this store; 75 done, but [retention] lets nothing go now, since it is
+not known what deploys run; 78 the store cannot be written to.
 
 Examples:
   buildgrid store gc --dry-run
@@ -51,7 +52,7 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
         false => told(&collected),
     };
     out.write_all(text.as_bytes())?;
-    Ok(Exit::Done)
+    Ok(if collected.retention_paused.is_some() { Exit::Paused } else { Exit::Done })
 }
 
 fn told(collected: &Collected) -> String {

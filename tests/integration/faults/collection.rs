@@ -72,7 +72,9 @@ async fn play(scene: Scene) -> (u64, usize) {
                     continue;
                 }
                 let ran = run(command, "").await;
-                assert!(ran.success || ran.output.contains("another process"), "{}", ran.output);
+                // Without a timeline it lets no image go, which is no success (75).
+                let is_expected = ["another process", "all images are kept for now"];
+                assert!(is_expected.iter().any(|words| ran.output.contains(words)), "{}", ran.output);
             }
         }
     });
