@@ -183,8 +183,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// The login of this user and password. An unknown user takes the same work as a wrong password; one that no
-    /// password can be, for its length, takes none.
+    /// The login of this user and password. An unknown user takes the work of a wrong password, but for reading a file that
+    /// is there; one that no password can be, for its length, takes none.
     pub async fn verify_credential(
         &self,
         user: &str,
@@ -208,15 +208,18 @@ impl Store {
 fn read(backend: &Backend, user: &UserName) -> Result<Option<Credential>, StoreError> {
     let key = layout::credential(user);
     let Some(bytes) = backend.read(&key)? else { return Ok(None) };
-    parse(&bytes)
-        .map(Some)
-        .map_err(|error| StoreError::Damaged { path: backend.place(&key), reason: error.to_string() })
+    parse(&bytes).map(Some).map_err(|error| StoreError::DamagedLogin {
+        path: backend.place(&key),
+        user: user.clone(),
+        reason: error.to_string(),
+    })
 }
 
-/// Stands in for the login of an unknown user, read in the same way.
+/// Stands in for the login of an unknown user: parsed and compared as one is. Its password is the empty one, by which nobody
+/// gets in.
 fn decoy() -> Credential {
     const DECOY: &[u8] = br#"{"user":"nobody","password_digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","namespaces":["nobody"],"created_at":"2026-01-01T00:00:00Z","rotated_at":null}"#;
-    parse(DECOY).expect("the constant is a login: a test reads it")
+    parse(DECOY).expect("the constant is a login: every unknown user's attempt reads it")
 }
 
 fn parse(bytes: &[u8]) -> serde_json::Result<Credential> {
@@ -262,6 +265,7 @@ mod tests {
             (user.as_str(), ""),
             ("acme-other", first),
             ("", ""),
+            // The decoy's.
             ("nobody", ""),
             ("../version", first),
         ] {
@@ -323,6 +327,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_damaged_one_is_told_with_what_helps() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreConfig::at(root.path())).unwrap();
+        let user = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap().credential.user;
+        std::fs::write(root.path().join(format!("buildgrid/credentials/{user}.json")), "{").unwrap();
+        for error in [store.credential(&user).await.err(), store.credentials().await.err()] {
+            let said = error.unwrap().to_string();
+            let remedy = format!("`buildgrid credential remove {user}`");
+            assert!(said.contains(&remedy) && !said.contains("image"), "{said}");
+        }
+        assert!(store.remove_credential(&user).await.unwrap(), "as it says");
+        assert!(store.credentials().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
     async fn keep_no_password() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(&StoreConfig::at(root.path().to_owned())).unwrap();
@@ -331,10 +350,5 @@ mod tests {
         let kept = std::fs::read_to_string(file).unwrap();
         assert!(!kept.contains(added.password.expose_secret()), "{kept}");
         assert!(!format!("{added:?}").contains(added.password.expose_secret()));
-    }
-
-    #[test]
-    fn an_unknown_user_is_compared_with_a_decoy() {
-        assert_eq!(decoy().user.as_str(), "nobody");
     }
 }

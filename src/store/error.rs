@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::digest::Digest;
+use super::user::UserName;
 
 /// Why an operation on the store failed. A failed write has changed nothing that a reader sees,
 /// except that a tag or link may stand already whose durability could not be confirmed; doing it
@@ -56,6 +57,10 @@ pub enum StoreError {
     Newer { path: PathBuf, found: u32, known: u32 },
     #[error("{path} is damaged ({reason}); restore it from a backup or publish its image again")]
     Damaged { path: PathBuf, reason: String },
+    #[error(
+        "{path} is damaged ({reason}), so that nobody can pull with this login; restore it from a backup, or do `buildgrid credential remove {user}` and make another (`buildgrid credential add`)"
+    )]
+    DamagedLogin { path: PathBuf, user: UserName, reason: String },
     #[error("the content of {digest} does not match its digest; build the commit again to repair the image")]
     Corrupt { digest: Digest },
     #[error("manifest {manifest} cannot be tagged: {what} is not in the store; publish the image again")]
