@@ -7,7 +7,8 @@
 //! | one user, from everywhere | 50 | 500 | 30 seconds |
 //!
 //! The first wait is a second, each further failure doubles it. What was quiet for 15 minutes is forgotten. Who has got in
-//! from a source before waits for own failures there alone, whatever others do.
+//! from a source before ([`Guesses::passed`], which only the timeline tells) waits for own failures there alone, whatever
+//! others do.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
