@@ -25,6 +25,7 @@ pub async fn serve(
         warn!(namespaces, "anybody may pull the images of these namespaces (registry.public_namespaces)");
     }
     let limits = Limits {
+        service: "registry",
         connections: config.max_connections,
         client_timeout: config.client_timeout,
         drain_timeout: config.drain_timeout,

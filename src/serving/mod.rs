@@ -4,6 +4,7 @@
 
 mod config;
 mod connection;
+mod descriptors;
 mod guesses;
 mod sendfile;
 mod source;
@@ -15,7 +16,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use tracing::warn;
 
 pub use self::config::ServerConfig;
 use self::connection::{Connection, set_options};
+use self::descriptors::Taking;
 pub use self::guesses::Guesses;
 use self::sendfile::SendingStream;
 pub use self::sendfile::{FileBody, FilePart, FileSender};
@@ -37,6 +38,8 @@ pub struct Peer(pub SocketAddr);
 /// What clients may use up.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Whose they are, as the configuration calls its section.
+    pub service: &'static str,
     /// Connections served at once; more wait in the kernel's queue.
     pub connections: usize,
     /// A client that for this long sends no complete request head, or takes no byte, is disconnected, and one that has
@@ -49,19 +52,21 @@ pub struct Limits {
 /// Serves `router`, by TLS if there is one, until `shutdown`; then takes no more connections, lets the running requests finish
 /// within their limit, and cuts what is left.
 pub async fn serve(
-    mut listener: TcpListener,
+    listener: TcpListener,
     router: Router,
     tls: Option<Tls>,
     limits: Limits,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    descriptors::raise(&limits);
+    let mut taking = Taking::new(listener, limits.service);
     let connections = Arc::new(Semaphore::new(limits.connections));
     let tracker = TaskTracker::new();
     let cut = CancellationToken::new();
     let accept = async {
         loop {
             let slot = connections.clone().acquire_owned().await.context("no more connections are taken")?;
-            let (stream, peer) = Listener::accept(&mut listener).await;
+            let (stream, peer) = taking.next().await;
             let client = Client { stream, peer, timeout: limits.client_timeout };
             let served = client.serve(router.clone(), tls.clone(), shutdown.clone());
             let cut = cut.clone();
@@ -82,7 +87,7 @@ pub async fn serve(
     };
     match shutdown.run_until_cancelled(serve).await {
         Some(failed) => return failed,
-        None => drop(listener),
+        None => drop(taking),
     }
     tracker.close();
     drain(&tracker, &cut, limits.drain_timeout).await;

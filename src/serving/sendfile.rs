@@ -293,7 +293,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
         let second = Duration::from_secs(1);
-        let limits = Limits { connections: 10, client_timeout: 30 * second, drain_timeout: second };
+        let limits = Limits {
+            service: "registry",
+            connections: 10,
+            client_timeout: 30 * second,
+            drain_timeout: second,
+        };
         tokio::spawn(serve(listener, router, None, limits, shutdown.clone()));
         (address, shutdown)
     }

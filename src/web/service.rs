@@ -130,6 +130,7 @@ pub async fn serve(listener: TcpListener, timeline: Arc<Timeline>) -> anyhow::Re
     let address = listener.local_addr().context("ask for the timeline's address")?;
     tracing::info!(%address, url = timeline.base, "the timeline is serving");
     let limits = Limits {
+        service: "timeline",
         connections: timeline.max_connections,
         client_timeout: CLIENT_TIMEOUT,
         drain_timeout: DRAIN,

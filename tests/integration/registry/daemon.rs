@@ -23,6 +23,11 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
+        Self::start_within("")
+    }
+
+    /// Within what `ulimit` allows; its log is in the folder.
+    fn start_within(ulimit: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Store::open(&StoreConfig::at(folder.path().join("store"))).unwrap();
         let (listen, status) = (free_address(), free_address());
@@ -36,10 +41,12 @@ impl Daemon {
         let socket = folder.path().join("notify");
         let systemd = UnixDatagram::bind(&socket).unwrap();
         systemd.set_read_timeout(Some(Duration::from_secs(25))).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_buildgrid"))
-            .arg("--config")
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let process = Command::new("sh")
+            .args(["-c", &format!("{ulimit}\nexec \"$0\" --config \"$1\" registry")])
+            .arg(env!("CARGO_BIN_EXE_buildgrid"))
             .arg(&config)
-            .arg("registry")
+            .stderr(log)
             .env("NOTIFY_SOCKET", &socket)
             .env_remove("JOURNAL_STREAM")
             .stdin(Stdio::null())
@@ -55,6 +62,10 @@ impl Daemon {
         let mut message = [0; 256];
         let length = self.systemd.recv(&mut message).unwrap();
         String::from_utf8_lossy(&message[..length]).trim().to_owned()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
     fn terminate(&self) {
@@ -101,6 +112,41 @@ async fn it_is_ready_while_its_store_is_there() {
     assert!(answer.contains("store: there is no store at "), "{answer}");
     std::fs::rename(&away, &here).unwrap();
     until("it is ready again", || daemon.ready().starts_with("HTTP/1.0 200")).await;
+}
+
+#[tokio::test]
+async fn too_few_open_files_are_said_at_the_start_and_when_they_are_used_up() {
+    let daemon = Daemon::start_within("ulimit -n 40");
+    until("it is said at the start", || daemon.log().contains("fewer files may be open than")).await;
+    assert!(daemon.log().contains("limit=40  needed=864"), "{}", daemon.log());
+    let idle: Vec<_> = (0..60).map(|_| TcpStream::connect(daemon.listen).unwrap()).collect();
+    const USED_UP: &str = "cannot take connections, and clients wait";
+    until("it is said", || daemon.log().contains(USED_UP)).await;
+    // Two tries and more.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(daemon.log().matches(USED_UP).count(), 1, "{}", daemon.log());
+    assert!(daemon.log().contains("lower registry.max_connections"), "{}", daemon.log());
+    drop(idle);
+    let mut client = TcpStream::connect(daemon.listen).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(25))).unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 404"), "{answer}");
+}
+
+#[tokio::test]
+async fn as_many_files_may_be_open_as_the_system_allows() {
+    let daemon = Daemon::start_within("ulimit -S -n 100");
+    let limits = || std::fs::read_to_string(format!("/proc/{}/limits", daemon.process.id())).unwrap();
+    let raised = || {
+        let limits = limits();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let (soft, hard) = (line.split_whitespace().nth(3), line.split_whitespace().nth(4));
+        soft == hard
+    };
+    until("the limit is raised", raised).await;
+    assert!(!daemon.log().contains("fewer files may be open"), "{}", daemon.log());
 }
 
 #[tokio::test]
