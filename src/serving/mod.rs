@@ -6,18 +6,16 @@ mod config;
 mod connection;
 mod descriptors;
 mod guesses;
+mod places;
 mod sendfile;
 mod source;
 pub mod tls;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -26,6 +24,7 @@ pub use self::config::ServerConfig;
 use self::connection::{Connection, set_options};
 use self::descriptors::Taking;
 pub use self::guesses::Guesses;
+use self::places::Places;
 use self::sendfile::SendingStream;
 pub use self::sendfile::{FileBody, FilePart, FileSender};
 pub use self::source::Proxies;
@@ -60,19 +59,19 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     descriptors::raise(&limits);
     let mut taking = Taking::new(listener, limits.service);
-    let connections = Arc::new(Semaphore::new(limits.connections));
+    let mut places = Places::new(limits);
     let tracker = TaskTracker::new();
     let cut = CancellationToken::new();
     let accept = async {
         loop {
-            let slot = connections.clone().acquire_owned().await.context("no more connections are taken")?;
+            let free = places.free().await?;
             let (stream, peer) = taking.next().await;
             let client = Client { stream, peer, timeout: limits.client_timeout };
             let served = client.serve(router.clone(), tls.clone(), shutdown.clone());
-            let cut = cut.clone();
+            let (cut, taken) = (cut.clone(), free.take());
             tracker.spawn(async move {
                 cut.run_until_cancelled(served).await;
-                drop(slot);
+                drop(taken);
             });
         }
     };

@@ -75,5 +75,6 @@ fn describe() {
         Unit::Seconds,
         "When the certificate of registry or timeline ends, or one that leads to its authority, in seconds since 1970"
     );
+    describe_gauge!("buildgrid_connections", "Connections that registry or timeline serve at this time");
     describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");
 }

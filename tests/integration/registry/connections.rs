@@ -8,6 +8,7 @@ use data_encoding::BASE64;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::observed::Log;
 use crate::support::image::{image_name, put_streamed};
 use crate::support::patience::until;
 use crate::support::registry::TestRegistry;
@@ -106,6 +107,32 @@ async fn a_pull_that_does_not_end_is_cut_at_the_drain_limit() {
     registry.stop().await;
     let received = read_to_end(stalled).await;
     assert!(received.is_err() || received.is_ok_and(|bytes| bytes.len() < BIG));
+}
+
+/// Subscriber and metrics are this thread's, on which the server runs too.
+#[tokio::test(flavor = "current_thread")]
+async fn it_is_said_and_counted_when_all_places_are_taken() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let (log, _subscriber) = Log::here();
+    let config = RegistryConfig { max_connections: 3, ..RegistryConfig::default() };
+    let registry = TestRegistry::start_with(config).await;
+    let counted = |number: u32| {
+        let line = format!("buildgrid_connections{{service=\"registry\"}} {number}\n");
+        recorder.handle().render().contains(&line)
+    };
+    let mut idle = vec![connect(&registry).await, connect(&registry).await];
+    until("two are counted", || counted(2)).await;
+    const TAKEN: &str = "all connections that may be served at once are taken";
+    // Longer than it takes to say it.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(!log.text().contains(TAKEN), "one is free: {}", log.text());
+    idle.push(connect(&registry).await);
+    until("it is said", || log.text().contains(TAKEN)).await;
+    assert!(counted(3) && log.text().contains("registry.max_connections"), "{}", log.text());
+    drop(idle);
+    until("none is counted", || counted(0)).await;
+    registry.stop().await;
 }
 
 /// The files below the registry's store that this process, and so the registry, has open.
