@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_stream::try_stream;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::Stream;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -107,7 +110,33 @@ async fn content(
         return Ok(Body::new(sender.body(FilePart { file, path, offset: range.start, length })));
     }
     file.seek(io::SeekFrom::Start(range.start)).await.map_err(|error| unserved(&path, &error))?;
-    Ok(Body::from_stream(ReaderStream::with_capacity(file.take(length), CHUNK)))
+    Ok(Body::from_stream(whole(path, length, ReaderStream::with_capacity(file.take(length), CHUNK))))
+}
+
+/// Logs where a file ends before all of it is sent, or cannot be read on, which the client sees as a cut alone.
+fn whole<S: Stream<Item = io::Result<Bytes>> + Send>(
+    path: PathBuf,
+    length: u64,
+    content: S,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    try_stream! {
+        let mut left = length;
+        for await chunk in content {
+            let chunk = chunk.inspect_err(|error| unfinished(&path, error))?;
+            left = left.saturating_sub(chunk.len() as u64);
+            yield chunk;
+        }
+        if left > 0 {
+            let short = io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was");
+            unfinished(&path, &short);
+            Err(short)?;
+        }
+    }
+}
+
+/// As where the kernel sends the file.
+fn unfinished(path: &Path, error: &io::Error) {
+    tracing::error!(path = %path.display(), %error, "cannot read a file that is being sent; the client is cut off");
 }
 
 /// What it means that a blob which was there cannot be read.

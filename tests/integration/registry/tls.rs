@@ -30,6 +30,9 @@ use crate::support::tls::{Authority, Issued};
 /// What docker takes for another machine, and the kernel for this one. All of 127.0.0.0/8 it would not verify.
 const ELSEWHERE: &str = "0.0.0.0";
 
+/// More than the kernel's socket buffers hold on both sides.
+const BIG: u64 = 64 << 20;
+
 struct Secured {
     registry: TestRegistry,
     authority: Authority,
@@ -300,6 +303,31 @@ async fn a_renewed_certificate_is_shown_and_one_that_cannot_be_used_is_not() {
     assert!(metrics.contains("buildgrid_tls_certificate_end_seconds{service=\"registry\"} 1"), "{metrics}");
     drop(old);
     secured.registry.stop().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_blob_that_became_shorter_is_logged_and_the_client_cut_off() {
+    let (log, _subscriber) = Log::here();
+    let Secured { registry, authority, folder: _folder } = Secured::start().await;
+    let image = TestImage::saying("hello");
+    image.publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
+    let digest = Digest::of(&image.layer);
+    // Its length is looked up when it is asked for, so that it has to become shorter in mid-pull.
+    let hex = digest.hex();
+    let blob = registry.root().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+    std::fs::OpenOptions::new().write(true).open(&blob).unwrap().set_len(BIG).unwrap();
+    let root = reqwest::Certificate::from_pem(&std::fs::read(authority.certificate()).unwrap()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
+    let url = format!("https://{}/v2/acme/shop.storefront/blobs/{digest}", registry.host);
+    let asked = client.get(url).basic_auth(registry.user(), Some(registry.password()));
+    let mut answer = asked.send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.content_length()), (200, Some(BIG)));
+    assert!(answer.chunk().await.unwrap().is_some());
+    std::fs::OpenOptions::new().write(true).open(&blob).unwrap().set_len(1000).unwrap();
+    while let Ok(Some(_)) = answer.chunk().await {}
+    until("it is said", || log.text().contains("cannot read a file that is being sent")).await;
+    assert!(log.text().contains("the file is shorter than it was"), "{}", log.text());
+    registry.stop().await;
 }
 
 /// A configuration whose registry has this certificate, and a store.
