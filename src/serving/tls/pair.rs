@@ -1,12 +1,13 @@
 //! A certificate with its key, as it lies in its files: whether it can be used at all, and what is to be said of it.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -117,14 +118,19 @@ impl Files {
 pub(super) type Mark = ([u8; 32], [u8; 32], bool);
 
 fn read(path: &Path) -> Result<(Vec<u8>, u32), Unusable> {
-    let opened = File::open(path).and_then(|file| {
-        let (mode, mut bytes) = (file.metadata()?.mode(), Vec::new());
+    // A pipe that nobody writes to would hold up opening and reading for ever.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(flags).open(path).and_then(|file| {
+        let (metadata, mut bytes) = (file.metadata()?, Vec::new());
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
         file.take(MOST).read_to_end(&mut bytes)?;
-        Ok((bytes, mode))
+        Ok((bytes, metadata.mode()))
     });
     opened.map_err(|error| {
         Unusable(format!(
-            "{} cannot be read ({error}); it must be there, and readable for the user that the service runs as",
+            "{} cannot be read ({error}); it must be there, as a file, and readable for the user that the service runs as",
             path.display()
         ))
     })

@@ -141,6 +141,21 @@ fn what_cannot_be_served_is_named_with_its_file() {
 }
 
 #[test]
+fn what_is_no_file_is_refused_at_once() {
+    let made = Made::new(&["localhost"], 60, 60);
+    let path = made.folder.path().join("tls.crt");
+    fs::remove_file(&path).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+    let (config, (tell, told)) = (made.config(), std::sync::mpsc::channel());
+    std::thread::spawn(move || tell.send(Pair::load(&config, "localhost").unwrap_err().to_string()));
+    let fault = told.recv_timeout(std::time::Duration::from_secs(20)).expect("a pipe does not hold it up");
+    assert!(fault.contains("tls.crt cannot be read (it is no regular file)"), "{fault}");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(made.fault().contains("(it is no regular file)"), "{}", made.fault());
+}
+
+#[test]
 fn a_key_that_others_may_read_is_complained_of() {
     let made = Made::new(&["a.b"], 60, 60);
     let key = made.folder.path().join("tls.key");
