@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use time::macros::{date, format_description};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::TlsConfig;
 
@@ -91,6 +91,15 @@ impl Files {
     /// Whether clients that come by `host` take the first certificate for the server's.
     fn names(&self, chain: &[CertificateDer<'_>], host: &str) -> Result<bool, Unusable> {
         let Some(own) = chain.first() else { return Ok(false) };
+        let (_, fields) = X509Certificate::from_der(own).map_err(|error| self.broken(&error))?;
+        if fields.version() != X509Version::V3 {
+            let file = self.config.certificate.display();
+            return Err(Unusable(format!(
+                "the first certificate in {file} is of X.509 version {}, and only version 3 can be used; have it issued with \
+                 extensions, the names of the server among them (openssl x509 -extfile)",
+                fields.version().0 + 1
+            )));
+        }
         let own = ParsedCertificate::try_from(own).map_err(|error| self.broken(&error))?;
         let name = ServerName::try_from(host_alone(host));
         Ok(name.is_ok_and(|name| rustls::client::verify_server_name(&own, &name).is_ok()))
@@ -160,8 +169,12 @@ impl Pair {
         let chain = files.chain()?;
         let (begins, ends) = files.validity(&chain)?;
         let names_host = files.names(&chain, host)?;
-        let signing = aws_lc_rs::sign::any_supported_type(&files.private_key()?)
-            .map_err(|error| Unusable(format!("{key}: the key cannot be used: {error}")))?;
+        let signing = aws_lc_rs::sign::any_supported_type(&files.private_key()?).map_err(|error| {
+            Unusable(format!(
+                "the key in {key} cannot be used ({error}); have a certificate issued for one of RSA with 2048 bits or \
+                 more, of ECDSA on P-256, P-384 or P-521, or of Ed25519"
+            ))
+        })?;
         let pair = CertifiedKey::new(chain, signing);
         pair.keys_match().map_err(|_| {
             Unusable(format!(

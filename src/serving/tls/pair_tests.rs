@@ -140,6 +140,35 @@ fn what_cannot_be_served_is_named_with_its_file() {
     assert!(made.fault().contains("tls.crt cannot be read (No such file"), "{}", made.fault());
 }
 
+fn openssl(folder: &std::path::Path, arguments: &str) {
+    let output = std::process::Command::new("openssl")
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .output()
+        .expect("openssl is needed");
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn which_keys_and_certificates_can_be_used_is_said() {
+    let made = Made::new(&["localhost"], 60, 60);
+    let folder = made.folder.path();
+    let few_bits = "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:1024 -out tls.key";
+    for key in [few_bits, "genpkey -algorithm ED448 -out tls.key"] {
+        openssl(folder, key);
+        let fault = made.fault();
+        assert!(
+            fault.contains("tls.key cannot be used (") && fault.contains("RSA with 2048 bits"),
+            "{fault}"
+        );
+    }
+    openssl(folder, "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out tls.key");
+    openssl(folder, "req -new -key tls.key -subj /CN=localhost -out tls.csr");
+    openssl(folder, "x509 -req -in tls.csr -key tls.key -days 60 -out tls.crt");
+    let fault = made.fault();
+    assert!(fault.contains("tls.crt is of X.509 version 1, and only version 3 can be used"), "{fault}");
+}
+
 #[test]
 fn what_is_no_file_is_refused_at_once() {
     let made = Made::new(&["localhost"], 60, 60);
