@@ -222,7 +222,7 @@ async fn a_request_without_tls_is_told_to_come_by_tls() {
     let secured = Secured::start().await;
     let mut stream = TcpStream::connect(&secured.registry.host).await.unwrap();
     // More than is taken of what is not heard.
-    let request = format!("GET /v2/ HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(8 << 10));
+    let request = format!("GET /v2/ HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(64 << 10));
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     in_time("the answer ends", stream.read_to_string(&mut answer)).await.unwrap();
