@@ -192,4 +192,4 @@ def at_once(side, path):
                 connection.ask(path)
             time.sleep(2)
             peaks.append(peak(side.process))
-    yield row(NAME, f"{AT_ONCE} pulls at once", "peak resident memory", "MiB", peaks[1], peaks[0], "with one pull", ratio_below=1.5)
+    yield row(NAME, f"{AT_ONCE} pulls at once", "peak resident memory", "MiB", peaks[1], peaks[0], "with one pull", below=64)

@@ -75,6 +75,10 @@ fn describe() {
         Unit::Seconds,
         "When the certificate of registry or timeline ends, or one that leads to its authority, in seconds since 1970"
     );
+    describe_gauge!(
+        "buildgrid_tls_files_usable",
+        "1 while the certificate of registry or timeline is the one in its files, 0 while those cannot be used"
+    );
     describe_gauge!("buildgrid_connections", "Connections that registry or timeline serve at this time");
     describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -17,6 +17,9 @@ use crate::telemetry::status::{Condition, Readiness};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Every how long it is said again that the files cannot be used: the next start will meet them.
+const AGAIN: Duration = Duration::from_secs(3600);
 
 /// TLS of one service; cheap to clone.
 #[derive(Clone)]
@@ -121,9 +124,11 @@ impl Tls {
 
     fn take(&self, files: Result<Files, Unusable>, odd: Odd) -> Odd {
         let service = self.service;
+        let usable = metrics::gauge!("buildgrid_tls_files_usable", "service" => service);
         match files.and_then(|files| self.renewed(&files)) {
             Ok(renewed) => {
-                if renewed || odd.is_said {
+                usable.set(1);
+                if renewed || odd.said_at.is_some() {
                     let ends = minute(self.served.pair().ends());
                     tracing::info!(service, ends, "new connections get the certificate that is in its files");
                 }
@@ -131,14 +136,16 @@ impl Tls {
             }
             Err(unusable) => {
                 let stays = odd.unusable.as_ref() == Some(&unusable);
-                if stays && !odd.is_said {
+                let said_at = odd.said_at.filter(|at| stays && at.elapsed() < AGAIN);
+                if stays && said_at.is_none() {
+                    usable.set(0);
                     tracing::error!(
                         service, reason = %unusable,
                         "the new certificate cannot be used; the one before stays in use until that is mended, which \
                          needs no restart"
                     );
                 }
-                Odd { is_said: stays, unusable: Some(unusable) }
+                Odd { said_at: said_at.or(stays.then(Instant::now)), unusable: Some(unusable) }
             }
         }
     }
@@ -164,7 +171,15 @@ impl Tls {
         if mark == self.served.mark() {
             return Ok(false);
         }
-        self.served.exchange(Pair::of(files, &self.host)?, mark);
+        let pair = Pair::of(files, &self.host)?;
+        let now = OffsetDateTime::now_utc();
+        match (pair.of_time(now), self.served.pair().of_time(now)) {
+            // An old one that was copied over a good one, perhaps.
+            (Some(Concern::Refused(_)), Some(Concern::Refused(_))) => {}
+            (Some(Concern::Refused(reason)), _) => return Err(Unusable(reason)),
+            _ => {}
+        }
+        self.served.exchange(pair, mark);
         Ok(true)
     }
 }
@@ -173,7 +188,8 @@ impl Tls {
 #[derive(Debug, Default)]
 struct Odd {
     unusable: Option<Unusable>,
-    is_said: bool,
+    /// When that was said last.
+    said_at: Option<Instant>,
 }
 
 /// What `/readyz` calls it.

@@ -28,7 +28,7 @@ const MOST: u64 = 1 << 20;
 /// Why a pair cannot be served at all, with its file and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unusable(String);
+pub struct Unusable(pub(super) String);
 
 /// What is to be said of a pair that can be served all the same, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]

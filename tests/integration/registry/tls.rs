@@ -299,6 +299,21 @@ async fn a_renewed_certificate_is_shown_and_one_that_cannot_be_used_is_not() {
     assert_eq!(secured.connect().await.unwrap().certificate(), der(&third));
     std::fs::write(&certificate, &third.certificate).unwrap();
     until("it is mended", || log.text().matches("new connections get").count() == 3).await;
+
+    // One that all clients refuse takes the place of none that they take.
+    let usable = |value: u8| {
+        recorder
+            .handle()
+            .render()
+            .contains(&format!("buildgrid_tls_files_usable{{service=\"registry\"}} {value}\n"))
+    };
+    assert!(usable(1));
+    let ended = secured.authority.issue_for(&["127.0.0.1"], -time::Duration::MINUTE);
+    std::fs::write(&key, &ended.key).unwrap();
+    std::fs::write(&certificate, &ended.certificate).unwrap();
+    until("it is said", || log.text().contains("the certificate has ended on")).await;
+    assert_eq!(secured.connect().await.unwrap().certificate(), der(&third));
+    assert!(usable(0));
     let metrics = recorder.handle().render();
     assert!(metrics.contains("buildgrid_tls_certificate_end_seconds{service=\"registry\"} 1"), "{metrics}");
     drop(old);
