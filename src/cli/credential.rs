@@ -31,7 +31,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Give a login a new password, shown once; the old one is refused from now on
+    /// Give a login a new password, shown once; the old one is refused a second later
     #[command(after_help = "Example:\n\n  buildgrid credential rotate acme-k3x9qd2m")]
     Rotate {
         user: UserName,
@@ -46,7 +46,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove a login, which is refused from now on
+    /// Remove a login, which is refused a second later
     #[command(after_help = "Example:\n\n  buildgrid credential remove acme-k3x9qd2m")]
     Remove { user: UserName },
 }

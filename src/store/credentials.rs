@@ -113,7 +113,7 @@ impl Store {
         .await
     }
 
-    /// Gives a login a new password; the old one is refused from now on. `None`: there is no such login.
+    /// Gives a login a new password; registries refuse the old one a second later. `None`: there is no such login.
     pub async fn rotate_credential(&self, user: &UserName) -> Result<Option<NewCredential>, StoreError> {
         let user = user.clone();
         self.blocking(move |backend| {
@@ -164,7 +164,7 @@ impl Store {
         .await
     }
 
-    /// Removes a login, which is refused from now on; answers whether there was one.
+    /// Removes a login, which registries refuse a second later; answers whether there was one.
     pub async fn remove_credential(&self, user: &UserName) -> Result<bool, StoreError> {
         let key = layout::credential(user);
         self.blocking(move |backend| backend.remove(&key)).await

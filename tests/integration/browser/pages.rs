@@ -9,6 +9,7 @@ use thirtyfour::Key;
 use crate::support::browser::{Browser, Size, Theme};
 use crate::support::grid::fake_event;
 use crate::support::process::{Ran, run};
+use crate::support::registry::logins_are_read_again;
 use crate::support::up::{Machine, Up};
 
 const FAKE: &str = r#"{"log_lines":4,"layers":3,"layer_bytes":20000}"#;
@@ -109,6 +110,7 @@ async fn a_credential_is_made_and_rotated_and_docker_logs_in_with_it() {
     browser.shows("The old password is refused").await;
     let new = browser.text(".once .image code").await;
     assert_ne!(old, new);
+    logins_are_read_again().await;
     docker_login(&machine, &user, &old).await.failed();
     docker_login(&machine, &user, &new).await.succeeded();
     browser.accessible("a new password").await;
@@ -126,6 +128,7 @@ async fn a_credential_is_made_and_rotated_and_docker_logs_in_with_it() {
     browser.click(&format!("button[popovertarget='remove-{user}']")).await;
     browser.click(&format!("#remove-{user} button[value=remove]")).await;
     browser.shows("No credentials yet").await;
+    logins_are_read_again().await;
     docker_login(&machine, &user, &new).await.failed();
     browser.finish().await;
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use buildgrid::event::result::State;
 use buildgrid::publish::config::Compression;
@@ -15,7 +14,7 @@ use crate::support::docker::unique;
 use crate::support::grid::{TestGrid, fake_event, files};
 use crate::support::image::{TestImage, image_name};
 use crate::support::process::{Ran, run};
-use crate::support::registry::TestRegistry;
+use crate::support::registry::{TestRegistry, logins_are_read_again};
 
 #[tokio::test]
 async fn skopeo_inspects_lists_and_copies() {
@@ -186,7 +185,7 @@ async fn docker_and_skopeo_pull_what_is_public_without_a_login() {
         }
         // A login that was removed is refused also for what nobody needs one for.
         registry.store.remove_credential(&other.credential.user).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        logins_are_read_again().await;
         let refused = docker.run(&["pull", &url], "").await.failed();
         assert!(refused.contains("unauthorized"), "{refused}");
 

@@ -1,7 +1,5 @@
 //! Namespaces whose images everybody may pull: what is read without a login, and that logins count all the same.
 
-use std::time::Duration;
-
 use buildgrid::registry::RegistryConfig;
 use buildgrid::store::NewCredential;
 use buildgrid::store::digest::Digest;
@@ -11,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use crate::support::image::{TestImage, image_name};
-use crate::support::registry::TestRegistry;
+use crate::support::registry::{TestRegistry, logins_are_read_again};
 
 const REPOSITORY: &str = "acme/shop.storefront";
 const PRIVATE: &str = "other/vault.secrets";
@@ -135,8 +133,7 @@ async fn a_token_is_as_good_as_its_login_and_no_longer() {
     assert_eq!(public.send().await.unwrap().bytes().await.unwrap(), image.manifest);
 
     registry.store.remove_credential(&other.credential.user).await.unwrap();
-    // As long as it is believed.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    logins_are_read_again().await;
     assert_eq!(seen(get(&private).bearer_auth(&own)).await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(seen(with_login(ask(), &other)).await.0, StatusCode::UNAUTHORIZED);
     registry.stop().await;

@@ -25,6 +25,11 @@ pub struct TestRegistry {
     server: JoinHandle<anyhow::Result<()>>,
 }
 
+/// Waits for as long as a registry goes by a login that it has read.
+pub async fn logins_are_read_again() {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
 impl TestRegistry {
     pub async fn start() -> Self {
         Self::start_with(RegistryConfig::default()).await

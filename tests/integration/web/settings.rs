@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 use super::Service;
 use crate::support::disk::SmallDisk;
 use crate::support::process::{Ran, run};
-use crate::support::registry::TestRegistry;
+use crate::support::registry::{TestRegistry, logins_are_read_again};
 
 const PAGE: &str = "/settings/buildgrid";
 
@@ -61,6 +61,7 @@ async fn a_password_that_is_rotated_on_the_page_is_the_one_that_docker_logs_in_w
     );
     let rotated = rotated.text().await.unwrap();
     let new = shown_password(&rotated);
+    logins_are_read_again().await;
     docker_login(&registry, &user, &old).await.failed();
     docker_login(&registry, &user, new).await.succeeded();
     assert!(!service.settings(&admin).await.contains(new), "it is shown once");
@@ -75,6 +76,7 @@ async fn a_password_that_is_rotated_on_the_page_is_the_one_that_docker_logs_in_w
         (removed.status(), &removed.headers()[header::LOCATION]),
         (StatusCode::SEE_OTHER, &PAGE.parse().unwrap())
     );
+    logins_are_read_again().await;
     docker_login(&registry, made.user.as_str(), shown_password(&added)).await.failed();
     service.timeline.finish().await;
     registry.stop().await;
