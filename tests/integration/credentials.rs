@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use buildgrid::config::Config;
 use buildgrid::event::result::{Kind, State};
+use buildgrid::registry::RegistryConfig;
 use tempfile::TempDir;
 
 use crate::support::docker::{self, BASE, base_image, unique};
@@ -137,31 +138,40 @@ async fn a_base_image_of_its_namespace_is_pulled_by_a_login_that_ends_with_the_b
     grid.finish().await;
 }
 
+/// Also from one that asks for a token, as ours does where a namespace is public.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_registry_is_pulled_from_with_the_namespaces_login() {
     let word = unique();
-    let private = TestRegistry::start().await;
-    let name = format!("acme/base.image:{word}");
-    TestImage::saying(&word).publish(&private.store, &image_name("acme/base.image", &word)).await;
-    let login = format!(
-        r#"{{"auths":{{"{}":{{"username":"{}","password":"{}"}}}}}}"#,
-        private.host,
-        private.user(),
-        private.password()
-    );
-    let folder = credentials(&[("registry.acme", &login)]);
+    let public_namespaces = ["open".parse().unwrap()].into();
+    let asks_for_tokens = RegistryConfig { public_namespaces, ..RegistryConfig::default() };
+    let registries = [TestRegistry::start().await, TestRegistry::start_with(asks_for_tokens).await];
+    let mut auths = Vec::new();
+    for private in &registries {
+        TestImage::saying(&word).publish(&private.store, &image_name("acme/base.image", &word)).await;
+        auths.push(format!(
+            r#""{}":{{"username":"{}","password":"{}"}}"#,
+            private.host,
+            private.user(),
+            private.password()
+        ));
+    }
+    let folder = credentials(&[("registry.acme", &format!("{{\"auths\":{{{}}}}}", auths.join(",")))]);
     let grid = grid(&folder).await;
     let server = GitServer::start();
     let repository = server.empty("private");
-    repository.write("Dockerfile", format!("FROM {}/{name}\nLABEL built=on-it\n", private.host));
-    let commit = repository.commit("Build on a private image");
-    let id = format!("acme-{word}");
-    grid.publish(event(&id, "acme", &repository.url, &commit, "{}")).await;
-    grid.result(&id, State::Published).await;
-    let id = format!("rival-{word}");
-    grid.publish(event(&id, "rival", &repository.url, &commit, "{}")).await;
-    let failed = grid.result(&id, State::Failed).await;
-    assert!(failed.reason.unwrap().contains("does not exist, or the engine may not pull it"));
+    for (number, private) in registries.into_iter().enumerate() {
+        let base = format!("{}/acme/base.image:{word}", private.host);
+        repository.write("Dockerfile", format!("FROM {base}\nLABEL built=on-it\n"));
+        let commit = repository.commit("Build on a private image");
+        let id = format!("acme-{word}-{number}");
+        grid.publish(event(&id, "acme", &repository.url, &commit, "{}")).await;
+        grid.result(&id, State::Published).await;
+        let id = format!("rival-{word}-{number}");
+        grid.publish(event(&id, "rival", &repository.url, &commit, "{}")).await;
+        let failed = grid.result(&id, State::Failed).await;
+        let reason = failed.reason.unwrap();
+        assert!(reason.contains("does not exist, or the engine may not pull it"), "{reason}");
+        private.stop().await;
+    }
     grid.finish().await;
-    private.stop().await;
 }
