@@ -224,12 +224,15 @@ pub(super) async fn extract(docker: &Docker, image: &str, path: &Path) -> Vec<u8
 /// What a user reads who pushes: that it is by design, and what to do instead.
 #[tokio::test]
 async fn docker_push_says_why_not() {
-    for docker in Docker::all() {
-        let registry = TestRegistry::start().await;
+    for (docker, is_public) in Docker::all().iter().flat_map(|docker| [(docker, false), (docker, true)]) {
+        let registry = if is_public { TestRegistry::public().await } else { TestRegistry::start().await };
         let image = TestImage::saying(&unique());
         let published = format!("{}/acme/shop.storefront:v1", registry.host);
         image.publish(&registry.store, &image_name("acme/shop.storefront", "v1")).await;
-        docker.login(&registry, registry.password()).await.succeeded();
+        // Where pulling needs no login, pushing is refused for the same reason, and not for want of one.
+        if !is_public {
+            docker.login(&registry, registry.password()).await.succeeded();
+        }
         docker.run(&["pull", &published], "").await.succeeded();
         // Over a tag of a repository that has the layers, beside it, and into a foreign namespace.
         for target in ["acme/shop.storefront:v1", "acme/new.one:v1", "other/a.b:v1"] {

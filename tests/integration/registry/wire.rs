@@ -11,11 +11,16 @@ const REPOSITORY: &str = "acme/shop.storefront";
 
 async fn with_image() -> (TestRegistry, TestImage) {
     let registry = TestRegistry::start().await;
+    let image = put_image(&registry).await;
+    (registry, image)
+}
+
+async fn put_image(registry: &TestRegistry) -> TestImage {
     let image = TestImage::saying("hello");
     for tag in ["v1", "v2"] {
         image.publish(&registry.store, &image_name(REPOSITORY, tag)).await;
     }
-    (registry, image)
+    image
 }
 
 fn login(registry: &TestRegistry) -> String {
@@ -67,10 +72,24 @@ async fn a_long_head_is_refused_before_its_login_is_looked_at() {
     registry.stop().await;
 }
 
-/// Whatever a request says of the host, no answer has it in it.
 #[tokio::test]
 async fn a_spoofed_host_changes_nothing() {
-    let (registry, image) = with_image().await;
+    spoof(TestRegistry::start().await, 401).await;
+}
+
+/// Where clients are told the address to fetch a token from, which would get their logins.
+#[tokio::test]
+async fn a_spoofed_host_leads_no_login_elsewhere() {
+    let registry = TestRegistry::public().await;
+    let challenge = format!("Bearer realm=\"http://{0}/v2/_token\",service=\"{0}\"", registry.host);
+    let request = b"GET /v2/ HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
+    assert_eq!(Answer::to(&registry.host, request).await.header("www-authenticate"), Some(&*challenge));
+    spoof(registry, 200).await;
+}
+
+/// Whatever a request says of the host, no answer has it in it. `anonymous` is the status of a pull without a login.
+async fn spoof(registry: TestRegistry, anonymous: u16) {
+    let image = put_image(&registry).await;
     let (right, none) = (login(&registry), String::new());
     for (path, login, status) in [
         ("/v2/", &right, 200),
@@ -78,7 +97,8 @@ async fn a_spoofed_host_changes_nothing() {
         ("/v2/_catalog?n=1", &right, 200),
         (&*format!("/v2/{REPOSITORY}/tags/list?n=1"), &right, 200),
         (&*format!("/v2/{REPOSITORY}/manifests/v1"), &right, 200),
-        (&*format!("/v2/{REPOSITORY}/manifests/v1"), &none, 401),
+        (&*format!("/v2/{REPOSITORY}/manifests/v1"), &none, anonymous),
+        ("/v2/_token", &right, 200),
         (&*format!("/v2/{REPOSITORY}/blobs/{}", Digest::of(&image.layer)), &right, 200),
         ("/v2/other/shop.storefront/tags/list", &right, 404),
     ] {
