@@ -138,12 +138,15 @@ async fn publishers_and_collectors_go_on_at_once() {
                     let name = image_name("acme/shop.storefront", &format!("v{number}-{turn}"));
                     image.put_untagged(&store, &repository).await;
                     match store.put_tag(&name, image.digest(), TagPut::IfAbsent).await {
-                        Ok(_) => assert!(is_whole(&store, &name, &image).await),
+                        Ok(_) => {
+                            assert!(is_whole(&store, &name, &image).await);
+                            published += 1;
+                        }
                         // It was slower than the grace.
                         Err(StoreError::Incomplete { .. }) => {}
                         Err(error) => panic!("{error}"),
                     }
-                    (published, turn) = (published + 1, turn + 1);
+                    turn += 1;
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
                 published
