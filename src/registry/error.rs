@@ -116,7 +116,7 @@ impl From<StoreError> for RegistryError {
         }
         tracing::error!(%error, "the store failed");
         match error {
-            StoreError::NoStore(_) => Self::StoreAway,
+            StoreError::NoStore(_) | StoreError::Object { .. } => Self::StoreAway,
             _ => Self::Internal,
         }
     }

@@ -113,14 +113,22 @@ impl StoreError {
     }
 }
 
-/// What an object store's client says, with the cause at the bottom of it: it leaves out why a connection failed.
+/// The most characters of what an object store's client says.
+const MOST_SAID: usize = 500;
+
+/// What an object store's client says, with the cause at the bottom of it: it leaves out why a connection failed. Of a
+/// service's answer the code and the message alone: the rest repeats what was signed, a session's token among it.
 fn reason_of(error: &object_store::Error) -> String {
     let mut reason = error.to_string();
+    let of = |name: &str| Some(reason.split_once(&format!("<{name}>"))?.1.split_once('<')?.0.to_owned());
+    if let Some(code) = of("Code") {
+        return format!("{code}: {}", of("Message").unwrap_or_default()).chars().take(MOST_SAID).collect();
+    }
     let chain = std::iter::successors(std::error::Error::source(error), |error| error.source());
     if let Some(cause) = chain.last().map(ToString::to_string).filter(|cause| !reason.contains(cause)) {
         reason = format!("{reason}: {cause}");
     }
-    reason
+    reason.lines().next().unwrap_or_default().chars().take(MOST_SAID).collect()
 }
 
 #[cfg(test)]
@@ -136,5 +144,19 @@ mod tests {
         }
         let text = StoreError::io("write", path, io::Error::from_raw_os_error(18)).to_string();
         assert!(text.starts_with("cannot write /srv/store/x: "), "{text}");
+    }
+
+    #[test]
+    fn of_a_services_answer_nothing_is_said_that_was_signed() {
+        let answer = "Server returned 403: <Error>\n<Code>SignatureDoesNotMatch</Code><Message>It does not match.</Message>\n\
+                      <CanonicalRequest>x-amz-security-token:SECRET</CanonicalRequest></Error>";
+        let error = object_store::Error::Generic { store: "S3", source: answer.into() };
+        assert_eq!(reason_of(&error), "SignatureDoesNotMatch: It does not match.");
+        let long = object_store::Error::Generic {
+            store: "S3",
+            source: format!("{}\nSECRET", "x".repeat(9000)).into(),
+        };
+        let said = reason_of(&long);
+        assert!(said.len() <= MOST_SAID && !said.contains("SECRET"), "{said}");
     }
 }

@@ -162,7 +162,7 @@ pub(super) fn tagged(backend: &Backend, name: &ImageName) -> Result<Option<Diges
 fn take_back(backend: &Backend, key: &Key, link: &[u8], before: Option<Digest>) -> Result<(), StoreError> {
     let lock = layout::tags_lock();
     match before {
-        None => backend.remove_if(&lock, key, link)?,
+        None => backend.remove_if(&lock, key, link, None)?,
         Some(before) => backend.compare_and_set(&lock, &[], key, link, before.to_string().as_bytes())?,
     };
     Ok(())

@@ -208,16 +208,31 @@ impl Backend {
         each!(self, place => place.remove(key))
     }
 
-    /// Removes an object durably if it still is `expected`.
+    /// Removes an object durably if it still is `expected`; where others wait for what is `held`, before that is over.
     pub(in crate::store) fn remove_if(
         &self,
         lock: &Key,
         key: &Key,
         expected: &[u8],
+        held: Option<&Held>,
     ) -> Result<Swap, StoreError> {
         match self {
             Self::Directory(directory) => directory.remove_if(lock, key, expected),
-            Self::Objects(objects) => objects.remove_if(key, expected),
+            Self::Objects(objects) => {
+                let hold = match held {
+                    Some(Held::Objects(hold)) => Some(*hold),
+                    _ => None,
+                };
+                objects.remove_if(key, expected, hold)
+            }
+        }
+    }
+
+    /// Removes an object durably, before what is `held` is over.
+    pub(in crate::store) fn remove_held(&self, key: &Key, held: &Held) -> Result<(), StoreError> {
+        match (self, held) {
+            (Self::Objects(objects), Held::Objects(hold)) => objects.erase(key, hold),
+            _ => self.remove(key).map(drop),
         }
     }
 

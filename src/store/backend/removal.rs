@@ -42,17 +42,6 @@ pub(in crate::store) enum Held<'a> {
     Objects(&'a Hold),
 }
 
-impl Held<'_> {
-    /// # Errors
-    /// [`StoreError::Slow`] when it is over.
-    pub(in crate::store) fn still(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Lock => Ok(()),
-            Self::Objects(hold) => hold.still(),
-        }
-    }
-}
-
 impl Directory {
     /// Takes the lease at `key`, unless another process has it: `None`.
     pub(in crate::store) fn lease(&self, key: &Key) -> Result<Option<Lease>, StoreError> {

@@ -61,7 +61,8 @@ impl Store {
         for shard in condemned::shards() {
             match round.remove_due(&shard) {
                 Ok(one) => settled.push((shard, one)),
-                Err(error @ StoreError::Full { .. }) => full = Some(error),
+                // Nor is a service that is slow for the one list so for all.
+                Err(error @ (StoreError::Full { .. } | StoreError::Slow { .. })) => full = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -325,12 +326,11 @@ impl<'a> Round<'a> {
         }
         let backend = self.backend;
         let removed = self.remove_marked(&condemned::shard_of(version.manifest), &[mark], |_, held| {
-            held.still()?;
             let current = layout::tag_current_link(&candidate.name);
             let link = version.manifest.to_string();
             // Durably, before what it refers to goes: else a tag could come back without its content.
-            backend.remove_if(&layout::tags_lock(), &current, link.as_bytes())?;
-            backend.remove(&version.key)?;
+            backend.remove_if(&layout::tags_lock(), &current, link.as_bytes(), Some(held))?;
+            backend.remove_held(&version.key, held)?;
             for key in [&version.key, &current] {
                 backend.remove_empty(key);
             }

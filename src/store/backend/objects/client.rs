@@ -23,10 +23,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// meanwhile.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a removal may take to its answer.
-const REMOVAL: Duration = Duration::from_secs(15);
+pub(super) const REMOVAL: Duration = Duration::from_secs(15);
 /// A request that fails is tried so many times more, for so long at most.
 const TRIES: usize = 4;
-const TRYING: Duration = Duration::from_secs(60);
+const TRYING: Duration = Duration::from_secs(240);
 
 /// One bucket.
 pub(super) struct Client {
@@ -84,7 +84,9 @@ impl Client {
             Service::S3 => {
                 let mut builder = begun!(AmazonS3Builder)
                     .with_bucket_name(bucket)
-                    .with_virtual_hosted_style_request(config.virtual_hosted);
+                    .with_virtual_hosted_style_request(config.virtual_hosted)
+                    // One request each, of which a refusal is one, and which every service knows.
+                    .with_disable_bulk_delete(true);
                 if let Some(region) = &config.region {
                     builder = builder.with_region(region);
                 }

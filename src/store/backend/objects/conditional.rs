@@ -1,7 +1,7 @@
 //! Puts on condition, and how something is taken away without a lock.
 //!
-//! No service removes on condition, so a removal could come to what somebody has put a moment before. What others may
-//! put again is therefore removed in two steps that they see:
+//! No removal is sent on condition (the library has none, and not every service keeps one), so it could come to what
+//! somebody has put a moment before. What others may put again is therefore removed in two steps that they see:
 //!
 //! - of the marks of the collection, the list is first changed on condition to one that ends with a line that says
 //!   that the removal goes on; then the objects are removed; then the line is taken off with the marks. Who needs one of
@@ -19,6 +19,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use object_store::{Error, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
 
 use super::bucket::{Found, Objects, is_taken};
@@ -39,20 +40,24 @@ const LARGEST_COPY: u64 = 5 << 30;
 /// Begins the line that says that a removal goes on.
 const REMOVING: &[u8] = b"{\"removing\":";
 
-/// That nobody else relies on what is being removed.
-pub(in crate::store) struct Hold(Instant);
+/// That nobody else relies on what is being removed: since when, by a clock that goes on while the machine is suspended.
+pub(in crate::store) struct Hold(Duration);
 
 impl Hold {
     fn begin() -> Self {
-        Self(Instant::now())
+        Self(since_boot())
     }
 
     pub(in crate::store) fn still(&self) -> Result<(), StoreError> {
-        match self.0.elapsed() < HOLD {
+        match since_boot().saturating_sub(self.0) < HOLD {
             true => Ok(()),
             false => Err(StoreError::Slow { limit: HOLD }),
         }
     }
+}
+
+fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock").into()
 }
 
 /// Waits for a remover to go on, until it is plain that it does not.
@@ -216,25 +221,39 @@ impl Objects {
         Ok(is_after?.then_some(done))
     }
 
-    pub(in crate::store) fn remove_if(&self, key: &Key, expected: &[u8]) -> Result<Swap, StoreError> {
+    /// Removes an object if it still is `expected`, before the `hold` is over that was taken for it, if one was.
+    pub(in crate::store) fn remove_if(
+        &self,
+        key: &Key,
+        expected: &[u8],
+        hold: Option<&Hold>,
+    ) -> Result<Swap, StoreError> {
         loop {
-            match self.fetch(key)?.filter(|found| !is_taken(key, found.bytes.len() as u64)) {
-                None => return Ok(Swap::Done),
-                Some(found) if found.bytes != expected => return Ok(Swap::Found(found.bytes.into())),
-                Some(found) => {
-                    if self.take_away(key, found.version)? {
-                        return Ok(Swap::Done);
-                    }
-                }
+            let Some(found) = self.fetch(key)? else { return Ok(Swap::Done) };
+            // What a removal that was not ended has left goes, too.
+            if found.bytes != expected && !is_taken(key, found.bytes.len() as u64) {
+                return Ok(Swap::Found(found.bytes.into()));
+            }
+            if self.take_away(key, found.version, hold)? {
+                return Ok(Swap::Done);
             }
         }
     }
 
     /// Removes what is of this version; answers whether it was.
-    fn take_away(&self, key: &Key, version: UpdateVersion) -> Result<bool, StoreError> {
-        let hold = Hold::begin();
-        if self.put_on(key, b"", PutMode::Update(version))?.is_none() {
-            return Ok(false);
+    fn take_away(&self, key: &Key, version: UpdateVersion, hold: Option<&Hold>) -> Result<bool, StoreError> {
+        let own = Hold::begin();
+        let hold = hold.unwrap_or(&own);
+        hold.still()?;
+        // Once, so that it does not come later than is believed.
+        let (store, path) = (self.client.once.clone(), self.at(key));
+        let emptied = self.wait(async move {
+            store.put_opts(&path, PutPayload::new(), PutMode::Update(version).into()).await
+        });
+        match emptied {
+            Ok(_) => {}
+            Err(Error::Precondition { .. } | Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(self.failed("remove", key)(error)),
         }
         // Later, somebody may have taken over; what is empty counts as removed.
         if hold.still().is_ok() {
@@ -283,7 +302,7 @@ impl Objects {
                 let version = UpdateVersion { e_tag: now.e_tag, version: now.version };
                 match layout::is_blob(key) {
                     true => self.put_on(key, b"", PutMode::Update(version))?.is_some(),
-                    false => self.take_away(key, version)?,
+                    false => self.take_away(key, version, None)?,
                 }
             }
         };
@@ -303,6 +322,7 @@ fn without_hold(list: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::REMOVAL;
     use super::*;
 
     #[test]
@@ -316,7 +336,7 @@ mod tests {
 
     #[test]
     fn others_wait_longer_than_a_remover_goes_on() {
-        // A removal of an image is four requests of up to 15 seconds.
-        assert!(HOLD + Duration::from_secs(4 * 15) < STALE - Duration::from_secs(30));
+        // The last request is sent within the hold.
+        assert!(HOLD + REMOVAL < STALE - Duration::from_secs(60));
     }
 }

@@ -69,6 +69,8 @@ impl Objects {
             return Ok(Some(version));
         }
         match self.fetch(key)? {
+            // The answer was lost, and the request sent again.
+            Some(found) if found.bytes == bytes => Ok(Some(found.version)),
             None => self.put_on(key, &bytes, PutMode::Create),
             Some(found) => {
                 // An empty one was given back.
@@ -104,10 +106,15 @@ async fn beat(
         store.put_opts(&path, PutPayload::from(bytes), PutMode::Update(version).into()).await
     };
     while stop.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
-        match put(body(), version.clone()).await {
+        let sent = body();
+        match put(sent.clone(), version.clone()).await {
             Ok(done) => version = done.into(),
-            // Another process has it, since this one was stopped for long.
-            Err(Error::Precondition { .. }) => return,
+            Err(Error::Precondition { .. }) => match version_of(&store, &path, &sent).await {
+                // The answer was lost, and the request sent again.
+                Some(own) => version = own,
+                // Another process has it, since this one was stopped for long.
+                None => return,
+            },
             Err(error) => {
                 tracing::debug!(%error, "a lease in the object store could not be renewed; it is tried again");
                 continue;
@@ -121,6 +128,13 @@ async fn beat(
     if let Err(error) = put(Vec::new(), version).await {
         tracing::debug!(%error, "a lease in the object store could not be given back; it gets old");
     }
+}
+
+/// The version of what stands there, if it is this.
+async fn version_of(store: &Arc<dyn ObjectStore>, path: &Path, bytes: &[u8]) -> Option<UpdateVersion> {
+    let found = store.get(path).await.ok()?;
+    let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+    (found.bytes().await.ok()? == bytes).then_some(version)
 }
 
 /// Different each time, so that each has a version of its own.

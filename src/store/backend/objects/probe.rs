@@ -8,7 +8,7 @@ use crate::store::error::StoreError;
 use crate::store::layout;
 
 impl Objects {
-    /// Puts an object on conditions that do not hold, and removes it.
+    /// Puts an object on conditions that do not hold, and removes it, which is needed as well.
     ///
     /// # Errors
     /// [`StoreError::Unconditional`] where one of them was put.
@@ -30,7 +30,7 @@ impl Objects {
             }
         })();
         // Where that fails, a sweep removes it.
-        let _ = self.delete(&key);
-        probed
+        let removed = self.delete(&key);
+        probed.and(removed)
     }
 }
