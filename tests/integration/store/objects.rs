@@ -180,8 +180,9 @@ async fn a_large_blob_survives_cuts_or_leaves_nothing() {
         })
     };
     // A cut of a moment is made good by trying again.
-    let writing = write(&store);
+    // Slowly at first, so that it is on its way when it is cut, on whatever machine.
     proxy.set(Mode::Throttled(1_000_000));
+    let writing = write(&store);
     tokio::time::sleep(Duration::from_millis(700)).await;
     proxy.set(Mode::Cut);
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -197,6 +198,7 @@ async fn a_large_blob_survives_cuts_or_leaves_nothing() {
     std::fs::remove_file(&path).unwrap();
 
     // A service that stays away is an error, and nothing is visible.
+    proxy.set(Mode::Throttled(1_000_000));
     let writing = write(&store);
     tokio::time::sleep(Duration::from_millis(700)).await;
     proxy.set(Mode::Cut);
