@@ -166,7 +166,7 @@ async fn a_commit_is_built_by_a_form_that_keeps_what_was_typed() {
     let noted = browser.complaints().await;
     // Once or twice, as it likes.
     let is_answer = |note: &String| note.contains("the server responded with a status of 422");
-    assert!(!noted.is_empty() && noted.iter().all(is_answer), "{noted:#?}");
+    assert!((1..=2).contains(&noted.len()) && noted.iter().all(is_answer), "{noted:#?}");
     browser.eval("document.querySelector('[name=args]').value = 'A=1\\nno'; document.querySelector('[name=namespace]').value = 'acme'").await;
     browser.click(".send button").await;
     browser.shows("3 fields need another look").await;

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use buildgrid::config::Config;
@@ -22,10 +22,21 @@ use crate::support::registry::TestRegistry;
 /// Where it happens, and how.
 struct Scene {
     store: StoreConfig,
-    /// How long it goes on.
+    /// How long it goes on at least, and five times as long at most, until enough has gone: a busy machine takes longer.
     lasts: Duration,
+    /// How many blobs and images are enough.
+    enough: (u64, usize),
+    gone: Mutex<(u64, usize)>,
     /// Long enough for a publish, and no longer: so what was condemned is used again all the time.
     grace: Duration,
+}
+
+impl Scene {
+    fn goes_on(&self, since: Instant) -> bool {
+        let (removed, gone) = *self.gone.lock().unwrap();
+        let is_enough = removed > self.enough.0 && gone > self.enough.1;
+        since.elapsed() < if is_enough { self.lasts } else { 5 * self.lasts }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,16 +44,18 @@ async fn garbage_is_collected_while_images_are_published_and_pulled() {
     let folder = tempfile::tempdir().unwrap();
     let (lasts, grace) = (Duration::from_secs(25), Duration::from_secs(2));
     let store = StoreConfig::at(folder.path().join("store"));
-    let (removed, gone) = play(Scene { store, lasts, grace }).await;
-    assert!(removed > 0 && gone > 0, "{removed} blobs and {gone} images were removed");
+    let scene = Scene { store, lasts, grace, enough: (20, 10), gone: Mutex::default() };
+    let (removed, gone) = play(scene).await;
+    assert!(removed > 20 && gone > 10, "{removed} blobs and {gone} images were removed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_is_collected_in_an_object_store_while_images_are_published_and_pulled() {
     let server = Moto::start().await;
-    let (lasts, grace) = (Duration::from_secs(70), Duration::from_secs(8));
-    let (removed, gone) = play(Scene { store: server.store(), lasts, grace }).await;
-    assert!(removed > 0 && gone > 0, "{removed} blobs and {gone} images were removed");
+    let (lasts, grace) = (Duration::from_secs(40), Duration::from_secs(8));
+    let scene = Scene { store: server.store(), lasts, grace, enough: (3, 1), gone: Mutex::default() };
+    let (removed, gone) = play(scene).await;
+    assert!(removed > 3 && gone > 1, "{removed} blobs and {gone} images were removed");
 }
 
 /// Answers how many blobs and images went.
@@ -75,10 +88,10 @@ async fn play(scene: Scene) -> (u64, usize) {
 
     let publishers = (0..2).map(|publisher| {
         let config = configured(folder.path(), &scene, &format!("publisher-{publisher}"));
-        let (registry, login, lasts) = (registry.clone(), login.clone(), scene.lasts);
+        let (registry, login, scene) = (registry.clone(), login.clone(), scene.clone());
         tokio::spawn(async move {
             let began = Instant::now();
-            let builds = (0..).take_while(|_| began.elapsed() < lasts);
+            let builds = (0..).take_while(|_| scene.goes_on(began));
             for build in builds {
                 publish_and_pull(&config, publisher, build, &registry, &login).await;
             }
@@ -110,6 +123,7 @@ fn letting_go(scene: &Scene, stop: &AtomicBool) -> (u64, usize) {
             Ok(collected) => {
                 removed += collected.removed.blobs;
                 gone += collected.retention.iter().filter(|image| image.state == Going::Removed).count();
+                *scene.gone.lock().unwrap() = (removed, gone);
             }
             Err(StoreError::Busy) => {}
             Err(error) => panic!("{error}"),
