@@ -331,6 +331,8 @@ impl Wire {
         let repository = RepositoryName::fold(&named).map_err(|error| {
             format!("repository.name: {named:?} cannot be made into an image's name: {error}")
         })?;
+        ImageRepository::new(self.namespace.clone(), self.app.clone(), repository.clone())
+            .map_err(|error| format!("repository.name: {error}"))?;
         let services = self.services.unwrap_or_else(|| vec![self.app.to_string()]);
         if services.is_empty() || services.len() > MAX_ITEMS {
             return Err(format!("services: {} services; 1 to {MAX_ITEMS} are taken", services.len()));

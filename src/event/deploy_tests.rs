@@ -263,6 +263,21 @@ fn each_wrong_field_is_named_with_its_reason() {
 }
 
 #[test]
+fn parts_that_are_too_long_together_are_refused() {
+    let named = |length: usize| {
+        let mut event = with("/app", json!("a".repeat(96)));
+        event["repository"]["name"] = json!("r".repeat(length));
+        parse(&event)
+    };
+    let (event, _) = named(192 - "acme/.".len() - 96).unwrap();
+    assert_eq!(event.image().repository.to_string().len(), 192);
+    let reason = named(96).unwrap_err().reason;
+    for word in ["repository.name:", "198", "at most 192", "shorter"] {
+        assert!(reason.contains(word), "{word:?} is not in {reason:?}");
+    }
+}
+
+#[test]
 fn without_a_valid_identity_there_is_none() {
     let cases: Vec<(Value, &[&str])> = vec![
         (without("/id"), &["id", "missing"]),

@@ -11,9 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::commit::CommitId;
 
-/// The longest component, in characters. A repository's whole name must fit into the 255 characters
-/// that clients commonly allow together with the registry's host.
+/// The longest component, in characters.
 const MAX_COMPONENT: usize = 96;
+
+/// The longest name of a repository, in characters. Clients allow 255 together with the registry's host and port and
+/// the slash after them (OCI distribution specification 1.1, "Pulling manifests"); this leaves 62 for these.
+const MAX_NAME: usize = 192;
 
 /// The longest tag (OCI distribution specification 1.1: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`).
 const MAX_TAG: usize = 128;
@@ -32,6 +35,10 @@ pub enum InvalidName {
         "variant {0:?} is not a name: a lower-case letter or digit, then up to 62 of a-z, 0-9, '_', '.' and '-'"
     )]
     Variant(String),
+    #[error(
+        "the image's name {name}… is {length} characters long, at most {MAX_NAME} are taken: clients allow 255 with the registry's host; choose a shorter namespace, app or repository name"
+    )]
+    Long { name: String, length: usize },
     #[error("{0:?} is not an image name of the form <namespace>/<app>.<repository>:<tag>")]
     Image(String),
 }
@@ -215,6 +222,19 @@ impl fmt::Debug for ImageRepository {
     }
 }
 
+impl ImageRepository {
+    /// # Errors
+    /// [`InvalidName::Long`] where they are so long together that clients do not take the name.
+    pub fn new(namespace: Namespace, app: AppName, repository: RepositoryName) -> Result<Self, InvalidName> {
+        let name = Self { namespace, app, repository };
+        let text = name.to_string();
+        match text.len() {
+            ..=MAX_NAME => Ok(name),
+            length => Err(InvalidName::Long { name: text[..MAX_COMPONENT].to_owned(), length }),
+        }
+    }
+}
+
 impl FromStr for ImageRepository {
     type Err = InvalidName;
 
@@ -222,7 +242,7 @@ impl FromStr for ImageRepository {
         let image = || InvalidName::Image(text.chars().take(300).collect());
         let (namespace, name) = text.split_once('/').ok_or_else(image)?;
         let (app, repository) = name.split_once('.').ok_or_else(image)?;
-        Ok(Self { namespace: namespace.parse()?, app: app.parse()?, repository: repository.parse()? })
+        Self::new(namespace.parse()?, app.parse()?, repository.parse()?)
     }
 }
 
@@ -365,6 +385,15 @@ mod tests {
         for bad in ["acme", "acme/shop", "acme/shop.", "acme/.front", "a/b/c.d", "../etc/x.y"] {
             assert!(bad.parse::<ImageRepository>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_that_clients_do_not_take_is_refused() {
+        let full = format!("{}/{}.{}", "n".repeat(96), "a".repeat(50), "r".repeat(44));
+        assert_eq!(full.len(), MAX_NAME);
+        assert!(full.parse::<ImageRepository>().is_ok());
+        let error = format!("{full}r").parse::<ImageRepository>().unwrap_err().to_string();
+        assert!(error.contains("193") && error.contains("192") && error.contains("255"), "{error}");
     }
 
     proptest! {
