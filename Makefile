@@ -1,5 +1,5 @@
 # The commands of the repository. Each is a script that can be run by itself as well.
-.PHONY: help demo test lint soak bench
+.PHONY: help demo test lint soak fuzz bench
 .DEFAULT_GOAL := help
 
 help:
@@ -7,6 +7,7 @@ help:
 	@echo 'make test    the whole suite against real services'
 	@echo 'make lint    formatter, clippy, dependency rules, scripts, systemd units'
 	@echo 'make soak    faults under load, two minutes of them (SECONDS=<length>)'
+	@echo 'make fuzz    looks for inputs that break what is read from strangers (SECONDS=<length of each>, ONLY=<name> for some)'
 	@echo 'make bench   all figures beside their goals and peers (ONLY=<name> for some)'
 	@echo
 	@echo 'Each sets up what it needs first: from Debian packages, as root or by sudo, saying what and why.'
@@ -22,6 +23,9 @@ lint:
 
 soak:
 	@scripts/soak
+
+fuzz:
+	@scripts/fuzz
 
 bench:
 	@scripts/bench

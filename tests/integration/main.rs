@@ -10,6 +10,7 @@ mod credentials;
 mod docker;
 mod faults;
 mod fixtures;
+mod fuzz;
 mod program;
 mod queue;
 mod registry;
