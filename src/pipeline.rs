@@ -106,11 +106,19 @@ impl Pipeline {
         let name = event.image();
         let platform = run.cancel.run_until_cancelled(Box::pin(self.platform(event))).await;
         let definition = event.definition(&platform.unwrap_or(Err(Outcome::Cancelled))?);
-        let put = if event.options.rebuild {
-            TagPut::Replace { expected: self.publisher.current(&name).await? }
+        let (put, is_repair) = if event.options.rebuild {
+            let expected = self.publisher.current(&name).await?;
+            let is_damaged = match expected {
+                Some(digest) => {
+                    let store = self.publisher.store();
+                    !store.is_whole(&name.repository, digest).await.map_err(PublishError::from)?
+                }
+                None => false,
+            };
+            (TagPut::Replace { expected }, is_damaged)
         } else {
             match self.publisher.existing(&name, definition).await? {
-                Existing::Nothing => TagPut::IfAbsent,
+                Existing::Nothing => (TagPut::IfAbsent, false),
                 Existing::Same(published) => {
                     run.log.status(format!("{name} is published already, by the same definition")).await;
                     return Ok(published);
@@ -119,11 +127,11 @@ impl Pipeline {
                     run.log
                         .status(format!("{name} is damaged in the store; building it again repairs it"))
                         .await;
-                    TagPut::Replace { expected: Some(digest) }
+                    (TagPut::Replace { expected: Some(digest) }, true)
                 }
             }
         };
-        let has_quota = self.permit_usage(event).await?;
+        let has_quota = self.permit_usage(event, is_repair).await?;
 
         let labels = labels(event, OffsetDateTime::now_utc());
         let (image, on_engine) = match &event.work {
@@ -156,10 +164,14 @@ impl Pipeline {
         self.rules.permit(event).map_err(Outcome::Rejected)
     }
 
-    /// Whether the namespace may have more in the store; answers whether anybody limits it.
-    async fn permit_usage(&self, event: &DeployEvent) -> Result<bool, Outcome> {
+    /// Whether the namespace may have more in the store; answers whether anybody limits it. What repairs an image counts
+    /// already.
+    async fn permit_usage(&self, event: &DeployEvent, is_repair: bool) -> Result<bool, Outcome> {
         if self.rules.quota(&event.namespace).is_none() {
             return Ok(false);
+        }
+        if is_repair {
+            return Ok(true);
         }
         let store = self.publisher.store();
         let usage = store.usage(&event.namespace).await.map_err(PublishError::from)?;

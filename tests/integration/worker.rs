@@ -293,7 +293,20 @@ async fn a_namespace_that_has_its_share_of_the_store_builds_no_more() {
     assert_eq!(grid.dead_letter().await.reason, reason);
     // What is there already needs no more room.
     grid.publish(event("b-4", 2)).await;
-    assert!(grid.result("b-4", State::Published).await.reused);
+    let fourth = grid.result("b-4", State::Published).await;
+    assert!(fourth.reused);
+    // Nor does what repairs it: what is missing counts already.
+    let hex = fourth.digest.unwrap().hex();
+    let blobs = grid.config.store.path.join("docker/registry/v2/blobs/sha256");
+    for (id, build) in [("b-5", "{}"), ("b-6", r#"{"rebuild":true}"#)] {
+        std::fs::remove_file(blobs.join(&hex[..2]).join(&hex).join("data")).unwrap();
+        grid.publish(event(id, 2).replace("\"fake\"", &format!("\"build\":{build},\"fake\""))).await;
+        let repaired = grid.result(id, State::Published).await;
+        assert!(!repaired.reused && repaired.digest == fourth.digest, "{repaired:?}");
+    }
+    grid.publish(event("b-7", 2).replace("\"fake\"", "\"build\":{\"rebuild\":true},\"fake\"")).await;
+    assert!(grid.result("b-7", State::Rejected).await.reason.unwrap().contains("max_store"));
+    assert!(grid.dead_letter().await.reason.contains("max_store"));
     grid.finish().await;
 }
 
