@@ -203,9 +203,10 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Of two times the later: a restore may have lost one, and a worker's clock may be wrong.
-    fn at(&self) -> SystemTime {
-        self.created.max(self.put)
+    /// Of two times the later: a restore may have lost one, and a worker's clock may be behind. One that is ahead says
+    /// nothing.
+    fn at(&self, now: SystemTime) -> SystemTime {
+        if self.created > now { self.put } else { self.created.max(self.put) }
     }
 }
 
@@ -234,7 +235,7 @@ pub(super) fn judge(
     order.sort_by_key(|&index| {
         let Candidate { created, manifest, .. } = &candidates[index];
         // By the same time as below. What a restore has put at once is ordered by when it was created.
-        std::cmp::Reverse((candidates[index].at(), *created, *manifest))
+        std::cmp::Reverse((candidates[index].at(now), *created, *manifest))
     });
     let mut rule = Vec::new();
     rule.extend(keep.keep_last.map(|last| format!("not among the last {last}")));
@@ -243,7 +244,7 @@ pub(super) fn judge(
     let goes = |&(place, index): &(usize, usize)| {
         let candidate = &candidates[index];
         let is_last = place < keep.keep_last.unwrap_or(1).max(1) as usize;
-        let at = candidate.at();
+        let at = candidate.at(now);
         let is_young = keep.keep_for.is_some_and(|age| now.duration_since(at).is_ok_and(|old| old < age));
         // What is from the future, by the store's clock, is young.
         let is_young = is_young || (keep.keep_for.is_some() && at > now);
@@ -315,6 +316,17 @@ mod tests {
         let now = SystemTime::now();
         let mut candidates = [candidate("late", 0, now), candidate("before", 1, now)];
         candidates[0].created = now - Duration::from_secs(400 * 24 * 3600);
+        let rules = rules("[retention]\n\"*\" = { keep_last = 1 }");
+        let retention = Retention::By { rules, in_use: InUse::read([], ["acme/shop"]), again: None };
+        let verdicts = judge(&retention, &candidates[0].name.repository, &candidates, now);
+        assert_eq!(verdicts.iter().map(|verdict| verdict.index).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn a_worker_whose_clock_was_ahead_has_not_made_the_newest_for_ever() {
+        let now = SystemTime::now();
+        let mut candidates = [candidate("late", 0, now), candidate("before", 1, now)];
+        candidates[1].created = now + Duration::from_secs(400 * 24 * 3600);
         let rules = rules("[retention]\n\"*\" = { keep_last = 1 }");
         let retention = Retention::By { rules, in_use: InUse::read([], ["acme/shop"]), again: None };
         let verdicts = judge(&retention, &candidates[0].name.repository, &candidates, now);
