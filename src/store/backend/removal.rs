@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, futimens, utimensat};
 
 use super::super::error::StoreError;
 use super::super::layout::Key;
@@ -157,7 +157,13 @@ impl Directory {
             return Ok(false);
         }
         let is_same = same(&to).map_err(failed)?;
-        if !is_same {
+        if is_same {
+            // How long it has been there, not how old it is. Not by what was `seen`, which is open for reading alone.
+            let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+            let times = Timestamps { last_access: now, last_modification: now };
+            utimensat(CWD, &to, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| StoreError::io("write", &to, error.into()))?;
+        } else {
             // Between the two looks it was put again, whole. It goes back, unless it has been put once more.
             let back = fs::hard_link(&to, &from);
             if back.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {

@@ -1,6 +1,7 @@
 //! Verifying: what the disk has damaged is found, not served any more, and named.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::{Root, both, store};
 use buildgrid::store::digest::Digest;
@@ -165,8 +166,13 @@ both!(what_a_damaged_manifest_without_a_tag_refers_to_is_kept);
 async fn what_a_damaged_manifest_without_a_tag_refers_to_is_kept(root: Root, store: Store) {
     let image = TestImage::saying("hello");
     image.put_untagged(&store, &image_name("acme/shop.storefront", "v1").repository).await;
-    std::fs::write(data(root.path(), image.digest()), "damaged").unwrap();
+    let manifest = data(root.path(), image.digest());
+    std::fs::write(&manifest, "damaged").unwrap();
+    // It is kept from now on, however long it has been there.
+    let file = std::fs::File::options().append(true).open(manifest).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(40 * 24 * 3600)).unwrap();
     assert!(scrub(&store).is_damaged());
+    assert_eq!(scrub(&store).damaged.len(), 0, "no tag names it");
     for _ in 0..2 {
         assert_eq!(collect(&store, std::time::Duration::ZERO).unreadable.len(), 1);
     }
