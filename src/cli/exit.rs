@@ -21,7 +21,9 @@ pub enum Exit {
     Cancelled = 12,
     /// The build could not be done: not its fault.
     Infrastructure = 13,
-    /// A service (broker, engine, registry, timeline) does not answer.
+    /// Another one does the same in this store now.
+    Busy = 14,
+    /// A service (broker, engine, registry, timeline, object store) does not answer.
     Unavailable = 69,
     /// Retention lets nothing go now, for what deploys run is not known.
     Paused = 75,
@@ -86,6 +88,7 @@ Exit codes:
   11  the event was rejected               (the same, and every enqueue)
   12  the build was cancelled              (the same as 10)
   13  the build could not be done: not its fault
-  69  a service (broker, engine, registry, timeline) does not answer, or another store gc or scrub goes on
+  14  store gc, store scrub: another one goes on in this store
+  69  a service (broker, engine, registry, timeline, object store) does not answer
   75  store gc: done, but [retention] lets nothing go now: what deploys run is not known
   78  the configuration is wrong, or the token in it";

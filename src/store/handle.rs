@@ -8,6 +8,7 @@ use tracing::{Span, info, warn};
 
 use super::backend::{Backend, Directory, Objects, Swap, sync_directory};
 use super::config::StoreConfig;
+use super::credentials::random_text;
 use super::error::StoreError;
 use super::layers::Verified;
 use super::layout;
@@ -36,16 +37,17 @@ impl Store {
         }
         let backend = backend(config)?;
         let exists = check_version(&backend)?;
-        match &backend {
-            Backend::Directory(directory) => directory.make(&layout::temporary_files())?,
-            Backend::Objects(objects) => objects.probe()?,
-        }
+        make_writable(&backend)?;
         if !exists {
             let version = format!("{SCHEMA}\n");
             // Two processes may start at once, of different versions: the loser obeys what it finds.
             if let Swap::Found(_) = backend.put_if_absent(&[], &layout::version(), version.as_bytes())? {
                 check_version(&backend)?;
             }
+        }
+        if backend.size(&layout::identity())?.is_none() {
+            let identity = format!("{}\n", random_text::<20>());
+            backend.put_if_absent(&[], &layout::identity(), identity.as_bytes())?;
         }
         let store = Self { backend: Arc::new(backend), verified: Arc::default() };
         let mut swept = 0;
@@ -69,6 +71,16 @@ impl Store {
             true => Ok(Self { backend: Arc::new(backend), verified: Arc::default() }),
             false => Err(StoreError::NoStore(backend.root())),
         }
+    }
+
+    /// Opens a store that must be there, to write into it what keeps it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStore`] when no store has been made there, and as those of [`open`](Self::open).
+    pub fn open_existing(config: &StoreConfig) -> Result<Self, StoreError> {
+        let store = Self::open_read_only(config)?;
+        make_writable(store.backend())?;
+        Ok(store)
     }
 
     /// Whether workers can publish into an object store: puts something there on conditions that do not hold. Blocking.
@@ -135,6 +147,14 @@ fn backend(config: &StoreConfig) -> Result<Backend, StoreError> {
         Some(path) => Backend::Directory(Directory::at(path)),
         None => Backend::Objects(Objects::connect(config)?),
     })
+}
+
+/// Sees that a store can be written into. A copy that was put back has no place for what is being written.
+fn make_writable(backend: &Backend) -> Result<(), StoreError> {
+    match backend {
+        Backend::Directory(directory) => directory.make(&layout::temporary_files()),
+        Backend::Objects(objects) => objects.probe(),
+    }
 }
 
 /// Whether there is a version, which must be one that this program knows.

@@ -192,6 +192,11 @@ pub fn version() -> Key {
     Key("buildgrid/version".to_owned())
 }
 
+/// What tells this store from all others.
+pub fn identity() -> Key {
+    Key("buildgrid/id".to_owned())
+}
+
 pub fn temporary_files() -> Key {
     Key("buildgrid/tmp".to_owned())
 }

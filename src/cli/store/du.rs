@@ -5,7 +5,7 @@ use std::io::Write;
 use super::{ls, size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::config::Config;
-use crate::store::{DiskUsage, Level};
+use crate::store::{DiskUsage, Level, Store};
 
 /// Show who takes how much of the disk, by namespace, app and repository
 ///
@@ -23,7 +23,7 @@ pub struct Args {
 }
 
 pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
-    let rows = with_store(&config.store, |store| store.disk_usage()).await?;
+    let rows = with_store(&config.store, Store::open_read_only, |store| store.disk_usage()).await?;
     let text = if args.json { ls::lines(&rows)? } else { table(&rows) };
     out.write_all(text.as_bytes())?;
     Ok(Exit::Done)

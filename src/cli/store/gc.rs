@@ -8,7 +8,7 @@ use super::{count, size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{permission, service};
 use crate::config::Config;
-use crate::store::{Collected, Collection, Going, ImageGone, Sum};
+use crate::store::{Collected, Collection, Going, ImageGone, Store, Sum};
 use crate::worker::keeper;
 
 /// Collect what no image needs any more, and let images go that the section `retention` does not keep
@@ -18,8 +18,8 @@ use crate::worker::keeper;
 /// keeping.gc_every; this one goes now.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 done; 69 another collection goes on in this store; 75 done, but [retention] lets nothing go now, since it is
-not known what deploys run; 78 the store cannot be written to.
+Exit codes: 0 done; 14 another collection goes on in this store; 69 the object store does not answer; 75 done, but
+[retention] lets nothing go now, since it is not known what deploys run; 78 the store cannot be written to.
 
 Examples:
   buildgrid store gc --dry-run
@@ -42,7 +42,8 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
     let grace = config.keeping.gc_grace;
     let client = service::find(config).await.map_err(|failure| format!("{:#}", failure.error));
     let retention = keeper::retention(&config.retention, client).await;
-    let collected = with_store(&config.store, move |store| {
+    let open = if dry_run { Store::open_read_only } else { Store::open_existing };
+    let collected = with_store(&config.store, open, move |store| {
         let cancel = CancellationToken::new();
         store.collect(&Collection { grace, dry_run, retention, cancel: &cancel })
     });

@@ -10,7 +10,7 @@ use super::{size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::config::Config;
 use crate::publish::name::{ImageRepository, Namespace};
-use crate::store::{ImageEntry, RepositoryEntry};
+use crate::store::{ImageEntry, RepositoryEntry, Store};
 
 /// List repositories, or the images of one
 ///
@@ -37,7 +37,9 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
         Some(name) if name.contains('/') => {
             let name: ImageRepository = name.parse().map_err(Failure::usage)?;
             let wanted = name.clone();
-            let images = with_store(&config.store, move |store| store.list_images(&wanted)).await?;
+            let images =
+                with_store(&config.store, Store::open_read_only, move |store| store.list_images(&wanted))
+                    .await?;
             let absent =
                 || Failure::usage(anyhow!("there is no repository {name}; `buildgrid store ls` shows them"));
             let images = images.ok_or_else(absent)?;
@@ -46,8 +48,10 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
         name => {
             let namespace: Option<Namespace> =
                 name.map(|name| name.parse()).transpose().map_err(Failure::usage)?;
-            let entries =
-                with_store(&config.store, move |store| store.list_repositories(namespace.as_ref())).await?;
+            let entries = with_store(&config.store, Store::open_read_only, move |store| {
+                store.list_repositories(namespace.as_ref())
+            })
+            .await?;
             if json { lines(&entries)? } else { repositories_table(&entries) }
         }
     };

@@ -43,6 +43,7 @@ pub async fn run(args: Args, config: &Config) -> Result<Exit, Failure> {
 /// Opens the store, which must be there, and does something with it that blocks.
 async fn with_store<T: Send + 'static>(
     config: &StoreConfig,
+    open: fn(&StoreConfig) -> Result<Store, StoreError>,
     work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Failure> {
     let config = config.clone();
@@ -51,13 +52,14 @@ async fn with_store<T: Send + 'static>(
         if let Some(denied) = denied {
             return Err(Failure::new(Exit::Configuration, anyhow::anyhow!(denied)));
         }
-        let store = Store::open_read_only(&config).map_err(|error| {
+        let store = open(&config).map_err(|error| {
             let is_away = matches!(error, StoreError::Object { .. });
             Failure::new(if is_away { Exit::Unavailable } else { Exit::Configuration }, error)
         })?;
         work(&store).map_err(|error| {
             let exit = match &error {
-                StoreError::Busy | StoreError::Object { .. } => Exit::Unavailable,
+                StoreError::Busy => Exit::Busy,
+                StoreError::Object { .. } => Exit::Unavailable,
                 StoreError::ReadOnly { .. } | StoreError::Refused { .. } | StoreError::Unusable { .. } => {
                     Exit::Configuration
                 }

@@ -8,7 +8,7 @@ use super::{count, size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::permission;
 use crate::config::Config;
-use crate::store::{DamagedBlob, DamagedImage, Part, Scrubbed};
+use crate::store::{DamagedBlob, DamagedImage, Part, Scrubbed, Store};
 
 /// Verify the store: every blob by its digest, every link and tag, and that images have all their parts
 ///
@@ -16,12 +16,14 @@ use crate::store::{DamagedBlob, DamagedImage, Part, Scrubbed};
 /// Building a commit again that has it puts it anew. Links are mended.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 all is whole; 1 something is damaged, or the store cannot be read; 69 another scrub goes on.
+Exit codes: 0 all is whole; 1 something is damaged, or the store cannot be read; 14 another scrub goes on; 69 the object
+store does not answer.
 
 Examples:
   buildgrid store scrub
   buildgrid store scrub --subset 1/30
-  buildgrid store scrub --json | jq -r '.damaged[].images[].build' | sort -u | xargs -n 1 buildgrid rebuild")]
+  buildgrid store scrub --json | jq -r '.damaged[].images[] | select(.replaced | not) | .build // empty' | sort -u |
+      xargs -rn 1 buildgrid rebuild")]
 pub struct Args {
     /// Only one of so many parts of the blobs, such as 1/30
     #[arg(long, value_name = "N/T", default_value_t = Part::ALL)]
@@ -34,8 +36,10 @@ pub struct Args {
 pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let Args { subset, json } = args;
     permission::refuse_other_owner(&config.store)?;
-    let scrubbed =
-        with_store(&config.store, move |store| store.scrub(subset, &CancellationToken::new())).await?;
+    let scrubbed = with_store(&config.store, Store::open_existing, move |store| {
+        store.scrub(subset, &CancellationToken::new())
+    })
+    .await?;
     let text = match json {
         true => serde_json::to_string(&scrubbed)? + "\n",
         false => told(&scrubbed),

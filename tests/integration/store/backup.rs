@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use buildgrid::publish::name::ImageName;
 use buildgrid::registry::RegistryConfig;
@@ -36,9 +37,11 @@ impl Backup {
         let folder = tempfile::tempdir().unwrap();
         let rsync = folder.path().join("rsync");
         let real = output(Command::new("which").arg("rsync"));
-        // Each pass of the script is one call, of which the number of files that say so tells which.
+        // Each pass of the script is one call, of which the number of files that say so tells which. That which asks
+        // whose the copy is copies nothing.
         let stepping = format!(
-            "#!/bin/sh\ncd {}\nn=$(($(ls asked.* 2>/dev/null | wc -l) + 1))\ntouch asked.$n\n\
+            "#!/bin/sh\ncase \"$*\" in *--archive*) ;; *) exec {real} \"$@\";; esac\n\
+             cd {}\nn=$(($(ls asked.* 2>/dev/null | wc -l) + 1))\ntouch asked.$n\n\
              while [ ! -e go.$n ]; do sleep 0.02; done\ncd / && exec {real} \"$@\"\n",
             folder.path().display()
         );
@@ -88,6 +91,16 @@ async fn publish(store: &Store, name: &str, tag: &str) -> (ImageName, TestImage)
 fn restored(copy: &Path) -> (TempDir, Store) {
     let root = tempfile::tempdir().unwrap();
     output(Command::new("cp").arg("-a").arg(copy.join(".")).arg(root.path()));
+    // What looks after it needs nobody to have opened it before.
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), format!("[store]\npath = {:?}\n", root.path())).unwrap();
+    for command in ["scrub", "gc"] {
+        std::fs::remove_dir_all(root.path().join("buildgrid/tmp")).unwrap_or_default();
+        let ran = buildgrid(config.path()).args(["store", command]).output().unwrap();
+        let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+        assert!(ran.status.success(), "{command}: {said}");
+    }
+    std::fs::remove_dir_all(root.path().join("buildgrid/gc")).unwrap();
     let store = Store::open(&StoreConfig::at(root.path().to_owned())).unwrap();
     (root, store)
 }
@@ -285,6 +298,20 @@ async fn a_copy_follows_the_store_and_one_that_fails_says_so() {
     command.args([empty.path(), copy.path()]);
     let (code, said) = attempt(command);
     assert!(code == Some(69) && said.contains("is it mounted?"), "{said}");
+    // A worker may have made a store there.
+    let before = tree(copy.path());
+    for fresh in [true, false] {
+        let (other, other_store) = self::store();
+        publish(&other_store, "acme/shop.storefront", "v1").await;
+        if !fresh {
+            std::fs::remove_file(other.path().join("buildgrid/id")).unwrap();
+        }
+        let mut command = script();
+        command.args([other.path(), copy.path()]);
+        let (code, said) = attempt(command);
+        assert!(code == Some(69) && said.contains("another store"), "{said}");
+        assert_eq!(tree(copy.path()), before);
+    }
     let mut command = script();
     command.arg(root.path()).arg("/dev/null/copy");
     let (code, said) = attempt(command);
@@ -310,16 +337,21 @@ async fn a_copy_keeps_the_blob_that_the_disk_has_damaged_in_the_store() {
     publish(&store, "acme/shop.other", "v1").await;
     assert_eq!(backup(), (Some(0), String::new()));
 
-    // Rotten as a disk makes it: its length and its time are what they were.
+    // Rotten as a disk makes it: its length and its time, some weeks ago, are what they were.
     let layer = Digest::of(&image.layer);
     let hex = layer.hex();
     let place = PathBuf::from(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
-    let time = root.path().join(&place).metadata().unwrap().modified().unwrap();
+    let time = SystemTime::now() - Duration::from_secs(40 * 24 * 3600);
+    let aged = |path: PathBuf| {
+        let file = std::fs::File::options().append(true).open(path).unwrap();
+        file.set_modified(time).unwrap();
+    };
+    aged(root.path().join(&place));
+    aged(copy.path().join(&place));
     let mut rotten = image.layer.clone();
     rotten[0] ^= 1;
     std::fs::write(root.path().join(&place), rotten).unwrap();
-    let file = std::fs::File::options().append(true).open(root.path().join(&place)).unwrap();
-    file.set_modified(time).unwrap();
+    aged(root.path().join(&place));
     let scrubbed = store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
     assert_eq!(scrubbed.damaged.len(), 1, "{scrubbed:?}");
     std::fs::remove_dir_all(root.path().join("docker/registry/v2/repositories/acme/shop.other")).unwrap();
