@@ -28,6 +28,7 @@
 //! leaves marks and nothing half done. What cannot be read is never taken for garbage: a directory that cannot be listed
 //! ends the round, and of a manifest that cannot be read everything is kept that its repository links.
 
+mod expiry;
 mod live;
 mod report;
 mod retention;

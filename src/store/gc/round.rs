@@ -5,9 +5,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
+use super::expiry::Leaving;
 use super::live::{Live, Usage};
-use super::report::{Collected, Going, ImageGone, MOST_NAMED, Unreadable};
-use super::retention::{self, Candidate, Retention};
+use super::report::{Collected, Going, MOST_NAMED, Unreadable};
+use super::retention::Retention;
 use super::settling::{Garbage, Kind};
 use crate::store::backend::{Backend, Lease};
 use crate::store::condemned::{self, List, Mark};
@@ -21,6 +22,7 @@ use crate::store::usage;
 
 /// Marks in all lists together. They bound a round's memory, at half a kilobyte each; what has none gets one later.
 const MOST_MARKS: usize = 250_000;
+
 /// How the store is to be gone through.
 pub struct Collection<'a> {
     /// How long something must have been without use.
@@ -97,31 +99,23 @@ impl Store {
     }
 }
 
-/// An image that goes, and what it is made of, until it is known what the others are made of.
-struct Leaving {
-    image: ImageGone,
-    parts: Vec<(Digest, u64)>,
-    /// Whether its content is kept for now.
-    stays: bool,
-}
-
 pub(super) struct Round<'a> {
     pub backend: &'a Backend,
     pub collection: &'a Collection<'a>,
     /// None for a dry run.
     lease: Option<Lease>,
-    now: SystemTime,
+    pub now: SystemTime,
     /// Tells its marks from those of other rounds.
     pub id: String,
     /// All marks, by what they name, as they were when the round began.
-    marks: HashMap<String, Mark>,
+    pub marks: HashMap<String, Mark>,
     /// The lists that had any.
     pub marked: HashSet<String>,
     /// How many more there will be.
     fresh: usize,
     pub live: Live,
     usage: Usage,
-    leaving: Vec<Leaving>,
+    pub leaving: Vec<Leaving>,
     /// By list.
     pub garbage: HashMap<String, Vec<Garbage>>,
     pub collected: Collected,
@@ -225,118 +219,6 @@ impl<'a> Round<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Marks the images that retention lets go, and removes those whose grace is over: by their index.
-    fn let_go(
-        &mut self,
-        repository: &Repository,
-        versions: &[Version],
-    ) -> Result<HashMap<usize, ImageGone>, StoreError> {
-        let mut going = HashMap::new();
-        let (Some(name), Retention::By { rules, in_use, again }) =
-            (repository.name(), &self.collection.retention)
-        else {
-            return Ok(going);
-        };
-        if !rules.of(&name).0.is_limit() {
-            return Ok(going);
-        }
-        if !in_use.knows(&name) {
-            let (app, undeployed) = (retention::app_of(&name), &mut self.collected.undeployed);
-            if undeployed.len() < MOST_NAMED && undeployed.last() != Some(&app) {
-                undeployed.push(app);
-            }
-            return Ok(going);
-        }
-        let mut candidates = Vec::new();
-        let mut indices = Vec::new();
-        for (index, version) in versions.iter().enumerate() {
-            let Some(name) = version.name(repository) else { continue };
-            let created = match inventory::contents(self.backend, version.manifest) {
-                Found::Readable(contents) => contents.created,
-                Found::Absent | Found::Unreadable(_) => None,
-            };
-            indices.push(index);
-            candidates.push(Candidate {
-                name,
-                manifest: version.manifest,
-                created: created.unwrap_or(version.put_at),
-                put: version.put_at,
-            });
-        }
-        let mut verdicts = retention::judge(&self.collection.retention, &name, &candidates, self.now);
-        let is_due = |verdict: &retention::Verdict| {
-            let key = &versions[indices[verdict.index]].key;
-            self.marks.get(key.as_str()).is_some_and(|mark| self.is_due(mark))
-        };
-        if let Some(again) = again.as_ref().filter(|_| verdicts.iter().any(is_due)) {
-            match again.ask() {
-                Ok(in_use) => verdicts.retain(|verdict| {
-                    let candidate = &candidates[verdict.index];
-                    in_use.knows(&name) && !in_use.has(&candidate.name, candidate.manifest)
-                }),
-                // They lose their marks, and so have another grace.
-                Err(reason) => {
-                    self.collected.retention_paused.get_or_insert(reason);
-                    return Ok(going);
-                }
-            }
-        }
-        for verdict in verdicts {
-            let (candidate, index) = (&candidates[verdict.index], indices[verdict.index]);
-            let version = &versions[index];
-            let mark = self.marks.get(version.key.as_str()).cloned();
-            let state = match &mark {
-                None => Going::Condemned,
-                Some(mark) if !self.is_due(mark) => Going::Waiting,
-                Some(mark) => match self.remove_image(version, candidate, mark)? {
-                    true => Going::Removed,
-                    // Somebody has asked for it since.
-                    false => continue,
-                },
-            };
-            if state != Going::Removed {
-                self.note(version.key.clone(), version.manifest, Kind::Image, 0);
-            }
-            going.insert(
-                index,
-                ImageGone {
-                    image: candidate.name.to_string(),
-                    digest: version.manifest,
-                    replaced: !version.is_current,
-                    state,
-                    rule: verdict.rule,
-                    frees: 0,
-                },
-            );
-        }
-        Ok(going)
-    }
-
-    /// Removes a tag, if it names this image, and the image from what it has named; unless the mark is gone.
-    fn remove_image(
-        &self,
-        version: &Version,
-        candidate: &Candidate,
-        mark: &Mark,
-    ) -> Result<bool, StoreError> {
-        if self.collection.dry_run {
-            return Ok(true);
-        }
-        let backend = self.backend;
-        let removed = self.remove_marked(&condemned::shard_of(version.manifest), &[mark], |_, held| {
-            let current = layout::tag_current_link(&candidate.name);
-            let link = version.manifest.to_string();
-            // Durably, before what it refers to goes: else a tag could come back without its content.
-            backend.remove_if(&layout::tags_lock(), &current, link.as_bytes(), Some(held))?;
-            backend.remove_held(&version.key, held)?;
-            for key in [&version.key, &current] {
-                backend.remove_empty(key);
-            }
-            Ok(())
-        })?;
-        Ok(!removed.is_empty())
     }
 
     /// Notes what a manifest refers to, whichever way it is an index; answers what it and all below it are made of.
@@ -445,24 +327,6 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Once all is known that stays: what those that go would free. What they are made of is kept as long as they are.
-    fn images(&mut self) {
-        let leaving = std::mem::take(&mut self.leaving);
-        self.collected.going = leaving.len() as u64;
-        for Leaving { image, parts, .. } in &leaving {
-            let distinct: HashMap<_, _> = parts.iter().copied().collect();
-            let frees = distinct.iter().filter(|(digest, _)| !self.live.has(**digest)).map(|(_, size)| size);
-            let frees = frees.fold(0_u64, |sum, size| sum.saturating_add(*size));
-            if self.collected.retention.len() < MOST_NAMED {
-                self.collected.retention.push(ImageGone { frees, ..image.clone() });
-            }
-        }
-        for (digest, _) in leaving.into_iter().filter(|image| image.stays).flat_map(|image| image.parts) {
-            self.live.insert(digest);
-        }
-        self.collected.in_use = self.live.len() as u64;
-    }
-
     /// All blobs.
     fn blobs(&mut self) -> Result<(), StoreError> {
         inventory::blobs(self.backend, |digest, bytes| {
@@ -473,7 +337,7 @@ impl<'a> Round<'a> {
         })
     }
 
-    fn note(&mut self, key: Key, digest: Digest, kind: Kind, bytes: u64) {
+    pub(super) fn note(&mut self, key: Key, digest: Digest, kind: Kind, bytes: u64) {
         let mark = self.marks.get(key.as_str()).cloned();
         if mark.is_none() {
             if self.marks.len() + self.fresh >= MOST_MARKS {

@@ -1,0 +1,153 @@
+//! What comes of retention: images that it lets go are marked, and lose their tag a grace later.
+
+use std::collections::HashMap;
+
+use super::report::{Going, ImageGone, MOST_NAMED};
+use super::retention::{self, Candidate, Retention};
+use super::round::Round;
+use super::settling::Kind;
+use crate::store::condemned::{self, Mark};
+use crate::store::digest::Digest;
+use crate::store::error::StoreError;
+use crate::store::inventory::{self, Found, Repository, Version};
+use crate::store::layout;
+
+/// An image that goes, and what it is made of, until it is known what the others are made of.
+pub(super) struct Leaving {
+    pub image: ImageGone,
+    pub parts: Vec<(Digest, u64)>,
+    /// Whether its content is kept for now.
+    pub stays: bool,
+}
+
+impl Round<'_> {
+    /// Marks the images that retention lets go, and removes those whose grace is over: by their index.
+    pub(super) fn let_go(
+        &mut self,
+        repository: &Repository,
+        versions: &[Version],
+    ) -> Result<HashMap<usize, ImageGone>, StoreError> {
+        let mut going = HashMap::new();
+        let (Some(name), Retention::By { rules, in_use, again }) =
+            (repository.name(), &self.collection.retention)
+        else {
+            return Ok(going);
+        };
+        if !rules.of(&name).0.is_limit() {
+            return Ok(going);
+        }
+        if !in_use.knows(&name) {
+            let (app, undeployed) = (retention::app_of(&name), &mut self.collected.undeployed);
+            if undeployed.len() < MOST_NAMED && undeployed.last() != Some(&app) {
+                undeployed.push(app);
+            }
+            return Ok(going);
+        }
+        let mut candidates = Vec::new();
+        let mut indices = Vec::new();
+        for (index, version) in versions.iter().enumerate() {
+            let Some(name) = version.name(repository) else { continue };
+            let created = match inventory::contents(self.backend, version.manifest) {
+                Found::Readable(contents) => contents.created,
+                Found::Absent | Found::Unreadable(_) => None,
+            };
+            indices.push(index);
+            candidates.push(Candidate {
+                name,
+                manifest: version.manifest,
+                created: created.unwrap_or(version.put_at),
+                put: version.put_at,
+            });
+        }
+        let mut verdicts = retention::judge(&self.collection.retention, &name, &candidates, self.now);
+        let is_due = |verdict: &retention::Verdict| {
+            let key = &versions[indices[verdict.index]].key;
+            self.marks.get(key.as_str()).is_some_and(|mark| self.is_due(mark))
+        };
+        if let Some(again) = again.as_ref().filter(|_| verdicts.iter().any(is_due)) {
+            match again.ask() {
+                Ok(in_use) => verdicts.retain(|verdict| {
+                    let candidate = &candidates[verdict.index];
+                    in_use.knows(&name) && !in_use.has(&candidate.name, candidate.manifest)
+                }),
+                // They lose their marks, and so have another grace.
+                Err(reason) => {
+                    self.collected.retention_paused.get_or_insert(reason);
+                    return Ok(going);
+                }
+            }
+        }
+        for verdict in verdicts {
+            let (candidate, index) = (&candidates[verdict.index], indices[verdict.index]);
+            let version = &versions[index];
+            let mark = self.marks.get(version.key.as_str()).cloned();
+            let state = match &mark {
+                None => Going::Condemned,
+                Some(mark) if !self.is_due(mark) => Going::Waiting,
+                Some(mark) => match self.remove_image(version, candidate, mark)? {
+                    true => Going::Removed,
+                    // Somebody has asked for it since.
+                    false => continue,
+                },
+            };
+            if state != Going::Removed {
+                self.note(version.key.clone(), version.manifest, Kind::Image, 0);
+            }
+            going.insert(
+                index,
+                ImageGone {
+                    image: candidate.name.to_string(),
+                    digest: version.manifest,
+                    replaced: !version.is_current,
+                    state,
+                    rule: verdict.rule,
+                    frees: 0,
+                },
+            );
+        }
+        Ok(going)
+    }
+
+    /// Removes a tag, if it names this image, and the image from what it has named; unless the mark is gone.
+    fn remove_image(
+        &self,
+        version: &Version,
+        candidate: &Candidate,
+        mark: &Mark,
+    ) -> Result<bool, StoreError> {
+        if self.collection.dry_run {
+            return Ok(true);
+        }
+        let backend = self.backend;
+        let removed = self.remove_marked(&condemned::shard_of(version.manifest), &[mark], |_, held| {
+            let current = layout::tag_current_link(&candidate.name);
+            let link = version.manifest.to_string();
+            // Durably, before what it refers to goes: else a tag could come back without its content.
+            backend.remove_if(&layout::tags_lock(), &current, link.as_bytes(), Some(held))?;
+            backend.remove_held(&version.key, held)?;
+            for key in [&version.key, &current] {
+                backend.remove_empty(key);
+            }
+            Ok(())
+        })?;
+        Ok(!removed.is_empty())
+    }
+
+    /// Once all is known that stays: what those that go would free. What they are made of is kept as long as they are.
+    pub(super) fn images(&mut self) {
+        let leaving = std::mem::take(&mut self.leaving);
+        self.collected.going = leaving.len() as u64;
+        for Leaving { image, parts, .. } in &leaving {
+            let distinct: HashMap<_, _> = parts.iter().copied().collect();
+            let frees = distinct.iter().filter(|(digest, _)| !self.live.has(**digest)).map(|(_, size)| size);
+            let frees = frees.fold(0_u64, |sum, size| sum.saturating_add(*size));
+            if self.collected.retention.len() < MOST_NAMED {
+                self.collected.retention.push(ImageGone { frees, ..image.clone() });
+            }
+        }
+        for (digest, _) in leaving.into_iter().filter(|image| image.stays).flat_map(|image| image.parts) {
+            self.live.insert(digest);
+        }
+        self.collected.in_use = self.live.len() as u64;
+    }
+}
