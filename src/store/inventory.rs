@@ -3,7 +3,7 @@
 //!
 //! Repositories that another registry has made are seen, too: what they refer to is not BuildGrid's to remove.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use serde::Deserialize;
@@ -189,6 +189,11 @@ impl Contents {
     pub(super) fn size(&self) -> u64 {
         self.parts.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size))
     }
+
+    /// The manifest itself, and its parts, with sizes.
+    pub(super) fn all(&self, manifest: Digest) -> impl Iterator<Item = (Digest, u64)> {
+        std::iter::once((manifest, self.length)).chain(self.parts.iter().copied())
+    }
 }
 
 /// What came of reading a manifest.
@@ -213,6 +218,31 @@ struct Manifest {
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
     annotations: Option<std::collections::HashMap<String, String>>,
+}
+
+/// A manifest and, of an index, all below it, each once. An index may name manifests that were never put here: only those
+/// that the disk has damaged are told as absent.
+pub(super) fn manifests(backend: &Backend, manifest: Digest) -> impl Iterator<Item = (Digest, Found)> {
+    let (mut left, mut known) = (vec![manifest], HashSet::from([manifest]));
+    std::iter::from_fn(move || {
+        while let Some(digest) = left.pop() {
+            let found = contents(backend, digest);
+            match &found {
+                Found::Readable(contents) => {
+                    left.extend(contents.manifests.iter().filter(|&&child| known.insert(child)));
+                }
+                Found::Absent if digest != manifest && !is_quarantined(backend, digest) => continue,
+                Found::Absent | Found::Unreadable(_) => {}
+            }
+            return Some((digest, found));
+        }
+        None
+    })
+}
+
+/// Whether it was there, and what it refers to is not known because it was damaged. What cannot be told is taken so.
+pub(super) fn is_quarantined(backend: &Backend, digest: Digest) -> bool {
+    backend.size(&layout::quarantined(digest)).map_or(true, |length| length.is_some())
 }
 
 /// Reads a manifest by its digest, whoever wrote it.

@@ -88,7 +88,7 @@ impl Store {
             let versions = inventory::versions(backend, &repository)?.all;
             let mut blobs = HashMap::new();
             for version in &versions {
-                blobs.extend(blobs_of(backend, version.manifest).0);
+                blobs.extend(blobs_of(backend, version.manifest));
             }
             let tags = versions.iter().filter(|version| version.is_current).count() as u64;
             entries.push(RepositoryEntry {
@@ -137,7 +137,7 @@ impl Store {
         for repository in inventory::repositories(backend)? {
             sums.begin(&repository.path);
             for version in inventory::versions(backend, &repository)?.all {
-                sums.image(&blobs_of(backend, version.manifest).0);
+                sums.image(&blobs_of(backend, version.manifest));
             }
         }
         let mut all = 0_u64;
@@ -163,24 +163,15 @@ fn app_of(path: &str) -> &str {
     path[name..].find('.').map_or(path, |dot| &path[..name + dot])
 }
 
-/// All that an image is made of with lengths, its manifests included; and whether all manifests could be read.
-fn blobs_of(backend: &Backend, manifest: Digest) -> (HashMap<Digest, u64>, bool) {
-    let (mut blobs, mut is_whole) = (HashMap::new(), true);
-    let mut left = vec![manifest];
-    while let Some(digest) = left.pop() {
-        if blobs.contains_key(&digest) {
-            continue;
-        }
-        match inventory::contents(backend, digest) {
-            Found::Readable(contents) => {
-                blobs.insert(digest, contents.length);
-                blobs.extend(contents.parts);
-                left.extend(contents.manifests);
-            }
-            Found::Absent | Found::Unreadable(_) => is_whole = false,
+/// All that an image is made of, with lengths, its manifests included, as far as these can be read.
+pub(super) fn blobs_of(backend: &Backend, manifest: Digest) -> HashMap<Digest, u64> {
+    let mut blobs = HashMap::new();
+    for (manifest, found) in inventory::manifests(backend, manifest) {
+        if let Found::Readable(contents) = found {
+            blobs.extend(contents.all(manifest));
         }
     }
-    (blobs, is_whole)
+    blobs
 }
 
 /// A blob, and who has it: repositories are looked at in the order of their names, so that the first and the last that

@@ -321,9 +321,9 @@ impl Scrub<'_> {
     /// Whether an image has all its parts, in the lengths that it states.
     fn image(&mut self, repository: &Repository, version: &Version) -> Result<(), StoreError> {
         self.scrubbed.images += 1;
-        let (mut left, mut build, mut bad) = (vec![version.manifest], None, Vec::new());
-        while let Some(manifest) = left.pop() {
-            match inventory::contents(self.backend, manifest) {
+        let (mut build, mut bad) = (None, Vec::new());
+        for (manifest, found) in inventory::manifests(self.backend, version.manifest) {
+            match found {
                 Found::Readable(Contents { parts, build: by, .. }) => {
                     build = build.or(by);
                     for (part, size) in parts {

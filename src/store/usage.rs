@@ -9,8 +9,9 @@ use super::credentials::random_text;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
-use super::inventory::{self, Found};
+use super::inventory;
 use super::layout;
+use super::listing::blobs_of;
 use crate::publish::name::{ImageRepository, Namespace};
 
 impl Store {
@@ -131,11 +132,7 @@ fn count(backend: &Backend, namespace: &str) -> Result<u64, StoreError> {
             continue;
         }
         for version in inventory::versions(backend, &repository)?.all {
-            let Found::Readable(contents) = inventory::contents(backend, version.manifest) else {
-                continue;
-            };
-            let own = std::iter::once((version.manifest, contents.length));
-            for (digest, length) in own.chain(contents.parts) {
+            for (digest, length) in blobs_of(backend, version.manifest) {
                 if seen.insert(digest) {
                     bytes = bytes.saturating_add(length);
                 }

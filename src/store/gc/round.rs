@@ -229,18 +229,9 @@ impl<'a> Round<'a> {
         seen: &mut Seen,
     ) -> Vec<(Digest, Contents)> {
         let mut all = Vec::new();
-        let mut left = vec![(manifest, false)];
-        while let Some((digest, is_child)) = left.pop() {
-            if all.iter().any(|(known, _)| *known == digest) {
-                continue;
-            }
-            match inventory::contents(self.backend, digest) {
-                Found::Readable(contents) => {
-                    left.extend(contents.manifests.iter().map(|&child| (child, true)));
-                    all.push((digest, contents));
-                }
-                // An index may name manifests that were never put here.
-                Found::Absent if is_child && !self.is_quarantined(digest) => {}
+        for (digest, found) in inventory::manifests(self.backend, manifest) {
+            match found {
+                Found::Readable(contents) => all.push((digest, contents)),
                 Found::Absent => {
                     self.cannot_read(repository, Some(digest), "it is not there".to_owned(), seen);
                 }
@@ -258,13 +249,8 @@ impl<'a> Round<'a> {
         let mut of_tag = all.iter().filter(|other| other.tag == version.tag);
         !version.is_current
             && is_absent(version.manifest)
-            && !self.is_quarantined(version.manifest)
+            && !inventory::is_quarantined(self.backend, version.manifest)
             && of_tag.any(|other| other.is_current && is_readable(other.manifest))
-    }
-
-    /// Whether it was there, and what it refers to is not known because it was damaged. What cannot be told is taken so.
-    fn is_quarantined(&self, digest: Digest) -> bool {
-        self.backend.size(&layout::quarantined(digest)).map_or(true, |length| length.is_some())
     }
 
     fn cannot_read(
@@ -297,7 +283,7 @@ impl<'a> Round<'a> {
                 Found::Readable(contents) if contents.is_ours && repository.name().is_some() => {
                     unneeded.push(digest);
                 }
-                Found::Absent if !self.is_quarantined(digest) => unneeded.push(digest),
+                Found::Absent if !inventory::is_quarantined(self.backend, digest) => unneeded.push(digest),
                 // Another registry may have put it without a tag, for clients that know its digest.
                 Found::Readable(_) | Found::Unreadable(_) | Found::Absent => {
                     let contents = self.refer(repository, digest, &mut seen);
@@ -364,7 +350,6 @@ struct Seen {
 }
 
 /// A manifest and what it refers to, with sizes.
-fn all_of((manifest, contents): &(Digest, Contents)) -> Vec<(Digest, u64)> {
-    let own = std::iter::once((*manifest, contents.length));
-    own.chain(contents.parts.iter().copied()).collect()
+fn all_of((manifest, contents): &(Digest, Contents)) -> impl Iterator<Item = (Digest, u64)> {
+    contents.all(*manifest)
 }

@@ -154,7 +154,7 @@ async fn read_all(store: &Store, name: &ImageName, image: &TestImage) {
 }
 
 /// Puts a tag that names whatever it is, as the store itself would not.
-async fn tagged(root: &Path, store: &Store, manifest: &[u8]) -> ImageName {
+pub(super) async fn tagged(root: &Path, store: &Store, manifest: &[u8]) -> ImageName {
     let name = image_name("acme/shop.storefront", "strange");
     let digest = store.put_manifest(&name.repository, manifest.to_vec()).await.unwrap();
     let tag = root.join("docker/registry/v2/repositories/acme/shop.storefront/_manifests/tags/strange");

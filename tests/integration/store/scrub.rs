@@ -8,6 +8,7 @@ use buildgrid::store::digest::Digest;
 use buildgrid::store::{Part, Scrubbed, Store, TagPut};
 use tokio_util::sync::CancellationToken;
 
+use super::any_bytes::tagged;
 use super::gc::{collect, is_whole, tree};
 use crate::support::image::{TestImage, image_name};
 
@@ -203,4 +204,31 @@ async fn a_replaced_image_whose_manifest_is_lost_does_not_keep_its_repository_fo
     assert!(is_whole(&store, &name, &rebuilt).await);
     let scrubbed = scrub(&store);
     assert_eq!((scrubbed.damaged.len(), scrubbed.images), (0, 1), "{scrubbed:?}");
+}
+
+both!(an_index_is_looked_through_with_all_that_is_below_it);
+async fn an_index_is_looked_through_with_all_that_is_below_it(root: Root, store: Store) {
+    let image = TestImage::saying("of one platform");
+    let repository = image_name("acme/shop.storefront", "v1").repository;
+    image.put_untagged(&store, &repository).await;
+    // One of them many times, and one that was never put.
+    let child = |digest: Digest| serde_json::json!({"digest": digest, "size": 1});
+    let mut children = vec![child(image.digest()); 5000];
+    children.push(child(Digest::of(b"of another platform")));
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": children}).to_string().into_bytes();
+    let name = tagged(root.path(), &store, &index).await;
+    let clean = scrub(&store);
+    assert_eq!((clean.images, clean.damaged.len()), (1, 0), "{clean:?}");
+    let all: usize = [&index, &image.manifest, &image.config, &image.layer].map(Vec::len).iter().sum();
+    assert_eq!(store.usage(&"acme".parse().unwrap()).await.unwrap(), all as u64);
+    assert_eq!(store.list_repositories(None).unwrap()[0].bytes, all as u64);
+    for _ in 0..2 {
+        assert_eq!(collect(&store, std::time::Duration::ZERO).removed, Default::default());
+    }
+
+    let layer = Digest::of(&image.layer);
+    std::fs::remove_file(data(root.path(), layer)).unwrap();
+    let found = scrub(&store);
+    let [damaged] = &found.damaged[..] else { panic!("{found:?}") };
+    assert_eq!((damaged.digest, damaged.images[0].image.as_str()), (layer, &*name.to_string()));
 }
