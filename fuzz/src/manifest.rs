@@ -41,8 +41,8 @@ pub fn check(bytes: &[u8]) {
         assert!(index["manifests"].is_array(), "{index}");
     }
     let store = &served.store;
-    assert_eq!(store.list_repositories(None).unwrap()[0].tags, 2);
-    assert_eq!(store.list_images(&repository()).unwrap().unwrap().len(), 2);
+    assert_eq!(store.list_repositories(None).unwrap().rows[0].tags, 2);
+    assert_eq!(store.list_images(&repository()).unwrap().unwrap().rows.len(), 2);
     store.disk_usage().unwrap();
     RUNTIME.block_on(store.recounted_usage(&repository().namespace)).unwrap();
     let cancel = CancellationToken::new();

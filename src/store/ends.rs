@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::backend::Swap;
+use super::backend::{Seen, Swap};
 use super::error::StoreError;
 use super::handle::Store;
 use super::layout;
+use super::unread::PassedOver;
 use crate::event::deploy::BuildId;
 
 impl Store {
@@ -64,13 +65,25 @@ impl Store {
     ) -> Result<(), StoreError> {
         let backend = self.backend();
         let ends = layout::ends();
-        let mut old = Vec::new();
-        backend.walk(&ends, &mut |path, end| {
+        let (mut passed, mut old) = (PassedOver::new(backend), Vec::new());
+        backend.walk(&ends, &mut |path, seen| {
+            let end = match seen {
+                Seen::Object(end) => end,
+                Seen::Folder => return Ok(true),
+                Seen::Unread(error) => return passed.tell(error).map(|()| !drain.is_cancelled()),
+            };
             if end.modified.elapsed().is_ok_and(|elapsed| elapsed > age) {
                 old.push(ends.below(path));
             }
             Ok(!drain.is_cancelled())
         })?;
+        for unread in &passed.told {
+            tracing::warn!(
+                path = unread.path,
+                reason = unread.reason,
+                "an end of an event cannot be read, and stays"
+            );
+        }
         for key in old {
             if drain.is_cancelled() {
                 return Ok(());

@@ -67,6 +67,8 @@ pub enum StoreError {
     Incomplete { manifest: Digest, what: String },
     #[error("{digest} is not an image manifest that can be published: {reason}")]
     Manifest { digest: Digest, reason: String },
+    #[error("{last}; nor can {most} other things, so that it is the disk that fails, or the way to it")]
+    TooMuchUnread { last: Box<StoreError>, most: usize },
     #[error(
         "another process is doing the same in this store; what holds its lock ends by itself, or with its process"
     )]

@@ -101,11 +101,7 @@ impl Store {
     /// # Errors
     /// As those of [`open_read_only`](Self::open_read_only).
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.blocking(|backend| match check_version(backend)? {
-            true => Ok(()),
-            false => Err(StoreError::NoStore(backend.root())),
-        })
-        .await
+        self.blocking(must_be_there).await
     }
 
     /// Whether the store is still there, for `/readyz`. Needs a tokio runtime.
@@ -154,6 +150,14 @@ fn make_writable(backend: &Backend) -> Result<(), StoreError> {
     match backend {
         Backend::Directory(directory) => directory.make(&layout::temporary_files()),
         Backend::Objects(objects) => objects.probe(),
+    }
+}
+
+/// An error unless the store is there.
+pub(super) fn must_be_there(backend: &Backend) -> Result<(), StoreError> {
+    match check_version(backend)? {
+        true => Ok(()),
+        false => Err(StoreError::NoStore(backend.root())),
     }
 }
 

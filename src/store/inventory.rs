@@ -1,19 +1,23 @@
 //! What is in the store: repositories, the images that their tags name or have named, and what these are made of. For
 //! whoever goes through all of it; what one reader needs of one image is in [`manifests`](super::manifests).
 //!
+//! What cannot be read is passed over here, and told ([`unread`](super::unread)).
+//!
 //! Repositories that another registry has made are seen, too: what they refer to is not BuildGrid's to remove.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::ErrorKind;
 use std::time::SystemTime;
 
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::backend::Backend;
+use super::backend::{Backend, Seen};
 use super::digest::Digest;
 use super::error::StoreError;
 use super::layout::{self, Key};
+use super::unread::PassedOver;
 use crate::publish::manifest::{BUILD, DEFINITION};
 use crate::publish::name::{ImageName, ImageRepository, Tag};
 
@@ -39,29 +43,50 @@ impl Repository {
     }
 }
 
-/// All repositories, sorted by namespace and name.
-pub(super) fn repositories(backend: &Backend) -> Result<Vec<Repository>, StoreError> {
-    let mut found = Vec::new();
-    descend(backend, "", 0, &mut found)?;
+/// The first part of a path.
+pub(super) fn namespace_of(path: &str) -> &str {
+    path.split('/').next().unwrap_or(path)
+}
+
+/// The repositories of the store.
+#[derive(Debug, Default)]
+pub(super) struct Repositories {
+    /// Sorted by namespace and name.
+    pub all: Vec<Repository>,
+    /// Paths at and below which there may be others, which cannot be read.
+    pub unread: Vec<String>,
+}
+
+/// # Errors
+/// Where the directory of all cannot be listed, too.
+pub(super) fn repositories(passed: &mut PassedOver<'_>) -> Result<Repositories, StoreError> {
+    let mut found = Repositories::default();
+    descend(passed, "", 0, &mut found)?;
     Ok(found)
 }
 
 fn descend(
-    backend: &Backend,
+    passed: &mut PassedOver<'_>,
     path: &str,
     depth: usize,
-    found: &mut Vec<Repository>,
+    found: &mut Repositories,
 ) -> Result<(), StoreError> {
     let key = layout::tree(path);
-    let names = backend.list(&key)?;
+    let names = match passed.backend.list(&key) {
+        Err(error) if !path.is_empty() => {
+            found.unread.push(path.to_owned());
+            return passed.tell(error);
+        }
+        names => names?,
+    };
     // A name has no underscore at its beginning: what has is the repository's own.
     let (own, below): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.starts_with('_'));
     if !own.is_empty() && !path.is_empty() {
-        found.push(Repository { path: path.to_owned(), key });
+        found.all.push(Repository { path: path.to_owned(), key });
     }
     for name in below.into_iter().filter(|_| depth < DEEPEST) {
         let path = if path.is_empty() { name } else { format!("{path}/{name}") };
-        descend(backend, &path, depth + 1, found)?;
+        descend(passed, &path, depth + 1, found)?;
     }
     Ok(())
 }
@@ -90,37 +115,50 @@ impl Version {
 #[derive(Debug, Default)]
 pub(super) struct Versions {
     pub all: Vec<Version>,
-    /// Tags of which it cannot be told what they name.
-    pub unreadable: Vec<String>,
+    /// Tags of which it cannot be told what they name: what their link holds is no digest.
+    pub damaged: Vec<String>,
+    /// Whether all of their links could be read.
+    pub is_whole: bool,
 }
 
-pub(super) fn versions(backend: &Backend, repository: &Repository) -> Result<Versions, StoreError> {
-    let mut versions = Versions::default();
+pub(super) fn versions(passed: &mut PassedOver<'_>, repository: &Repository) -> Result<Versions, StoreError> {
+    let mut versions = Versions { is_whole: true, ..Versions::default() };
     let folder = layout::tag_directories(&repository.key);
     let mut tags: BTreeMap<String, Links> = BTreeMap::new();
-    backend.walk(&folder, &mut |path, entry| {
-        match path.split('/').collect::<Vec<_>>()[..] {
-            [tag, "current", "link"] => {
-                tags.entry(tag.to_owned()).or_default().current = Some(entry.modified);
-            }
-            [tag, "index", "sha256", hex, "link"] => {
+    passed.backend.walk(&folder, &mut |path, seen| {
+        let path: Vec<_> = path.split('/').collect();
+        let is_link = matches!(path[..], [_, "current", "link"] | [_, "index", "sha256", _, "link"]);
+        let links = tags.entry(path[0].to_owned()).or_default();
+        match (seen, &path[..]) {
+            (Seen::Object(entry), [_, "current", "link"]) => links.current = Some(entry.modified),
+            (Seen::Object(entry), [_, "index", "sha256", hex, "link"]) => {
                 let digest = Digest::from_hex(hex).ok();
-                let named = digest.map(|digest| (digest, entry.modified));
-                tags.entry(tag.to_owned()).or_default().index.extend(named);
+                links.index.extend(digest.map(|digest| (digest, entry.modified)));
             }
-            _ => {}
+            (Seen::Folder, _) if is_link => {
+                let place = passed.backend.place(&folder).join(path.join("/"));
+                links.unread.get_or_insert(StoreError::io("read", &place, ErrorKind::IsADirectory.into()));
+            }
+            (Seen::Unread(error), _) => _ = links.unread.get_or_insert(error),
+            (Seen::Object(_) | Seen::Folder, _) => {}
         }
         Ok(true)
     })?;
-    for (tag, links) in tags {
+    for (tag, mut links) in tags {
         let link = folder.below(&tag).below("current").below("link");
         let found = match links.current {
-            Some(_) => backend.read(&link)?,
-            None => None,
+            Some(_) if links.unread.is_none() => match passed.backend.read(&link) {
+                Ok(found) => found,
+                Err(error) => {
+                    links.unread = Some(error);
+                    None
+                }
+            },
+            _ => None,
         };
         let named = found.as_ref().map(|link| digest_in(link));
         if named == Some(None) {
-            versions.unreadable.push(tag.clone());
+            versions.damaged.push(tag.clone());
         }
         let current = named.flatten();
         let mut index: Vec<_> = links.index.into_iter().collect();
@@ -133,6 +171,10 @@ pub(super) fn versions(backend: &Backend, repository: &Repository) -> Result<Ver
             let is_current = current == Some(manifest);
             versions.all.push(Version { tag: tag.clone(), manifest, is_current, put_at, key });
         }
+        if let Some(error) = links.unread {
+            passed.tell(error)?;
+            versions.is_whole = false;
+        }
     }
     Ok(versions)
 }
@@ -142,6 +184,8 @@ pub(super) fn versions(backend: &Backend, repository: &Repository) -> Result<Ver
 struct Links {
     current: Option<SystemTime>,
     index: BTreeMap<Digest, SystemTime>,
+    /// The first of what cannot be read of them.
+    unread: Option<StoreError>,
 }
 
 /// The digest that a link holds.
@@ -149,18 +193,23 @@ pub(super) fn digest_in(link: &[u8]) -> Option<Digest> {
     std::str::from_utf8(link).ok()?.trim_end().parse().ok()
 }
 
-/// The digests of a directory of links, by their names.
-pub(super) fn links(backend: &Backend, key: &Key) -> Result<Vec<Digest>, StoreError> {
-    let names = backend.list(key)?;
-    Ok(names.iter().filter_map(|hex| Digest::from_hex(hex).ok()).collect())
+/// The digests of a directory of links, by their names; `None` where it cannot be read.
+pub(super) fn links(passed: &mut PassedOver<'_>, key: &Key) -> Result<Option<Vec<Digest>>, StoreError> {
+    let names = passed.or_told(passed.backend.list(key))?;
+    Ok(names.map(|names| names.iter().filter_map(|hex| Digest::from_hex(hex).ok()).collect()))
 }
 
-/// Tells of all blobs, with their lengths in bytes, until `each` answers that it is enough.
+/// Tells of all blobs that can be seen, with their lengths in bytes, until `each` answers that it is enough.
 pub(super) fn blobs(
-    backend: &Backend,
+    passed: &mut PassedOver<'_>,
     mut each: impl FnMut(Digest, u64) -> Result<bool, StoreError>,
 ) -> Result<(), StoreError> {
-    backend.walk(&layout::blobs(), &mut |path, entry| {
+    passed.backend.walk(&layout::blobs(), &mut |path, seen| {
+        let entry = match seen {
+            Seen::Object(entry) => entry,
+            Seen::Folder => return Ok(true),
+            Seen::Unread(error) => return passed.tell(error).map(|()| true),
+        };
         let below = path.split_once('/').and_then(|(_, path)| path.strip_suffix("/data"));
         let digest = below.and_then(|hex| Digest::from_hex(hex).ok());
         digest.map_or(Ok(true), |digest| each(digest, entry.bytes))
@@ -203,6 +252,8 @@ pub(super) enum Found {
     Absent,
     /// It is there, and what it refers to cannot be known.
     Unreadable(String),
+    /// Nor can it be told whether it is there.
+    Unread(StoreError),
 }
 
 #[derive(Deserialize)]
@@ -232,7 +283,7 @@ pub(super) fn manifests(backend: &Backend, manifest: Digest) -> impl Iterator<It
                     left.extend(contents.manifests.iter().filter(|&&child| known.insert(child)));
                 }
                 Found::Absent if digest != manifest && !is_quarantined(backend, digest) => continue,
-                Found::Absent | Found::Unreadable(_) => {}
+                Found::Absent | Found::Unreadable(_) | Found::Unread(_) => {}
             }
             return Some((digest, found));
         }
@@ -252,7 +303,7 @@ pub(super) fn contents(backend: &Backend, digest: Digest) -> Found {
         Ok(Some(Ok(bytes))) => bytes,
         Ok(None) => return Found::Absent,
         Ok(Some(Err(length))) => return Found::Unreadable(format!("it is {length} bytes long")),
-        Err(error) => return Found::Unreadable(error.to_string()),
+        Err(error) => return Found::Unread(error),
     };
     if Digest::of(&bytes) != digest {
         return Found::Unreadable("its content does not match its digest".to_owned());

@@ -11,9 +11,18 @@ use super::backend::Backend;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
-use super::inventory::{self, Contents, Found, Repository};
+use super::inventory::{self, Contents, Found, Repository, namespace_of};
 use super::layout;
+use super::unread::{PassedOver, Unread};
 use crate::publish::name::{ImageRepository, Namespace};
+
+/// What is there, as far as it can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing<T> {
+    pub rows: Vec<T>,
+    /// What cannot be, and is not in the rows.
+    pub unread: Vec<Unread>,
+}
 
 /// A repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -78,14 +87,14 @@ impl Store {
     pub fn list_repositories(
         &self,
         namespace: Option<&Namespace>,
-    ) -> Result<Vec<RepositoryEntry>, StoreError> {
+    ) -> Result<Listing<RepositoryEntry>, StoreError> {
         let backend = self.backend();
-        let mut entries = Vec::new();
-        for repository in inventory::repositories(backend)? {
+        let (mut passed, mut entries) = (PassedOver::new(backend), Vec::new());
+        for repository in inventory::repositories(&mut passed)?.all {
             if namespace.is_some_and(|wanted| namespace_of(&repository.path) != wanted.as_str()) {
                 continue;
             }
-            let versions = inventory::versions(backend, &repository)?.all;
+            let versions = inventory::versions(&mut passed, &repository)?.all;
             let mut blobs = HashMap::new();
             for version in &versions {
                 blobs.extend(blobs_of(backend, version.manifest));
@@ -99,23 +108,24 @@ impl Store {
                 repository: repository.path,
             });
         }
-        Ok(entries)
+        Ok(Listing { rows: entries, unread: passed.told })
     }
 
     /// The images of a repository, newest first. `None`: there is no such repository.
-    pub fn list_images(&self, name: &ImageRepository) -> Result<Option<Vec<ImageEntry>>, StoreError> {
+    pub fn list_images(&self, name: &ImageRepository) -> Result<Option<Listing<ImageEntry>>, StoreError> {
         let backend = self.backend();
         let path = name.to_string();
         let repository = Repository { key: layout::tree(&path), path };
         if backend.list(&repository.key)?.is_empty() {
             return Ok(None);
         }
-        let mut versions = inventory::versions(backend, &repository)?.all;
+        let mut passed = PassedOver::new(backend);
+        let mut versions = inventory::versions(&mut passed, &repository)?.all;
         versions.sort_by_key(|version| std::cmp::Reverse((version.put_at, version.manifest)));
         let entries = versions.into_iter().map(|version| {
             let contents = match inventory::contents(backend, version.manifest) {
                 Found::Readable(contents) => Some(contents),
-                Found::Absent | Found::Unreadable(_) => None,
+                Found::Absent | Found::Unreadable(_) | Found::Unread(_) => None,
             };
             ImageEntry {
                 image: format!("{name}:{}", version.tag),
@@ -126,35 +136,35 @@ impl Store {
                 build: contents.and_then(|contents| contents.build),
             }
         });
-        Ok(Some(entries.collect()))
+        Ok(Some(Listing { rows: entries.collect(), unread: passed.told }))
     }
 
     /// Who takes how much, sorted by name; the whole store and what nobody needs at the end. A blob in use takes about
-    /// 40 bytes of memory meanwhile.
-    pub fn disk_usage(&self) -> Result<Vec<DiskUsage>, StoreError> {
+    /// 40 bytes of memory meanwhile. What nobody needs is told only where everything can be read.
+    pub fn disk_usage(&self) -> Result<Listing<DiskUsage>, StoreError> {
         let backend = self.backend();
-        let mut sums = Sums::default();
-        for repository in inventory::repositories(backend)? {
+        let (mut passed, mut sums) = (PassedOver::new(backend), Sums::default());
+        for repository in inventory::repositories(&mut passed)?.all {
             sums.begin(&repository.path);
-            for version in inventory::versions(backend, &repository)?.all {
+            for version in inventory::versions(&mut passed, &repository)?.all {
                 sums.image(&blobs_of(backend, version.manifest));
             }
         }
         let mut all = 0_u64;
-        inventory::blobs(backend, |_, bytes| {
+        inventory::blobs(&mut passed, |_, bytes| {
             all = all.saturating_add(bytes);
             Ok(true)
         })?;
-        Ok(sums.rows(all))
+        let mut rows = sums.rows(all);
+        if !passed.told.is_empty() {
+            rows.retain(|row| row.level != Level::Garbage);
+        }
+        Ok(Listing { rows, unread: passed.told })
     }
 }
 
 fn date(at: SystemTime) -> OffsetDateTime {
     OffsetDateTime::from(at).truncate_to_second()
-}
-
-fn namespace_of(path: &str) -> &str {
-    path.split('/').next().unwrap_or(path)
 }
 
 /// `acme/shop` of `acme/shop.storefront`.

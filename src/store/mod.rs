@@ -23,6 +23,7 @@ mod listing;
 mod manifests;
 mod scrub;
 mod tags;
+mod unread;
 mod upkeep;
 mod usage;
 mod user;
@@ -39,7 +40,8 @@ pub use gc::{
 pub use handle::Store;
 pub use keeping::KeepingConfig;
 pub use layers::Layer;
-pub use listing::{DiskUsage, ImageEntry, Level, RepositoryEntry};
+pub use listing::{DiskUsage, ImageEntry, Level, Listing, RepositoryEntry};
 pub use scrub::{DamagedBlob, DamagedImage, InvalidPart, Part, Scrubbed};
 pub use tags::{TagOutcome, TagPut};
+pub use unread::{MENDS, Unread};
 pub use user::{InvalidUserName, UserName};

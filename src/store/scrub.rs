@@ -18,9 +18,10 @@ use super::condemned;
 use super::credentials::random_text;
 use super::digest::{Digest, Digesting};
 use super::error::StoreError;
-use super::handle::Store;
+use super::handle::{self, Store};
 use super::inventory::{self, Contents, Found, Repository, Version};
 use super::layout::{self, Key};
+use super::unread::{PassedOver, Unread};
 
 /// How long what is in quarantine is kept, for whoever wants to see what the disk has done.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -28,8 +29,6 @@ const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 const MOST_NAMED: usize = 10_000;
 /// How long a file that cannot be read is left alone before it is tried once more.
 const PAUSE: Duration = Duration::from_millis(200);
-/// With more files that cannot be read it is the disk, or the way to it, that fails, and reading on makes it no better.
-const MOST_UNREADABLE: usize = 20;
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
 
@@ -116,16 +115,19 @@ pub struct Scrubbed {
     /// Tags that were put into quarantine, since it cannot be told what they named.
     pub lost_tags: Vec<String>,
     pub damaged: Vec<DamagedBlob>,
+    /// Links and folders that cannot be read, and what is in them was not looked at.
+    #[serde(default)]
+    pub unread: Vec<Unread>,
     pub elapsed_ms: u64,
 }
 
 impl Scrubbed {
-    /// Whether something is amiss that only building again mends. What only images have that a rebuild has replaced is
+    /// Whether something is amiss that does not mend by itself. What only images have that a rebuild has replaced is
     /// not: nothing puts that again.
     pub fn is_damaged(&self) -> bool {
         let counts =
             |blob: &DamagedBlob| blob.images.is_empty() || blob.images.iter().any(|image| !image.replaced);
-        self.damaged.iter().any(counts) || !self.lost_tags.is_empty()
+        self.damaged.iter().any(counts) || !self.lost_tags.is_empty() || !self.unread.is_empty()
     }
 }
 
@@ -140,23 +142,26 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Busy`] when another one goes on; [`StoreError::Stopping`] when it was cancelled; an error of the
-    /// disk when more than 20 blobs cannot be read.
+    /// disk when more than 20 blobs, links and folders cannot be read.
     pub fn scrub(&self, part: Part, cancel: &CancellationToken) -> Result<Scrubbed, StoreError> {
         let began = Instant::now();
         let backend = self.backend();
+        handle::must_be_there(backend)?;
         let lease = backend.lease(&layout::scrub_lease())?.ok_or(StoreError::Busy)?;
         let scrubbed = Scrubbed { part: part.to_string(), ..Scrubbed::default() };
         let (damaged, seen) = (BTreeMap::new(), HashMap::new());
-        let mut scrub = Scrub { backend, part, cancel, scrubbed, damaged, unreadable: 0, seen };
+        let passed = PassedOver::new(backend);
+        let mut scrub = Scrub { backend, passed, part, cancel, scrubbed, damaged, seen };
         for shard in condemned::shards().filter(|shard| part.has(shard)) {
             scrub.blobs(&shard)?;
         }
-        for repository in inventory::repositories(backend)? {
+        for repository in inventory::repositories(&mut scrub.passed)?.all {
             scrub.repository(&repository)?;
         }
         scrub.empty_quarantine(lease.now().unwrap_or(SystemTime::UNIX_EPOCH))?;
         let mut scrubbed = scrub.scrubbed;
         scrubbed.damaged = scrub.damaged.into_values().collect();
+        scrubbed.unread = scrub.passed.told;
         scrubbed.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
         let record = Record { round: random_text::<10>(), scrubbed };
         let json = serde_json::to_vec(&record).expect("all fields have a JSON form");
@@ -181,12 +186,11 @@ impl Store {
 
 struct Scrub<'a> {
     backend: &'a Backend,
+    passed: PassedOver<'a>,
     part: Part,
     cancel: &'a CancellationToken,
     scrubbed: Scrubbed,
     damaged: BTreeMap<Digest, DamagedBlob>,
-    /// How many blobs could not be read.
-    unreadable: usize,
     /// The lengths of blobs that images are made of, where they are there.
     seen: HashMap<Digest, Option<u64>>,
 }
@@ -200,7 +204,7 @@ impl Scrub<'_> {
     }
 
     fn blobs(&mut self, shard: &str) -> Result<(), StoreError> {
-        for digest in inventory::links(self.backend, &layout::blobs_in(shard))? {
+        for digest in inventory::links(&mut self.passed, &layout::blobs_in(shard))?.unwrap_or_default() {
             self.go_on()?;
             self.blob(digest)?;
         }
@@ -210,8 +214,12 @@ impl Scrub<'_> {
     fn blob(&mut self, digest: Digest) -> Result<(), StoreError> {
         let key = layout::blob(digest);
         let path = self.backend.place(&key);
-        // None: collected since it was listed, or being put.
-        let Some(content) = self.backend.open(&key)? else { return Ok(()) };
+        let content = match self.backend.open(&key) {
+            Ok(Some(content)) => content,
+            // Collected since it was listed, or being put.
+            Ok(None) => return Ok(()),
+            Err(error) => return self.cannot_read(digest, error).map(drop),
+        };
         self.scrubbed.blobs += 1;
         let first = self.read(&content);
         if let Ok((found, length)) = first {
@@ -230,16 +238,8 @@ impl Scrub<'_> {
             // An object that was put anew meanwhile, or collected.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Ok((found, length)) => format!("its {length} bytes have the digest {found}"),
-            // It may be read again tomorrow, or copied off: it stays where it is.
             Err(error) => {
-                self.unreadable += 1;
-                if self.unreadable > MOST_UNREADABLE {
-                    return Err(StoreError::io("read", &path, error));
-                }
-                let reason = format!("it cannot be read: {error}");
-                self.damaged
-                    .insert(digest, DamagedBlob { digest, reason, quarantine: None, images: Vec::new() });
-                return Ok(());
+                return self.cannot_read(digest, StoreError::io("read", &path, error)).map(drop);
             }
         };
         self.go_on()?;
@@ -249,6 +249,14 @@ impl Scrub<'_> {
             self.damaged.insert(digest, DamagedBlob { digest, reason, quarantine, images: Vec::new() });
         }
         Ok(())
+    }
+
+    /// A blob that may be read again tomorrow, or copied off: it stays where it is.
+    fn cannot_read(&mut self, digest: Digest, error: StoreError) -> Result<String, StoreError> {
+        let reason = self.passed.count(error)?.reason;
+        let of_none = || DamagedBlob { digest, reason: reason.clone(), quarantine: None, images: Vec::new() };
+        self.damaged.entry(digest).or_insert_with(of_none);
+        Ok(reason)
     }
 
     /// The digest and length of a blob, of which nothing stays in the system's memory: what is pulled shall stay there.
@@ -265,19 +273,20 @@ impl Scrub<'_> {
     fn repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
         self.go_on()?;
         for links in [layout::layer_links(&repository.key), layout::revision_links(&repository.key)] {
-            for digest in inventory::links(self.backend, &links)? {
+            for digest in inventory::links(&mut self.passed, &links)?.unwrap_or_default() {
                 if self.part.has(&condemned::shard_of(digest)) {
                     self.go_on()?;
                     self.link(&links.below(&digest.hex()).below("link"), digest)?;
                 }
             }
         }
-        let mut versions = inventory::versions(self.backend, repository)?;
-        if !versions.unreadable.is_empty() {
-            for tag in &versions.unreadable {
+        let mut versions = inventory::versions(&mut self.passed, repository)?;
+        if !versions.damaged.is_empty() {
+            for tag in &versions.damaged {
                 self.tag(repository, tag, &versions.all)?;
             }
-            versions = inventory::versions(self.backend, repository)?;
+            let mut again = PassedOver::new(self.backend);
+            versions = inventory::versions(&mut again, repository)?;
         }
         for version in versions.all {
             self.go_on()?;
@@ -288,7 +297,7 @@ impl Scrub<'_> {
 
     /// Mends a link that holds something else.
     fn link(&mut self, key: &Key, digest: Digest) -> Result<(), StoreError> {
-        let Some(link) = self.backend.read(key)? else { return Ok(()) };
+        let Some(Some(link)) = self.passed.or_told(self.backend.read(key))? else { return Ok(()) };
         self.scrubbed.links += 1;
         if inventory::digest_in(&link) != Some(digest) {
             let link = digest.to_string();
@@ -301,7 +310,7 @@ impl Scrub<'_> {
     /// A tag that does not hold a digest: it named the only image that it has ever named; else it cannot be told.
     fn tag(&mut self, repository: &Repository, tag: &str, versions: &[Version]) -> Result<(), StoreError> {
         let key = layout::tag_directories(&repository.key).below(tag).below("current").below("link");
-        let Some(found) = self.backend.read(&key)? else { return Ok(()) };
+        let Some(Some(found)) = self.passed.or_told(self.backend.read(&key))? else { return Ok(()) };
         let mut named = versions.iter().filter(|version| version.tag == tag);
         if let (Some(version), None) = (named.next(), named.next()) {
             let link = version.manifest.to_string();
@@ -328,16 +337,18 @@ impl Scrub<'_> {
                     build = build.or(by);
                     for (part, size) in parts {
                         match self.length(part)? {
-                            Some(length) if length == size => {}
-                            Some(length) => {
+                            Ok(Some(length)) if length == size => {}
+                            Ok(Some(length)) => {
                                 bad.push((part, format!("it is {length} bytes long instead of {size}")));
                             }
-                            None => bad.push((part, "it is not there".to_owned())),
+                            Ok(None) => bad.push((part, "it is not there".to_owned())),
+                            Err(reason) => bad.push((part, reason)),
                         }
                     }
                 }
                 Found::Absent => bad.push((manifest, "it is not there".to_owned())),
                 Found::Unreadable(reason) => bad.push((manifest, reason)),
+                Found::Unread(error) => bad.push((manifest, self.cannot_read(manifest, error)?)),
             }
         }
         for (digest, reason) in bad {
@@ -355,20 +366,27 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    fn length(&mut self, digest: Digest) -> Result<Option<u64>, StoreError> {
+    /// The length of a blob, where it is there; or why it cannot be told.
+    fn length(&mut self, digest: Digest) -> Result<Result<Option<u64>, String>, StoreError> {
         if let Some(&length) = self.seen.get(&digest) {
-            return Ok(length);
+            return Ok(Ok(length));
         }
-        let length = self.backend.size(&layout::blob(digest))?;
-        self.seen.insert(digest, length);
-        Ok(length)
+        match self.backend.size(&layout::blob(digest)) {
+            Ok(length) => {
+                self.seen.insert(digest, length);
+                Ok(Ok(length))
+            }
+            Err(error) => self.cannot_read(digest, error).map(Err),
+        }
     }
 
-    fn empty_quarantine(&self, now: SystemTime) -> Result<(), StoreError> {
-        for name in self.backend.list(&layout::quarantine())? {
+    fn empty_quarantine(&mut self, now: SystemTime) -> Result<(), StoreError> {
+        let names = self.passed.or_told(self.backend.list(&layout::quarantine()))?;
+        for name in names.unwrap_or_default() {
             let key = layout::quarantine().below(&name);
-            let at = self.backend.modified(&key)?.unwrap_or(now);
-            if self.backend.size(&key)?.is_some() && now.duration_since(at).is_ok_and(|age| age > KEEP) {
+            let Some(at) = self.passed.or_told(self.backend.modified(&key))? else { continue };
+            let age = now.duration_since(at.unwrap_or(now));
+            if self.backend.size(&key)?.is_some() && age.is_ok_and(|age| age > KEEP) {
                 self.backend.discard(&key)?;
             }
         }

@@ -6,7 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::StoreError;
 use super::handle::Store;
-use super::layout;
+use super::inventory;
+use super::unread::PassedOver;
 
 impl Store {
     /// Removes the temporary files that crashes have left, and none that is being written. Of each, `told`
@@ -20,11 +21,12 @@ impl Store {
     }
 
     /// The length of all blobs together, in bytes; `None` where `cancel` was cancelled before all were seen. Asks
-    /// for the length of each: meant for once an hour. Blocking.
+    /// for the length of each: meant for once an hour. What cannot be read counts nothing. Blocking.
     pub fn blob_bytes(&self, cancel: &CancellationToken) -> Result<Option<u64>, StoreError> {
         let mut bytes = 0_u64;
-        self.backend().walk(&layout::blobs(), &mut |_, blob| {
-            bytes = bytes.saturating_add(blob.bytes);
+        let mut passed = PassedOver::new(self.backend());
+        inventory::blobs(&mut passed, |_, length| {
+            bytes = bytes.saturating_add(length);
             Ok(!cancel.is_cancelled())
         })?;
         Ok((!cancel.is_cancelled()).then_some(bytes))

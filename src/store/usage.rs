@@ -4,30 +4,29 @@
 //! whose name says what it added, so that any number of workers add at once, and a sum takes one listing. What two of
 //! them add at once counts twice, and what a publish adds while a collection counts may be missing, until the next one.
 
+use std::collections::HashSet;
+
 use super::backend::Backend;
 use super::credentials::random_text;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
-use super::inventory;
+use super::inventory::{self, namespace_of};
 use super::layout;
 use super::listing::blobs_of;
+use super::unread::PassedOver;
 use crate::publish::name::{ImageRepository, Namespace};
 
 impl Store {
     /// All that the namespace's images are made of, each blob once, in bytes. The first time all of its images are
-    /// looked at.
+    /// looked at. Of those that cannot be read nothing is counted, nor is such a count kept.
     pub async fn usage(&self, namespace: &Namespace) -> Result<u64, StoreError> {
         let namespace = namespace.clone();
         self.blocking(move |backend| {
             let added = added(backend, namespace.as_str())?;
             let counted = match counted(backend, namespace.as_str())? {
                 Some(bytes) => bytes,
-                None => {
-                    let bytes = count(backend, namespace.as_str())?;
-                    put(backend, namespace.as_str(), bytes, &added)?;
-                    return Ok(bytes);
-                }
+                None => return count(backend, namespace.as_str(), &added),
             };
             Ok(added.iter().filter_map(|name| bytes_of(name)).fold(counted, u64::saturating_add))
         })
@@ -42,11 +41,7 @@ impl Store {
             let added = added(backend, namespace.as_str())?;
             match counted(backend, namespace.as_str())? {
                 Some(bytes) if added.is_empty() => Ok(bytes),
-                _ => {
-                    let bytes = count(backend, namespace.as_str())?;
-                    put(backend, namespace.as_str(), bytes, &added)?;
-                    Ok(bytes)
-                }
+                _ => count(backend, namespace.as_str(), &added),
             }
         })
         .await
@@ -84,13 +79,13 @@ fn namespaces(backend: &Backend) -> Result<Vec<String>, StoreError> {
 }
 
 /// What publishes have noted, of each of these namespaces.
-pub(super) fn all_added(backend: &Backend) -> Result<Vec<(String, Vec<String>)>, StoreError> {
-    let namespaces = namespaces(backend)?.into_iter();
-    let added = namespaces.map(|namespace| {
-        let added = added(backend, &namespace)?;
-        Ok((namespace, added))
-    });
-    added.collect()
+pub(super) fn all_added(passed: &mut PassedOver<'_>) -> Result<Vec<(String, Vec<String>)>, StoreError> {
+    let mut all = Vec::new();
+    for namespace in passed.or_told(namespaces(passed.backend))?.unwrap_or_default() {
+        let added = passed.or_told(added(passed.backend, &namespace))?;
+        all.extend(added.map(|added| (namespace, added)));
+    }
+    Ok(all)
 }
 
 /// What publishes have noted.
@@ -124,19 +119,32 @@ fn bytes_of(name: &str) -> Option<u64> {
     name.split_once('-')?.1.parse().ok()
 }
 
-fn count(backend: &Backend, namespace: &str) -> Result<u64, StoreError> {
-    let (mut seen, mut bytes) = (std::collections::HashSet::new(), 0_u64);
-    let below = format!("{namespace}/");
-    for repository in inventory::repositories(backend)? {
-        if !repository.path.starts_with(&below) {
-            continue;
-        }
-        for version in inventory::versions(backend, &repository)?.all {
+/// Counts, and keeps what was counted if all was seen.
+fn count(backend: &Backend, namespace: &str, added: &[String]) -> Result<u64, StoreError> {
+    let (mut seen, mut bytes) = (HashSet::new(), 0_u64);
+    let mut passed = PassedOver::new(backend);
+    let found = inventory::repositories(&mut passed)?;
+    let mut is_whole = found.unread.iter().all(|path| namespace_of(path) != namespace);
+    for repository in found.all.iter().filter(|repository| namespace_of(&repository.path) == namespace) {
+        let versions = inventory::versions(&mut passed, repository)?;
+        is_whole &= versions.is_whole;
+        for version in versions.all {
             for (digest, length) in blobs_of(backend, version.manifest) {
                 if seen.insert(digest) {
                     bytes = bytes.saturating_add(length);
                 }
             }
+        }
+    }
+    match is_whole {
+        true => put(backend, namespace, bytes, added)?,
+        false => {
+            let unread = passed.told.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            tracing::warn!(
+                namespace,
+                unread,
+                "what a namespace has is counted without what cannot be read of it"
+            );
         }
     }
     Ok(bytes)

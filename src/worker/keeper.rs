@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Live};
 use crate::disk::aside;
 use crate::store::{
-    AskAgain, Collected, Collection, InUse, Part, Retention, RetentionConfig, Scrubbed, Store, StoreError,
+    AskAgain, Collected, Collection, InUse, MENDS, Part, Retention, RetentionConfig, Scrubbed, Store,
+    StoreError,
 };
 use crate::timeline::client::TimelineClient;
 
@@ -154,6 +155,13 @@ async fn scrub(store: &Store, config: &Config, drain: &CancellationToken) -> boo
 
 fn tell_scrubbed(scrubbed: &Scrubbed) {
     let Scrubbed { part, blobs, bytes, images, mended, damaged, lost_tags, elapsed_ms, .. } = scrubbed;
+    for one in &scrubbed.unread {
+        tracing::error!(
+            path = one.path,
+            reason = one.reason,
+            "what cannot be read in the store is not verified; {MENDS}"
+        );
+    }
     tracing::info!(
         part,
         blobs,
@@ -184,9 +192,13 @@ fn tell_scrubbed(scrubbed: &Scrubbed) {
 
 fn tell(collected: &Collected) {
     let Collected { in_use, condemned, waiting, removed, going, elapsed_ms, .. } = collected;
-    metrics::counter!("buildgrid_store_rounds_total", "round" => "gc", "outcome" => "done").increment(1);
+    let outcome = if collected.unread.is_empty() { "done" } else { "partial" };
+    metrics::counter!("buildgrid_store_rounds_total", "round" => "gc", "outcome" => outcome).increment(1);
     metrics::counter!("buildgrid_store_removed_bytes_total").increment(removed.bytes);
-    metrics::gauge!("buildgrid_store_garbage_bytes").set((condemned.bytes + waiting.bytes) as f64);
+    // Else it is not known.
+    if !collected.keeps_blobs {
+        metrics::gauge!("buildgrid_store_garbage_bytes").set((condemned.bytes + waiting.bytes) as f64);
+    }
     tracing::info!(
         in_use_blobs = in_use,
         removed_blobs = removed.blobs,
@@ -203,6 +215,14 @@ fn tell(collected: &Collected) {
     if !collected.undeployed.is_empty() {
         let apps = collected.undeployed.join(", ");
         tracing::warn!(apps, "no deploy of these apps is known to be done; all of their images are kept");
+    }
+    for one in &collected.unread {
+        tracing::error!(
+            path = one.path,
+            reason = one.reason,
+            all_blobs_are_kept = collected.keeps_blobs,
+            "what cannot be read in the store is kept, with all that it belongs to; {MENDS}"
+        );
     }
     for one in &collected.unreadable {
         let manifest = one.manifest.map(|digest| digest.to_string()).unwrap_or_default();

@@ -9,6 +9,7 @@ mod model;
 mod objects;
 mod publishing;
 mod scrub;
+mod unread;
 mod usage;
 
 use std::collections::BTreeSet;

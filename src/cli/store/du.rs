@@ -2,15 +2,16 @@
 
 use std::io::Write;
 
-use super::{ls, size, with_store};
+use super::{all_read, ls, size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::config::Config;
-use crate::store::{DiskUsage, Level, Store};
+use crate::store::{DiskUsage, Level, Listing, Store};
 
 /// Show who takes how much of the disk, by namespace, app and repository
 ///
 /// SIZE is all that the images are made of, each blob once. OWN is what images of nobody else need of it, and would be
-/// free without them. Layers that several share, such as a common base image, are nobody's own.
+/// free without them. Layers that several share, such as a common base image, are nobody's own. Where something cannot be
+/// read, the rest is shown, without what no image needs, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,10 +24,11 @@ pub struct Args {
 }
 
 pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
-    let rows = with_store(&config.store, Store::open_read_only, |store| store.disk_usage()).await?;
+    let usage = with_store(&config.store, Store::open_read_only, |store| store.disk_usage());
+    let Listing { rows, unread } = usage.await?;
     let text = if args.json { ls::lines(&rows)? } else { table(&rows) };
     out.write_all(text.as_bytes())?;
-    Ok(Exit::Done)
+    all_read(&unread)
 }
 
 fn table(rows: &[DiskUsage]) -> String {

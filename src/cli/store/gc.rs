@@ -8,7 +8,7 @@ use super::{count, size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{permission, service};
 use crate::config::Config;
-use crate::store::{Collected, Collection, Going, ImageGone, Store, Sum};
+use crate::store::{Collected, Collection, Going, ImageGone, MENDS, Store, Sum};
 use crate::worker::keeper;
 
 /// Collect what no image needs any more, and let images go that the section `retention` does not keep
@@ -18,8 +18,9 @@ use crate::worker::keeper;
 /// keeping.gc_every; this one goes now.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 done; 14 another collection goes on in this store; 69 the object store does not answer; 75 done, but
-[retention] lets nothing go now, since it is not known what deploys run; 78 the store cannot be written to.
+Exit codes: 0 done; 1 done, but for what cannot be read; 14 another collection goes on in this store; 69 the object store
+does not answer; 75 done, but [retention] lets nothing go now, since it is not known what deploys run; 78 the store cannot
+be written to.
 
 Examples:
   buildgrid store gc --dry-run
@@ -53,7 +54,15 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
         false => told(&collected),
     };
     out.write_all(text.as_bytes())?;
-    Ok(if collected.retention_paused.is_some() { Exit::Paused } else { Exit::Done })
+    Ok(exit_of(&collected))
+}
+
+fn exit_of(collected: &Collected) -> Exit {
+    match collected {
+        Collected { unread, .. } if !unread.is_empty() => Exit::Internal,
+        Collected { retention_paused: Some(_), .. } => Exit::Paused,
+        _ => Exit::Done,
+    }
 }
 
 fn told(collected: &Collected) -> String {
@@ -88,6 +97,15 @@ fn told(collected: &Collected) -> String {
             one.repository, one.reason
         );
     }
+    for one in &collected.unread {
+        text += &format!("{one}; what it belongs to is kept as it is\n");
+    }
+    if collected.keeps_blobs {
+        text += "all blobs are kept for now: any may be linked where nothing can be read\n";
+    }
+    if !collected.unread.is_empty() {
+        text += &format!("{MENDS}\n");
+    }
     let sum = |Sum { blobs, links, bytes }: Sum| {
         format!("{}, {}, {}", count(blobs, "blob"), count(links, "link"), size(bytes))
     };
@@ -105,6 +123,7 @@ fn told(collected: &Collected) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Unread;
 
     #[test]
     fn tells_what_goes_and_what_that_frees() {
@@ -131,5 +150,19 @@ mod tests {
         }
         let text = told(&Collected { dry_run: true, ..collected });
         assert!(text.contains("would be marked to go"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_with_what_helps_and_by_the_exit_code() {
+        let link = Unread { path: "/store/link".to_owned(), reason: "it cannot be read: a loop".to_owned() };
+        let paused = Collected { retention_paused: Some("away".to_owned()), ..Collected::default() };
+        assert_eq!([exit_of(&Collected::default()), exit_of(&paused)], [Exit::Done, Exit::Paused]);
+        let mut collected = Collected { unread: vec![link], ..paused };
+        assert_eq!(exit_of(&collected), Exit::Internal);
+        let text = told(&collected);
+        let named = "/store/link: it cannot be read: a loop; what it belongs to is kept as it is\n";
+        assert!(text.contains(named) && text.contains(MENDS) && !text.contains("all blobs"), "{text}");
+        collected.keeps_blobs = true;
+        assert!(told(&collected).contains("all blobs are kept for now"));
     }
 }

@@ -6,15 +6,16 @@ use anyhow::anyhow;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{size, with_store};
+use super::{all_read, size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::config::Config;
 use crate::publish::name::{ImageRepository, Namespace};
-use crate::store::{ImageEntry, RepositoryEntry, Store};
+use crate::store::{ImageEntry, Listing, RepositoryEntry, Store};
 
 /// List repositories, or the images of one
 ///
-/// An image that a rebuild has replaced is shown with the digest by which it can still be pulled.
+/// An image that a rebuild has replaced is shown with the digest by which it can still be pulled. Where something cannot be
+/// read, the rest is shown, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,7 +34,7 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let Args { name, json } = args;
-    let text = match name {
+    let (text, unread) = match name {
         Some(name) if name.contains('/') => {
             let name: ImageRepository = name.parse().map_err(Failure::usage)?;
             let wanted = name.clone();
@@ -42,21 +43,21 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
                     .await?;
             let absent =
                 || Failure::usage(anyhow!("there is no repository {name}; `buildgrid store ls` shows them"));
-            let images = images.ok_or_else(absent)?;
-            if json { lines(&images)? } else { images_table(&images) }
+            let Listing { rows, unread } = images.ok_or_else(absent)?;
+            (if json { lines(&rows)? } else { images_table(&rows) }, unread)
         }
         name => {
             let namespace: Option<Namespace> =
                 name.map(|name| name.parse()).transpose().map_err(Failure::usage)?;
             let entries = with_store(&config.store, Store::open_read_only, move |store| {
                 store.list_repositories(namespace.as_ref())
-            })
-            .await?;
-            if json { lines(&entries)? } else { repositories_table(&entries) }
+            });
+            let Listing { rows, unread } = entries.await?;
+            (if json { lines(&rows)? } else { repositories_table(&rows) }, unread)
         }
     };
     out.write_all(text.as_bytes())?;
-    Ok(Exit::Done)
+    all_read(&unread)
 }
 
 /// JSON, one a line.

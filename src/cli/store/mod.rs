@@ -11,7 +11,7 @@ use clap::Subcommand;
 use super::exit::{Exit, Failure};
 use super::permission;
 use crate::config::Config;
-use crate::store::{Store, StoreConfig, StoreError};
+use crate::store::{MENDS, Store, StoreConfig, StoreError, Unread};
 use crate::up;
 
 /// Look into the store of images, collect what no image needs, and verify the rest
@@ -71,6 +71,18 @@ async fn with_store<T: Send + 'static>(
     done.await?
 }
 
+/// How a listing ends: with an error where some of it is missing.
+fn all_read(unread: &[Unread]) -> Result<Exit, Failure> {
+    match unread {
+        [] => Ok(Exit::Done),
+        [..] => {
+            let unread = unread.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
+            let said = format!("not all is shown:\n  {unread}\nhelp: {MENDS}");
+            Err(Failure::new(Exit::Internal, anyhow::anyhow!(said)))
+        }
+    }
+}
+
 /// `12.3 MiB`
 fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
@@ -79,4 +91,23 @@ fn size(bytes: u64) -> String {
 /// `1 blob`, `2 blobs`
 fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_from_which_something_is_missing_ends_with_its_name_and_what_helps() {
+        assert_eq!(all_read(&[]).unwrap(), Exit::Done);
+        let unread =
+            Unread { path: "/store/link".to_owned(), reason: "it cannot be read: a loop".to_owned() };
+        let ended = all_read(&[unread]).unwrap_err();
+        let said = ended.error.to_string();
+        assert_eq!(ended.exit, Exit::Internal);
+        assert!(
+            said.contains("  /store/link: it cannot be read: a loop\n") && said.ends_with(MENDS),
+            "{said}"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use super::{count, size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::permission;
 use crate::config::Config;
-use crate::store::{DamagedBlob, DamagedImage, Part, Scrubbed, Store};
+use crate::store::{DamagedBlob, DamagedImage, MENDS, Part, Scrubbed, Store};
 
 /// Verify the store: every blob by its digest, every link and tag, and that images have all their parts
 ///
@@ -16,8 +16,8 @@ use crate::store::{DamagedBlob, DamagedImage, Part, Scrubbed, Store};
 /// Building a commit again that has it puts it anew. Links are mended.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 all is whole; 1 something is damaged, or the store cannot be read; 14 another scrub goes on; 69 the object
-store does not answer.
+Exit codes: 0 all is whole; 1 something is damaged, or cannot be read; 14 another scrub goes on; 69 the object store does
+not answer.
 
 Examples:
   buildgrid store scrub
@@ -65,6 +65,9 @@ fn told(scrubbed: &Scrubbed) -> String {
     for tag in &scrubbed.lost_tags {
         text += &format!("{tag}: the tag is damaged and in quarantine; send the event of its commit again\n");
     }
+    for one in &scrubbed.unread {
+        text += &format!("{one}\n  {MENDS}\n");
+    }
     let Scrubbed { part, blobs, bytes, images, links, mended, damaged, .. } = scrubbed;
     text += &format!(
         "read {} ({}) of part {part}, {} and {}; mended {}, {}\n",
@@ -73,9 +76,11 @@ fn told(scrubbed: &Scrubbed) -> String {
         count(*links, "link"),
         count(*images, "image"),
         count(*mended, "link"),
-        match damaged.len() {
-            0 => "all is whole".to_owned(),
-            number => format!("{} damaged", count(number as u64, "blob")),
+        match (damaged.len(), scrubbed.unread.len()) {
+            (0, 0) => "all is whole".to_owned(),
+            (0, 1) => "1 link or folder cannot be read".to_owned(),
+            (0, number) => format!("{number} links and folders cannot be read"),
+            (number, _) => format!("{} damaged", count(number as u64, "blob")),
         }
     );
     text
@@ -95,6 +100,7 @@ fn remedy(DamagedImage { image, digest, replaced, build }: &DamagedImage) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Unread;
     use crate::store::digest::Digest;
 
     #[test]
@@ -123,5 +129,10 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        let link = Unread { path: "/store/link".to_owned(), reason: "it cannot be read: a loop".to_owned() };
+        let scrubbed = Scrubbed { unread: vec![link], ..Scrubbed::default() };
+        let text = told(&scrubbed);
+        assert!(text.starts_with(&format!("/store/link: it cannot be read: a loop\n  {MENDS}\n")), "{text}");
+        assert!(text.ends_with("1 link or folder cannot be read\n") && scrubbed.is_damaged(), "{text}");
     }
 }

@@ -19,7 +19,7 @@ use super::super::credentials::random_text;
 use super::super::error::StoreError;
 use super::super::layout::{self, Key};
 use super::batch::Batch;
-use super::dispatch::Entry;
+use super::dispatch::{Entry, Seen};
 
 /// Directories remembered, at most; beyond it the memory starts anew, which costs a few syncs.
 const MAX_KNOWN: usize = 8192;
@@ -81,11 +81,12 @@ impl Directory {
         absent_is_none(File::open(&path)).map_err(|error| StoreError::io("read", &path, error))
     }
 
-    /// Tells of each object below `key`, by its path from there, until `each` answers that it is enough.
+    /// Tells of each object below `key`, by its path from there, until `each` answers that it is enough; of directories and
+    /// of what cannot be read as well.
     pub(in crate::store) fn walk(
         &self,
         key: &Key,
-        each: &mut dyn FnMut(&str, Entry) -> Result<bool, StoreError>,
+        each: &mut dyn FnMut(&str, Seen) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         self.walk_below(key, "", each).map(drop)
     }
@@ -94,22 +95,26 @@ impl Directory {
         &self,
         key: &Key,
         above: &str,
-        each: &mut dyn FnMut(&str, Entry) -> Result<bool, StoreError>,
+        each: &mut dyn FnMut(&str, Seen) -> Result<bool, StoreError>,
     ) -> Result<bool, StoreError> {
-        for name in self.list(key)? {
+        let names = match self.list(key) {
+            Ok(names) => names,
+            Err(error) => return each(above.trim_end_matches('/'), Seen::Unread(error)),
+        };
+        for name in names {
             let (key, path) = (key.below(&name), format!("{above}{name}"));
             let place = self.place(&key);
-            let found = absent_is_none(fs::metadata(&place));
-            // One that goes away meanwhile is not there.
-            let Some(metadata) = found.map_err(|error| StoreError::io("read", &place, error))? else {
-                continue;
-            };
-            let goes_on = match metadata.is_dir() {
-                true => self.walk_below(&key, &format!("{path}/"), each)?,
-                false => {
-                    let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                    each(&path, Entry { bytes: metadata.len(), modified })?
+            let goes_on = match absent_is_none(fs::metadata(&place)) {
+                // One that goes away meanwhile is not there.
+                Ok(None) => true,
+                Ok(Some(metadata)) if metadata.is_dir() => {
+                    each(&path, Seen::Folder)? && self.walk_below(&key, &format!("{path}/"), each)?
                 }
+                Ok(Some(metadata)) => {
+                    let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    each(&path, Seen::Object(Entry { bytes: metadata.len(), modified }))?
+                }
+                Err(error) => each(&path, Seen::Unread(StoreError::io("read", &place, error)))?,
             };
             if !goes_on {
                 return Ok(false);

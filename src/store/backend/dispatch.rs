@@ -28,6 +28,27 @@ pub(in crate::store) struct Entry {
     pub modified: SystemTime,
 }
 
+/// What a walk comes to.
+#[derive(Debug)]
+pub(in crate::store) enum Seen {
+    Object(Entry),
+    /// A directory, before what is in it.
+    Folder,
+    /// What it is, or what is in it, cannot be read.
+    Unread(StoreError),
+}
+
+impl Seen {
+    /// For whom what cannot be read is the end.
+    pub(in crate::store) fn object(self) -> Result<Option<Entry>, StoreError> {
+        match self {
+            Self::Object(entry) => Ok(Some(entry)),
+            Self::Folder => Ok(None),
+            Self::Unread(error) => Err(error),
+        }
+    }
+}
+
 macro_rules! each {
     ($backend:expr, $place:ident => $call:expr) => {
         match $backend {
@@ -135,7 +156,8 @@ impl Backend {
                 }
             }
             // Not a request for each.
-            Self::Objects(objects) => objects.walk(key, &mut |path, _| {
+            Self::Objects(objects) => objects.walk(key, &mut |path, seen| {
+                seen.object()?;
                 let name = path.split_once('/').filter(|(_, rest)| *rest == below);
                 having.extend(name.map(|(name, _)| name.to_owned()));
                 Ok(true)
@@ -145,11 +167,12 @@ impl Backend {
         Ok(having)
     }
 
-    /// Tells of each object below `key`, by its path from there, in any order, until `each` answers that it is enough.
+    /// Tells of each object below `key`, by its path from there, in any order, until `each` answers that it is enough; and
+    /// of what cannot be read there, in whose stead it goes on with the rest.
     pub(in crate::store) fn walk(
         &self,
         key: &Key,
-        each: &mut dyn FnMut(&str, Entry) -> Result<bool, StoreError>,
+        each: &mut dyn FnMut(&str, Seen) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         each!(self, place => place.walk(key, each))
     }

@@ -20,7 +20,7 @@ mod writer;
 pub(super) use content::SETTLED;
 pub(super) use content::{Content, Stamp};
 pub(super) use directory::{Directory, Swap, sync_directory};
-pub(super) use dispatch::Backend;
+pub(super) use dispatch::{Backend, Seen};
 pub(super) use objects::Objects;
 pub use objects::StoredObject;
 pub(super) use removal::{Held, Lease};

@@ -113,7 +113,9 @@ impl Directory {
     /// its length in bytes if it was there.
     pub(in crate::store) fn discard(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let path = self.place(key);
-        let length = absent_is_none(fs::metadata(&path).map(|metadata| metadata.len()))
+        // A symbolic link that leads nowhere can be removed all the same.
+        let length = fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path));
+        let length = absent_is_none(length.map(|metadata| metadata.len()))
             .map_err(|error| StoreError::io("read", &path, error))?;
         let removed =
             absent_is_none(fs::remove_file(&path)).map_err(|error| StoreError::io("remove", &path, error))?;

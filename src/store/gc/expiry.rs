@@ -11,6 +11,7 @@ use crate::store::digest::Digest;
 use crate::store::error::StoreError;
 use crate::store::inventory::{self, Found, Repository, Version};
 use crate::store::layout;
+use crate::store::unread::PassedOver;
 
 /// An image that goes, and what it is made of, until it is known what the others are made of.
 pub(super) struct Leaving {
@@ -24,6 +25,7 @@ impl Round<'_> {
     /// Marks the images that retention lets go, and removes those whose grace is over: by their index.
     pub(super) fn let_go(
         &mut self,
+        passed: &mut PassedOver<'_>,
         repository: &Repository,
         versions: &[Version],
     ) -> Result<HashMap<usize, ImageGone>, StoreError> {
@@ -50,6 +52,7 @@ impl Round<'_> {
             let created = match inventory::contents(self.backend, version.manifest) {
                 Found::Readable(contents) => contents.created,
                 Found::Absent | Found::Unreadable(_) => None,
+                Found::Unread(error) => passed.tell(error).map(|()| None)?,
             };
             indices.push(index);
             candidates.push(Candidate {
@@ -81,6 +84,9 @@ impl Round<'_> {
             let (candidate, index) = (&candidates[verdict.index], indices[verdict.index]);
             let version = &versions[index];
             let mark = self.marks.get(version.key.as_str()).cloned();
+            if self.unread_lists.contains(&condemned::shard_of(version.manifest)) {
+                continue;
+            }
             let state = match &mark {
                 None => Going::Condemned,
                 Some(mark) if !self.is_due(mark) => Going::Waiting,

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::store::digest::Digest;
+use crate::store::inventory::namespace_of;
 
 /// Digests, by their first eight bytes: so 100,000 of them take 2 MB. Of two that begin alike, both count as in use:
 /// something that nobody needs would stay, which among ten million happens once in two million million blobs.
@@ -39,7 +40,7 @@ pub(super) struct Usage {
 
 impl Usage {
     pub(super) fn add(&mut self, repository: &str, parts: impl Iterator<Item = (Digest, u64)>) {
-        let namespace = repository.split('/').next().unwrap_or(repository);
+        let namespace = namespace_of(repository);
         if self.namespace != namespace {
             namespace.clone_into(&mut self.namespace);
             self.blobs = Live::default();

@@ -25,8 +25,12 @@
 //!   for.)
 //!
 //! The same holds for several collectors at once; that there is only one, by a lease, saves work. A round that is killed
-//! leaves marks and nothing half done. What cannot be read is never taken for garbage: a directory that cannot be listed
-//! ends the round, and of a manifest that cannot be read everything is kept that its repository links.
+//! leaves marks and nothing half done.
+//!
+//! What cannot be read is never taken for garbage, and the round goes on with the rest. Of a manifest or a tag that cannot
+//! be read everything is kept that its repository links: an image can be pulled through these links alone, whatever its
+//! tag or an index says. Where it is the links that cannot be listed, or a folder in which there may be repositories, any
+//! blob may be somebody's: then none is marked or removed, and marks stand as they are.
 
 mod expiry;
 mod live;

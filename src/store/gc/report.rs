@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::store::digest::Digest;
+use crate::store::unread::Unread;
 
 /// Things that are named one by one, at most.
 pub(super) const MOST_NAMED: usize = 1000;
@@ -83,6 +84,12 @@ pub struct Collected {
     pub undeployed: Vec<String>,
     /// The first thousand.
     pub unreadable: Vec<Unreadable>,
+    /// Links and folders that cannot be read. What they belong to is kept as it is.
+    #[serde(default)]
+    pub unread: Vec<Unread>,
+    /// Whether links may be among them that nobody could see, so that no blob was marked or removed.
+    #[serde(default)]
+    pub keeps_blobs: bool,
     pub elapsed_ms: u64,
 }
 

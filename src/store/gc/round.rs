@@ -15,9 +15,10 @@ use crate::store::condemned::{self, List, Mark};
 use crate::store::credentials::random_text;
 use crate::store::digest::Digest;
 use crate::store::error::StoreError;
-use crate::store::handle::Store;
-use crate::store::inventory::{self, Contents, Found, Repository, Version};
+use crate::store::handle::{self, Store};
+use crate::store::inventory::{self, Contents, Found, Repository, Version, namespace_of};
 use crate::store::layout::{self, Key};
+use crate::store::unread::PassedOver;
 use crate::store::usage;
 
 /// Marks in all lists together. They bound a round's memory, at half a kilobyte each; what has none gets one later.
@@ -43,42 +44,49 @@ impl Store {
     pub fn collect(&self, collection: &Collection<'_>) -> Result<Collected, StoreError> {
         let began = Instant::now();
         let backend = self.backend();
+        handle::must_be_there(backend)?;
         let lease = match collection.dry_run {
             true => None,
             false => Some(backend.lease(&layout::collection_lease())?.ok_or(StoreError::Busy)?),
         };
-        let mut round = Round::begin(backend, collection, lease)?;
+        let mut passed = PassedOver::new(backend);
+        let mut round = Round::begin(&mut passed, collection, lease)?;
         // What is noted from now on may not be seen in what follows.
         let added = match collection.dry_run {
             true => Vec::new(),
-            false => usage::all_added(backend)?,
+            false => usage::all_added(&mut passed)?,
         };
-        for repository in inventory::repositories(backend)? {
-            round.repository(&repository)?;
+        let repositories = inventory::repositories(&mut passed)?;
+        round.keeps_blobs |= !repositories.unread.is_empty();
+        round.uncounted.extend(repositories.unread.iter().map(|path| namespace_of(path).to_owned()));
+        for repository in repositories.all {
+            round.repository(&mut passed, &repository)?;
         }
         round.images();
         // A disk may be full: whatever makes room comes before all that takes some.
         let (mut settled, mut full) = (Vec::new(), None);
-        round.blobs()?;
+        round.blobs(&mut passed)?;
         for shard in condemned::shards() {
-            match round.remove_due(&shard) {
+            match round.remove_due(&mut passed, &shard) {
                 Ok(one) => settled.push((shard, one)),
                 // Nor is a service that is slow for the one list so for all.
                 Err(error @ (StoreError::Full { .. } | StoreError::Slow { .. })) => full = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        round.layer_index()?;
+        round.layer_index(&mut passed)?;
         if let Some(error) = full {
             return Err(error);
         }
         for (shard, one) in settled {
             round.condemn(&shard, &one)?;
         }
-        for (namespace, added) in added {
+        // Of one that was not seen whole, what was counted before stands.
+        for (namespace, added) in added.into_iter().filter(|(name, _)| !round.uncounted.contains(name)) {
             usage::put(backend, &namespace, round.usage.of(&namespace), &added)?;
         }
         let mut collected = round.collected;
+        collected.unread = passed.told;
         collected.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
         if !collection.dry_run {
             // The round makes it another file each time, whose time tells when that was.
@@ -111,10 +119,16 @@ pub(super) struct Round<'a> {
     pub marks: HashMap<String, Mark>,
     /// The lists that had any.
     pub marked: HashSet<String>,
-    /// How many more there will be.
+    /// Lists that cannot be read. What they are for is left as it is.
+    pub unread_lists: HashSet<String>,
+    /// How many more marks there will be.
     fresh: usize,
     pub live: Live,
     usage: Usage,
+    /// Namespaces of which not all was seen.
+    uncounted: HashSet<String>,
+    /// Whether links may exist that nobody could list: then any blob may be in use.
+    pub keeps_blobs: bool,
     pub leaving: Vec<Leaving>,
     /// By list.
     pub garbage: HashMap<String, Vec<Garbage>>,
@@ -123,15 +137,20 @@ pub(super) struct Round<'a> {
 
 impl<'a> Round<'a> {
     fn begin(
-        backend: &'a Backend,
+        passed: &mut PassedOver<'a>,
         collection: &'a Collection<'a>,
         lease: Option<Lease>,
     ) -> Result<Self, StoreError> {
         let (mut marks, mut marked) = (HashMap::new(), HashSet::new());
+        let (backend, mut unread_lists) = (passed.backend, HashSet::new());
         for shard in backend.list(&layout::condemned_lists())? {
-            let list = List::read(backend, &shard)?;
-            marks.extend(list.marks.into_iter().map(|mark| (mark.key.clone(), mark)));
-            marked.insert(shard);
+            match passed.or_told(List::read(backend, &shard))? {
+                Some(list) => {
+                    marks.extend(list.marks.into_iter().map(|mark| (mark.key.clone(), mark)));
+                    marked.insert(shard);
+                }
+                None => _ = unread_lists.insert(shard),
+            }
         }
         let retention_paused = match &collection.retention {
             Retention::Unknown(reason) => Some(reason.clone()),
@@ -145,9 +164,12 @@ impl<'a> Round<'a> {
             id: random_text::<10>(),
             marks,
             marked,
+            unread_lists,
             fresh: 0,
             live: Live::default(),
             usage: Usage::default(),
+            uncounted: HashSet::new(),
+            keeps_blobs: false,
             leaving: Vec::new(),
             garbage: HashMap::new(),
             collected: Collected { dry_run: collection.dry_run, retention_paused, ..Collected::default() },
@@ -180,23 +202,34 @@ impl<'a> Round<'a> {
     }
 
     /// Looks through one repository: for images that go, for what the others refer to, for links that nobody needs.
-    fn repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
+    fn repository(&mut self, passed: &mut PassedOver<'_>, repository: &Repository) -> Result<(), StoreError> {
         self.go_on()?;
         self.collected.repositories += 1;
-        let versions = inventory::versions(self.backend, repository)?;
+        let revised = inventory::links(passed, &layout::revision_links(&repository.key))?;
+        let linked = inventory::links(passed, &layout::layer_links(&repository.key))?;
+        let versions = inventory::versions(passed, repository)?;
         self.collected.images += versions.all.len() as u64;
-        let mut seen = Seen::default();
-        for tag in &versions.unreadable {
+        let is_whole = versions.is_whole && revised.is_some() && linked.is_some();
+        let mut seen = Seen { is_unreadable: !is_whole, ..Seen::default() };
+        if !is_whole {
+            self.uncounted.insert(namespace_of(&repository.path).to_owned());
+        }
+        // Whatever an unreadable tag names, it can be pulled through these links alone: so they tell what to keep.
+        self.keeps_blobs |= revised.is_none() || linked.is_none();
+        for tag in &versions.damaged {
             self.cannot_read(repository, None, format!("what the tag {tag} names is damaged"), &mut seen);
         }
-        let going = self.let_go(repository, &versions.all)?;
+        let going = match is_whole {
+            true => self.let_go(passed, repository, &versions.all)?,
+            false => HashMap::new(),
+        };
         for (index, version) in versions.all.iter().enumerate() {
             self.go_on()?;
-            if self.is_lost(&versions.all, version) {
+            if is_whole && self.is_lost(&versions.all, version) {
                 self.note(version.key.clone(), version.manifest, Kind::Link, 0);
                 continue;
             }
-            let contents = self.refer(repository, version.manifest, &mut seen);
+            let contents = self.refer(passed, repository, version.manifest, &mut seen)?;
             match going.get(&index) {
                 None => seen.staying.extend(contents.iter().flat_map(all_of)),
                 Some(image) => self.leaving.push(Leaving {
@@ -212,8 +245,10 @@ impl<'a> Round<'a> {
                 seen.linked.extend(contents.iter().flat_map(all_of).map(|(digest, _)| digest));
             }
         }
-        self.links(repository, seen)?;
-        if versions.all.is_empty() && versions.unreadable.is_empty() && !self.collection.dry_run {
+        let listed = Listed { revised: revised.unwrap_or_default(), linked: linked.unwrap_or_default() };
+        self.links(passed, repository, listed, seen)?;
+        let is_empty = is_whole && versions.all.is_empty() && versions.damaged.is_empty();
+        if is_empty && !self.collection.dry_run {
             for folder in [layout::layer_links, layout::revision_links, layout::tag_directories] {
                 self.backend.remove_empty(&folder(&repository.key));
             }
@@ -224,10 +259,11 @@ impl<'a> Round<'a> {
     /// Notes what a manifest refers to, whichever way it is an index; answers what it and all below it are made of.
     fn refer(
         &mut self,
+        passed: &mut PassedOver<'_>,
         repository: &Repository,
         manifest: Digest,
         seen: &mut Seen,
-    ) -> Vec<(Digest, Contents)> {
+    ) -> Result<Vec<(Digest, Contents)>, StoreError> {
         let mut all = Vec::new();
         for (digest, found) in inventory::manifests(self.backend, manifest) {
             match found {
@@ -236,9 +272,14 @@ impl<'a> Round<'a> {
                     self.cannot_read(repository, Some(digest), "it is not there".to_owned(), seen);
                 }
                 Found::Unreadable(reason) => self.cannot_read(repository, Some(digest), reason, seen),
+                Found::Unread(error) => {
+                    self.cannot_read(repository, Some(digest), error.to_string(), seen);
+                    self.uncounted.insert(namespace_of(&repository.path).to_owned());
+                    passed.tell(error)?;
+                }
             }
         }
-        all
+        Ok(all)
     }
 
     /// Whether it is what a tag named before, of which nothing is there any more, while what the tag names now is: that
@@ -267,11 +308,16 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The links of a repository: all are kept where a manifest cannot be read.
-    fn links(&mut self, repository: &Repository, mut seen: Seen) -> Result<(), StoreError> {
+    /// The links of a repository: all are kept, with all that they lead to, where a manifest or a link cannot be read.
+    fn links(
+        &mut self,
+        passed: &mut PassedOver<'_>,
+        repository: &Repository,
+        Listed { revised, linked }: Listed,
+        mut seen: Seen,
+    ) -> Result<(), StoreError> {
         let layers = layout::layer_links(&repository.key);
         let revisions = layout::revision_links(&repository.key);
-        let revised = inventory::links(self.backend, &revisions)?;
         let mut unneeded = Vec::new();
         for &digest in &revised {
             self.go_on()?;
@@ -281,26 +327,28 @@ impl<'a> Round<'a> {
             match inventory::contents(self.backend, digest) {
                 // Of a publish that did not come to its tag, or of an image that has gone.
                 Found::Readable(contents) if contents.is_ours && repository.name().is_some() => {
-                    unneeded.push(digest);
+                    unneeded.push((digest, contents));
                 }
-                Found::Absent if !inventory::is_quarantined(self.backend, digest) => unneeded.push(digest),
+                Found::Absent if !inventory::is_quarantined(self.backend, digest) => {
+                    unneeded.push((digest, Contents::default()));
+                }
                 // Another registry may have put it without a tag, for clients that know its digest.
-                Found::Readable(_) | Found::Unreadable(_) | Found::Absent => {
-                    let contents = self.refer(repository, digest, &mut seen);
+                _ => {
+                    let contents = self.refer(passed, repository, digest, &mut seen)?;
                     seen.linked.extend(contents.iter().flat_map(all_of).map(|(digest, _)| digest));
                     seen.staying.extend(contents.iter().flat_map(all_of));
                 }
             }
         }
-        let linked = inventory::links(self.backend, &layers)?;
         if seen.is_unreadable {
+            seen.staying.extend(unneeded.iter().flat_map(all_of));
             for digest in revised.into_iter().chain(linked) {
                 self.live.insert(digest);
             }
         } else {
             // A manifest that an index of another registry names may have been found after it.
-            unneeded.retain(|digest| !seen.linked.contains(digest));
-            for digest in unneeded {
+            unneeded.retain(|(digest, _)| !seen.linked.contains(digest));
+            for (digest, _) in unneeded {
                 self.note(revisions.below(&digest.hex()).below("link"), digest, Kind::Link, 0);
             }
             for digest in linked.into_iter().filter(|digest| !seen.linked.contains(digest)) {
@@ -313,9 +361,13 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// All blobs.
-    fn blobs(&mut self) -> Result<(), StoreError> {
-        inventory::blobs(self.backend, |digest, bytes| {
+    /// All blobs that can be seen, unless any may be in use.
+    fn blobs(&mut self, passed: &mut PassedOver<'_>) -> Result<(), StoreError> {
+        self.collected.keeps_blobs = self.keeps_blobs;
+        if self.keeps_blobs {
+            return Ok(());
+        }
+        inventory::blobs(passed, |digest, bytes| {
             if !self.live.has(digest) {
                 self.note(layout::blob(digest), digest, Kind::Blob, bytes);
             }
@@ -335,6 +387,14 @@ impl<'a> Round<'a> {
         let garbage = Garbage { key, digest, kind, bytes, mark };
         self.garbage.entry(condemned::shard_of(digest)).or_default().push(garbage);
     }
+}
+
+/// The links of a repository.
+struct Listed {
+    /// To manifests.
+    revised: Vec<Digest>,
+    /// To layers and configurations.
+    linked: Vec<Digest>,
 }
 
 /// What was seen in a repository.

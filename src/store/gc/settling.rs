@@ -2,6 +2,7 @@
 //! before.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
@@ -14,6 +15,7 @@ use crate::store::digest::Digest;
 use crate::store::error::StoreError;
 use crate::store::layers::Layer;
 use crate::store::layout::{self, Key};
+use crate::store::unread::{PassedOver, Unread};
 
 /// What is removed under one lock of the lists, for which a publisher may have to wait.
 const AT_ONCE: usize = 512;
@@ -47,22 +49,42 @@ pub(super) struct Settled {
 
 impl Round<'_> {
     /// Removes what is due in one list; answers what was, and the rest.
-    pub(super) fn remove_due(&mut self, shard: &str) -> Result<Settled, StoreError> {
-        let garbage = self.garbage.remove(shard).unwrap_or_default();
+    pub(super) fn remove_due(
+        &mut self,
+        passed: &mut PassedOver<'_>,
+        shard: &str,
+    ) -> Result<Settled, StoreError> {
+        let mut garbage = self.garbage.remove(shard).unwrap_or_default();
+        if self.unread_lists.contains(shard) {
+            garbage.clear();
+        }
         let is_due = |one: &Garbage| one.mark.as_ref().is_some_and(|mark| self.is_due(mark));
         let (due, rest): (Vec<_>, Vec<_>) = garbage.into_iter().partition(is_due);
         for batch in due.chunks(AT_ONCE) {
             self.go_on()?;
             let marks: Vec<&Mark> = batch.iter().filter_map(|one| one.mark.as_ref()).collect();
             let keys: HashMap<_, _> = batch.iter().map(|one| (one.key.as_str(), one)).collect();
-            let remove = |mark: &Mark, held: &Held| match keys.get(mark.key.as_str()) {
-                Some(one) => self.backend.erase(&one.key, held),
-                None => Ok(()),
+            let failed = Mutex::new(HashMap::new());
+            let remove = |mark: &Mark, held: &Held| {
+                let Some(one) = keys.get(mark.key.as_str()) else { return Ok(()) };
+                match self.backend.erase(&one.key, held) {
+                    // A directory in the place of a link. The others go, and its mark is put anew.
+                    Err(error) if Unread::is_one(&error) => {
+                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                        failed.insert(mark.key.clone(), error);
+                        Ok(())
+                    }
+                    erased => erased,
+                }
             };
-            let removed = match self.collection.dry_run {
+            let mut removed = match self.collection.dry_run {
                 true => marks.iter().map(|mark| mark.key.clone()).collect(),
                 false => self.remove_marked(shard, &marks, remove)?,
             };
+            for (key, error) in failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                removed.remove(&key);
+                passed.tell(error)?;
+            }
             for one in batch.iter().filter(|one| removed.contains(one.key.as_str())) {
                 self.collected.removed.add(one.kind == Kind::Blob, one.bytes);
             }
@@ -122,10 +144,14 @@ impl Round<'_> {
             let found: HashSet<_> = due.iter().chain(rest).map(|one| one.key.as_str()).collect();
             let mut spared = 0;
             for mark in list.marks.iter().filter(|mark| !found.contains(mark.key.as_str())) {
-                // Where nobody can tell what deploys run, images neither go nor are spared.
-                match (&self.collection.retention, mark.is_image) {
-                    (Retention::Unknown(_), true) => marks.push(mark.clone()),
-                    _ => spared += 1,
+                let is_open = match mark.is_image {
+                    true => matches!(self.collection.retention, Retention::Unknown(_)),
+                    false => self.keeps_blobs && mark.key == layout::blob(mark.digest).as_str(),
+                };
+                // Where nobody can tell whether it is in use, it neither goes nor is spared.
+                match is_open {
+                    true => marks.push(mark.clone()),
+                    false => spared += 1,
                 }
             }
             let bytes = List::bytes_of(&marks);
@@ -147,23 +173,23 @@ impl Round<'_> {
 
     /// Entries of the layer index whose blobs are gone. One that a publisher puts meanwhile may go with them; its
     /// layer is compressed again then.
-    pub(super) fn layer_index(&mut self) -> Result<(), StoreError> {
+    pub(super) fn layer_index(&mut self, passed: &mut PassedOver<'_>) -> Result<(), StoreError> {
         if self.collection.dry_run || self.collected.removed.blobs == 0 {
             return Ok(());
         }
         for shard in condemned::shards() {
             self.go_on()?;
             let folder = layout::layer_indices(&shard);
-            for name in self.backend.list(&folder)? {
+            for name in passed.or_told(self.backend.list(&folder))?.unwrap_or_default() {
                 let key = folder.below(&name);
-                let layer = self.backend.read(&key)?.map(|bytes| serde_json::from_slice::<Layer>(&bytes));
-                let is_of_use = match layer {
-                    Some(Ok(layer)) => {
+                let Some(Some(bytes)) = passed.or_told(self.backend.read(&key))? else { continue };
+                let is_of_use = match serde_json::from_slice::<Layer>(&bytes) {
+                    Ok(layer) => {
                         self.live.has(layer.digest)
-                            || self.backend.size(&layout::blob(layer.digest))?.is_some()
+                            // One that cannot be seen is there.
+                            || self.backend.size(&layout::blob(layer.digest)).map_or(true, |size| size.is_some())
                     }
-                    Some(Err(_)) => false,
-                    None => true,
+                    Err(_) => false,
                 };
                 if !is_of_use && self.backend.discard(&key)?.is_some() {
                     self.collected.removed.links += 1;

@@ -173,9 +173,9 @@ async fn sizes_that_no_disk_has_are_the_most_there_is_and_no_less() {
     let manifest = format!("{{\"layers\": [{}, {}], \"config\": {}}}", part("1"), part("2"), part("3"));
     let name = tagged(root.path(), &store, manifest.as_bytes()).await;
     let listed = store.list_repositories(None).unwrap();
-    assert_eq!(listed[0].bytes, u64::MAX);
-    assert_eq!(store.list_images(&name.repository).unwrap().unwrap()[0].size, Some(u64::MAX));
-    assert!(store.disk_usage().unwrap().iter().any(|row| row.bytes == u64::MAX));
+    assert_eq!(listed.rows[0].bytes, u64::MAX);
+    assert_eq!(store.list_images(&name.repository).unwrap().unwrap().rows[0].size, Some(u64::MAX));
+    assert!(store.disk_usage().unwrap().rows.iter().any(|row| row.bytes == u64::MAX));
     assert_eq!(store.usage(&name.repository.namespace).await.unwrap(), u64::MAX);
     store.note_usage(&name.repository, vec![(Digest::of(b"4"), u64::MAX)]).await.unwrap();
     assert_eq!(store.usage(&name.repository.namespace).await.unwrap(), u64::MAX);

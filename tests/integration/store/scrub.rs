@@ -221,7 +221,7 @@ async fn an_index_is_looked_through_with_all_that_is_below_it(root: Root, store:
     assert_eq!((clean.images, clean.damaged.len()), (1, 0), "{clean:?}");
     let all: usize = [&index, &image.manifest, &image.config, &image.layer].map(Vec::len).iter().sum();
     assert_eq!(store.usage(&"acme".parse().unwrap()).await.unwrap(), all as u64);
-    assert_eq!(store.list_repositories(None).unwrap()[0].bytes, all as u64);
+    assert_eq!(store.list_repositories(None).unwrap().rows[0].bytes, all as u64);
     for _ in 0..2 {
         assert_eq!(collect(&store, std::time::Duration::ZERO).removed, Default::default());
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::object::StoredObject;
-use crate::store::backend::dispatch::Entry;
+use crate::store::backend::dispatch::{Entry, Seen};
 use crate::store::config::StoreConfig;
 use crate::store::digest::Digest;
 use crate::store::error::StoreError;
@@ -184,12 +184,12 @@ impl Objects {
         Ok(names)
     }
 
-    /// Tells of each object below `key`, by its path from there, until `each` answers that it is enough. A request
-    /// answers for a thousand.
+    /// Tells of each object below `key`, by its path from there, until `each` answers that it is enough, or why the rest
+    /// cannot be listed. A request answers for a thousand.
     pub(in crate::store) fn walk(
         &self,
         key: &Key,
-        each: &mut dyn FnMut(&str, Entry) -> Result<bool, StoreError>,
+        each: &mut dyn FnMut(&str, Seen) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let above = self.at(key);
         let mut listing: BoxStream<'static, _> = self.store().list(Some(&above));
@@ -199,12 +199,15 @@ impl Objects {
                 let page: Result<Vec<ObjectMeta>, _> = listing.by_ref().take(PAGE).try_collect().await;
                 (listing, page)
             });
-            let page = page.map_err(self.failed("list", key))?;
+            let page = match page {
+                Ok(page) => page,
+                Err(error) => return each("", Seen::Unread(self.failed("list", key)(error))).map(drop),
+            };
             for meta in &page {
                 let below = meta.location.as_ref().strip_prefix(above.as_ref());
                 let Some(path) = below.and_then(|path| path.strip_prefix('/')) else { continue };
                 let entry = Entry { bytes: meta.size, modified: meta.last_modified.into() };
-                if !is_taken(&key.below(path), meta.size) && !each(path, entry)? {
+                if !is_taken(&key.below(path), meta.size) && !each(path, Seen::Object(entry))? {
                     return Ok(());
                 }
             }
@@ -251,7 +254,8 @@ impl Objects {
     ) -> Result<(), StoreError> {
         let folder = layout::temporary_files();
         let mut old = Vec::new();
-        self.walk(&folder, &mut |name, entry| {
+        self.walk(&folder, &mut |name, seen| {
+            let Some(entry) = seen.object()? else { return Ok(true) };
             if entry.modified.elapsed().is_ok_and(|age| age > STALE) {
                 old.push((folder.below(name), entry.bytes));
             }
