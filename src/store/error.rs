@@ -1,6 +1,7 @@
 //! What can go wrong in the store, each with its remedy. Something that is not there is never an
 //! error but a `None`.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -131,6 +132,35 @@ fn reason_of(error: &object_store::Error) -> String {
         reason = format!("{reason}: {cause}");
     }
     reason.lines().next().unwrap_or_default().chars().take(MOST_SAID).collect()
+}
+
+/// A round through the store that ended before its end: what it has found and done till then stays so.
+#[derive(Debug)]
+pub struct BrokenOff<T> {
+    pub so_far: T,
+    pub error: StoreError,
+}
+
+impl<T> BrokenOff<T> {
+    /// What a round has found and done, and why it ended early if it did.
+    pub fn apart(round: Result<T, Box<Self>>) -> (T, Option<StoreError>) {
+        match round {
+            Ok(done) => (done, None),
+            Err(broken) => (broken.so_far, Some(broken.error)),
+        }
+    }
+}
+
+impl<T> fmt::Display for BrokenOff<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for BrokenOff<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,9 @@ pub struct ImageEntry {
 }
 
 /// What a row of [`Store::disk_usage`] is about.
+/// What cannot be read is told of so many images, at most.
+const MOST_TOLD: usize = 1000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -97,7 +100,7 @@ impl Store {
             let versions = inventory::versions(&mut passed, &repository)?.all;
             let mut blobs = HashMap::new();
             for version in &versions {
-                blobs.extend(blobs_of(backend, version.manifest));
+                blobs.extend(blobs_of(backend, version.manifest).0);
             }
             let tags = versions.iter().filter(|version| version.is_current).count() as u64;
             entries.push(RepositoryEntry {
@@ -147,7 +150,14 @@ impl Store {
         for repository in inventory::repositories(&mut passed)?.all {
             sums.begin(&repository.path);
             for version in inventory::versions(&mut passed, &repository)?.all {
-                sums.image(&blobs_of(backend, version.manifest));
+                let (blobs, unread) = blobs_of(backend, version.manifest);
+                sums.image(&blobs);
+                // One that was replaced may have gone.
+                let is_told = version.is_current && passed.told.len() < MOST_TOLD;
+                if let Some(reason) = unread.filter(|_| is_told) {
+                    let path = format!("{}:{}", repository.path, version.tag);
+                    passed.told.push(Unread { path, reason });
+                }
             }
         }
         let mut all = 0_u64;
@@ -173,15 +183,22 @@ fn app_of(path: &str) -> &str {
     path[name..].find('.').map_or(path, |dot| &path[..name + dot])
 }
 
-/// All that an image is made of, with lengths, its manifests included, as far as these can be read.
-pub(super) fn blobs_of(backend: &Backend, manifest: Digest) -> HashMap<Digest, u64> {
-    let mut blobs = HashMap::new();
+/// All that an image is made of, with lengths, its manifests included, as far as these can be read; and why one cannot.
+pub(super) fn blobs_of(backend: &Backend, manifest: Digest) -> (HashMap<Digest, u64>, Option<String>) {
+    let (mut blobs, mut unread) = (HashMap::new(), None);
     for (manifest, found) in inventory::manifests(backend, manifest) {
-        if let Found::Readable(contents) = found {
-            blobs.extend(contents.all(manifest));
-        }
+        let reason = match found {
+            Found::Readable(contents) => {
+                blobs.extend(contents.all(manifest));
+                continue;
+            }
+            Found::Absent => "it is not there".to_owned(),
+            Found::Unreadable(reason) => reason,
+            Found::Unread(error) => error.to_string(),
+        };
+        unread.get_or_insert_with(|| format!("its manifest {manifest} cannot be read: {reason}"));
     }
-    blobs
+    (blobs, unread)
 }
 
 /// A blob, and who has it: repositories are looked at in the order of their names, so that the first and the last that

@@ -32,7 +32,7 @@ pub use backend::{BlobWriter, StoredObject};
 pub use blobs::{Blob, BlobSource};
 pub use config::StoreConfig;
 pub use credentials::{Credential, NewCredential};
-pub use error::StoreError;
+pub use error::{BrokenOff, StoreError};
 pub use gc::{
     AskAgain, Collected, Collection, Going, ImageGone, InUse, Keep, Retention, RetentionConfig, Sum,
     Unreadable,

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{Backend, Content, Swap};
+use super::backend::{Backend, Content, Lease, Swap};
 use super::condemned;
 use super::credentials::random_text;
 use super::digest::{Digest, Digesting};
-use super::error::StoreError;
+use super::error::{BrokenOff, StoreError};
 use super::handle::{self, Store};
 use super::inventory::{self, Contents, Found, Repository, Version};
 use super::layout::{self, Key};
@@ -46,10 +46,11 @@ pub struct InvalidPart(String);
 impl Part {
     pub const ALL: Self = Self { number: 1, of: 1 };
 
-    /// The part that comes after this one, where there are so many; the first one after the last.
+    /// The part that comes after this one, where there are so many from now on; the first one after the last.
     pub fn next(self, of: u16) -> Self {
-        let number = if self.of == of { self.number % of + 1 } else { 1 };
-        Self { number, of }
+        // Where this one ended, or before.
+        let passed = u32::from(self.number) * u32::from(of) / u32::from(self.of);
+        Self { number: (passed % u32::from(of)) as u16 + 1, of }
     }
 
     fn has(self, shard: &str) -> bool {
@@ -138,38 +139,49 @@ struct Record {
 }
 
 impl Store {
-    /// Reads a part of all blobs, and all images. Ends soon after `cancel` is cancelled. Blocking.
+    /// Reads a part of all blobs, and all images. Ends soon after `cancel` is cancelled. `is_turn`: the next part is the
+    /// one after this. Blocking.
     ///
     /// # Errors
     /// [`StoreError::Busy`] when another one goes on; [`StoreError::Stopping`] when it was cancelled; an error of the
     /// disk when more than 20 blobs, links and folders cannot be read.
-    pub fn scrub(&self, part: Part, cancel: &CancellationToken) -> Result<Scrubbed, StoreError> {
+    pub fn scrub(
+        &self,
+        part: Part,
+        is_turn: bool,
+        cancel: &CancellationToken,
+    ) -> Result<Scrubbed, Box<BrokenOff<Scrubbed>>> {
         let began = Instant::now();
         let backend = self.backend();
-        handle::must_be_there(backend)?;
-        let lease = backend.lease(&layout::scrub_lease())?.ok_or(StoreError::Busy)?;
-        let scrubbed = Scrubbed { part: part.to_string(), ..Scrubbed::default() };
-        let (damaged, seen) = (BTreeMap::new(), HashMap::new());
-        let passed = PassedOver::new(backend);
-        let mut scrub = Scrub { backend, passed, part, cancel, scrubbed, damaged, seen };
-        for shard in condemned::shards().filter(|shard| part.has(shard)) {
-            scrub.blobs(&shard)?;
-        }
-        for repository in inventory::repositories(&mut scrub.passed)?.all {
-            scrub.repository(&repository)?;
-        }
-        scrub.empty_quarantine(lease.now().unwrap_or(SystemTime::UNIX_EPOCH))?;
+        let mut scrub = Scrub {
+            backend,
+            passed: PassedOver::new(backend),
+            part,
+            cancel,
+            scrubbed: Scrubbed { part: part.to_string(), ..Scrubbed::default() },
+            damaged: BTreeMap::new(),
+            seen: HashMap::new(),
+        };
+        let done = scrub.go();
         let mut scrubbed = scrub.scrubbed;
         scrubbed.damaged = scrub.damaged.into_values().collect();
         scrubbed.unread = scrub.passed.told;
         scrubbed.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
         let record = Record { round: random_text::<10>(), scrubbed };
-        let json = serde_json::to_vec(&record).expect("all fields have a JSON form");
-        backend.put(&[(&layout::scrub_report(), &json)])?;
-        Ok(record.scrubbed)
+        let done = done.and_then(|_lease| match is_turn {
+            true => {
+                let json = serde_json::to_vec(&record).expect("all fields have a JSON form");
+                backend.put(&[(&layout::scrub_report(), &json)])
+            }
+            false => Ok(()),
+        });
+        match done {
+            Ok(()) => Ok(record.scrubbed),
+            Err(error) => Err(Box::new(BrokenOff { so_far: record.scrubbed, error })),
+        }
     }
 
-    /// How long ago the last one ended, or how far ahead, where a clock was wrong, and which part it was of. None:
+    /// How long ago the last turn ended, or how far ahead, where a clock was wrong, and which part it was of. None:
     /// there was none.
     pub async fn scrubbed_before(&self) -> Result<Option<(Duration, Part)>, StoreError> {
         self.blocking(|backend| {
@@ -196,6 +208,21 @@ struct Scrub<'a> {
 }
 
 impl Scrub<'_> {
+    /// Answers the lease.
+    fn go(&mut self) -> Result<Lease, StoreError> {
+        handle::must_be_there(self.backend)?;
+        let lease = self.backend.lease(&layout::scrub_lease())?.ok_or(StoreError::Busy)?;
+        let part = self.part;
+        for shard in condemned::shards().filter(|shard| part.has(shard)) {
+            self.blobs(&shard)?;
+        }
+        for repository in inventory::repositories(&mut self.passed)?.all {
+            self.repository(&repository)?;
+        }
+        self.empty_quarantine(lease.now().unwrap_or(SystemTime::UNIX_EPOCH))?;
+        Ok(lease)
+    }
+
     fn go_on(&self) -> Result<(), StoreError> {
         match self.cancel.is_cancelled() {
             true => Err(StoreError::Stopping),
@@ -414,6 +441,10 @@ mod tests {
             (part.next(3).to_string(), part.next(3).next(3).to_string()),
             ("3/3".into(), "1/3".into())
         );
-        assert_eq!(part.next(30).to_string(), "1/30");
+        assert_eq!(part.next(30).to_string(), "21/30", "it goes on where it was");
+        assert_eq!(
+            ["7/30", "30/30", "1/1"].map(|part| part.parse::<Part>().unwrap().next(256).to_string()),
+            ["60/256", "1/256", "1/256"]
+        );
     }
 }

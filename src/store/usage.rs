@@ -129,7 +129,7 @@ fn count(backend: &Backend, namespace: &str, added: &[String]) -> Result<u64, St
         let versions = inventory::versions(&mut passed, repository)?;
         is_whole &= versions.is_whole;
         for version in versions.all {
-            for (digest, length) in blobs_of(backend, version.manifest) {
+            for (digest, length) in blobs_of(backend, version.manifest).0 {
                 if seen.insert(digest) {
                     bytes = bytes.saturating_add(length);
                 }

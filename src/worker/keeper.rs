@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Live};
 use crate::disk::aside;
 use crate::store::{
-    AskAgain, Collected, Collection, InUse, MENDS, Part, Retention, RetentionConfig, Scrubbed, Store,
-    StoreError,
+    AskAgain, BrokenOff, Collected, Collection, Going, ImageGone, InUse, MENDS, Part, Retention,
+    RetentionConfig, Scrubbed, Store, StoreError,
 };
 use crate::timeline::client::TimelineClient;
 
@@ -73,9 +73,11 @@ async fn keep_looking(store: Store, live: Live, drain: CancellationToken, look: 
         };
         match collect(&store, &config, retention, &drain).await {
             Ok(collected) => tell(&collected),
-            // Somebody else's; or the end.
-            Err(StoreError::Busy | StoreError::Stopping) => {}
-            Err(error) => {
+            // Somebody else's.
+            Err(BrokenOff { error: StoreError::Busy, .. }) => {}
+            Err(BrokenOff { so_far, error: StoreError::Stopping }) => tell_removed(&so_far),
+            Err(BrokenOff { so_far, error }) => {
+                tell_removed(&so_far);
                 metrics::counter!("buildgrid_store_rounds_total", "round" => "gc", "outcome" => "failed")
                     .increment(1);
                 tracing::warn!(%error, "the store's garbage cannot be collected; trying again in an hour");
@@ -99,20 +101,30 @@ async fn is_time(store: &Store, every: Duration) -> bool {
     }
 }
 
-/// A disk that hangs delays no end.
 async fn collect(
     store: &Store,
     config: &Config,
     retention: Retention,
     drain: &CancellationToken,
-) -> Result<Collected, StoreError> {
+) -> Result<Collected, BrokenOff<Collected>> {
     let (store, grace, cancel) = (store.clone(), config.keeping.gc_grace, drain.clone());
     let round = move || store.collect(&Collection { grace, dry_run: false, retention, cancel: &cancel });
-    let Ok(round) = aside("store-gc", round) else { return Err(StoreError::Stopping) };
-    tokio::select! {
-        collected = round => collected.unwrap_or(Err(StoreError::Stopping)),
-        () = async { drain.cancelled().await; tokio::time::sleep(LEAVE).await } => Err(StoreError::Stopping),
-    }
+    go_aside("store-gc", round, drain).await
+}
+
+/// A disk that hangs delays no end.
+async fn go_aside<T: Default + Send + 'static>(
+    name: &str,
+    round: impl FnOnce() -> Result<T, Box<BrokenOff<T>>> + Send + 'static,
+    drain: &CancellationToken,
+) -> Result<T, BrokenOff<T>> {
+    let stopping = || Box::new(BrokenOff { so_far: T::default(), error: StoreError::Stopping });
+    let Ok(round) = aside(name, round) else { return Err(*stopping()) };
+    let done = tokio::select! {
+        done = round => done.unwrap_or_else(|_| Err(stopping())),
+        () = async { drain.cancelled().await; tokio::time::sleep(LEAVE).await } => Err(stopping()),
+    };
+    done.map_err(|broken| *broken)
 }
 
 /// Verifies the next part if it is time; answers whether that went well.
@@ -131,21 +143,24 @@ async fn scrub(store: &Store, config: &Config, drain: &CancellationToken) -> boo
         return true;
     }
     let (verified, cancel) = (store.clone(), drain.clone());
-    let Ok(scrubbed) = aside("store-scrub", move || verified.scrub(part, &cancel)) else { return false };
-    let scrubbed = tokio::select! {
-        scrubbed = scrubbed => scrubbed.unwrap_or(Err(StoreError::Stopping)),
-        () = async { drain.cancelled().await; tokio::time::sleep(LEAVE).await } => Err(StoreError::Stopping),
+    let scrubbed = go_aside("store-scrub", move || verified.scrub(part, true, &cancel), drain).await;
+    let (scrubbed, error) = match scrubbed {
+        Ok(scrubbed) => (scrubbed, None),
+        Err(BrokenOff { so_far, error }) => (so_far, Some(error)),
     };
-    let outcome = match &scrubbed {
-        Ok(scrubbed) if scrubbed.is_damaged() => "damaged",
-        Ok(_) => "done",
-        Err(StoreError::Busy | StoreError::Stopping) => return true,
-        Err(_) => "failed",
+    let outcome = match &error {
+        // What was found till then is found by nobody else: it is in quarantine.
+        _ if scrubbed.is_damaged() => "damaged",
+        None => "done",
+        Some(StoreError::Busy | StoreError::Stopping) => return true,
+        Some(_) => "failed",
     };
     metrics::counter!("buildgrid_store_rounds_total", "round" => "scrub", "outcome" => outcome).increment(1);
-    match scrubbed {
-        Ok(scrubbed) => tell_scrubbed(&scrubbed),
-        Err(error) => {
+    tell_damaged(&scrubbed);
+    match error {
+        None => tell_scrubbed(&scrubbed),
+        Some(StoreError::Busy | StoreError::Stopping) => {}
+        Some(error) => {
             tracing::warn!(%error, "the store cannot be verified; trying again in an hour");
             return false;
         }
@@ -154,14 +169,7 @@ async fn scrub(store: &Store, config: &Config, drain: &CancellationToken) -> boo
 }
 
 fn tell_scrubbed(scrubbed: &Scrubbed) {
-    let Scrubbed { part, blobs, bytes, images, mended, damaged, lost_tags, elapsed_ms, .. } = scrubbed;
-    for one in &scrubbed.unread {
-        tracing::error!(
-            path = one.path,
-            reason = one.reason,
-            "what cannot be read in the store is not verified; {MENDS}"
-        );
-    }
+    let Scrubbed { part, blobs, bytes, images, mended, damaged, elapsed_ms, .. } = scrubbed;
     tracing::info!(
         part,
         blobs,
@@ -172,6 +180,16 @@ fn tell_scrubbed(scrubbed: &Scrubbed) {
         elapsed_ms,
         "verified the store"
     );
+}
+
+fn tell_damaged(Scrubbed { damaged, lost_tags, unread, .. }: &Scrubbed) {
+    for one in unread {
+        tracing::error!(
+            path = one.path,
+            reason = one.reason,
+            "what cannot be read in the store is not verified; {MENDS}"
+        );
+    }
     for blob in damaged {
         let images = blob.images.iter().map(|image| image.image.as_str()).collect::<Vec<_>>().join(", ");
         tracing::error!(
@@ -187,6 +205,26 @@ fn tell_scrubbed(scrubbed: &Scrubbed) {
             tag,
             "a tag in the store is damaged and named nobody knows what; build its commit again"
         );
+    }
+}
+
+/// What is gone, by a round that has not come to its end.
+fn tell_removed(Collected { removed, retention, .. }: &Collected) {
+    metrics::counter!("buildgrid_store_removed_bytes_total").increment(removed.bytes);
+    tell_images(retention);
+    if removed.blobs + removed.links > 0 {
+        tracing::info!(
+            removed_blobs = removed.blobs,
+            removed_bytes = removed.bytes,
+            "collected some of the store's garbage, before the round ended early"
+        );
+    }
+}
+
+fn tell_images(retention: &[ImageGone]) {
+    for ImageGone { image, digest, rule, .. } in retention.iter().filter(|gone| gone.state == Going::Removed)
+    {
+        tracing::info!(image, %digest, rule, "let an image go");
     }
 }
 
@@ -209,6 +247,7 @@ fn tell(collected: &Collected) {
         elapsed_ms,
         "collected the store's garbage"
     );
+    tell_images(&collected.retention);
     if let Some(reason) = &collected.retention_paused {
         tracing::warn!(reason, "all images are kept for now, whatever [retention] says");
     }

@@ -255,7 +255,7 @@ async fn what_a_scrub_puts_into_quarantine_is_made_anew_by_building_again() {
     let mut bytes = std::fs::read(file_of(&blob)).unwrap();
     bytes[100] ^= 1;
     std::fs::write(file_of(&blob), bytes).unwrap();
-    let scrub = || store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
+    let scrub = || store.scrub(Part::ALL, true, &CancellationToken::new()).unwrap();
     let found = scrub();
     assert_eq!(found.damaged.iter().map(|blob| blob.digest).collect::<Vec<_>>(), [layer]);
     assert_eq!(found.damaged[0].images.len(), 1, "{found:?}");

@@ -4,11 +4,11 @@ use std::io::Write;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{count, size, with_store};
+use super::{count, failure, size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{permission, service};
 use crate::config::Config;
-use crate::store::{Collected, Collection, Going, ImageGone, MENDS, Store, Sum};
+use crate::store::{BrokenOff, Collected, Collection, Going, ImageGone, MENDS, Store, Sum};
 use crate::worker::keeper;
 
 /// Collect what no image needs any more, and let images go that the section `retention` does not keep
@@ -46,15 +46,21 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
     let open = if dry_run { Store::open_read_only } else { Store::open_existing };
     let collected = with_store(&config.store, open, move |store| {
         let cancel = CancellationToken::new();
-        store.collect(&Collection { grace, dry_run, retention, cancel: &cancel })
+        Ok(BrokenOff::apart(store.collect(&Collection { grace, dry_run, retention, cancel: &cancel })))
     });
-    let collected = collected.await?;
-    let text = match json {
-        true => serde_json::to_string(&collected)? + "\n",
-        false => told(&collected),
-    };
-    out.write_all(text.as_bytes())?;
-    Ok(exit_of(&collected))
+    let (collected, ended) = collected.await?;
+    // What has gone is told, however it ended.
+    if ended.is_none() || collected.removed != Sum::default() {
+        let text = match json {
+            true => serde_json::to_string(&collected)? + "\n",
+            false => told(&collected),
+        };
+        out.write_all(text.as_bytes())?;
+    }
+    match ended {
+        Some(error) => Err(failure(error)),
+        None => Ok(exit_of(&collected)),
+    }
 }
 
 fn exit_of(collected: &Collected) -> Exit {
@@ -109,7 +115,7 @@ fn told(collected: &Collected) -> String {
     let sum = |Sum { blobs, links, bytes }: Sum| {
         format!("{}, {}, {}", count(blobs, "blob"), count(links, "link"), size(bytes))
     };
-    let (removed, marked) = if *dry_run { ("would remove", "would mark") } else { ("removed", "marked") };
+    let (removed, marked) = if *dry_run { ("would remove ", "would mark") } else { ("removed", "marked") };
     text += &format!("in use      {}\n", count(collected.in_use, "blob"));
     text += &format!("{removed:12}{}\n", sum(collected.removed));
     text += &format!("{marked:12}{}\n", sum(collected.condemned));

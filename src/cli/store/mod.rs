@@ -56,19 +56,21 @@ async fn with_store<T: Send + 'static>(
             let is_away = matches!(error, StoreError::Object { .. });
             Failure::new(if is_away { Exit::Unavailable } else { Exit::Configuration }, error)
         })?;
-        work(&store).map_err(|error| {
-            let exit = match &error {
-                StoreError::Busy => Exit::Busy,
-                StoreError::Object { .. } => Exit::Unavailable,
-                StoreError::ReadOnly { .. } | StoreError::Refused { .. } | StoreError::Unusable { .. } => {
-                    Exit::Configuration
-                }
-                _ => Exit::Internal,
-            };
-            Failure::new(exit, error)
-        })
+        work(&store).map_err(failure)
     });
     done.await?
+}
+
+fn failure(error: StoreError) -> Failure {
+    let exit = match &error {
+        StoreError::Busy => Exit::Busy,
+        StoreError::Object { .. } => Exit::Unavailable,
+        StoreError::ReadOnly { .. } | StoreError::Refused { .. } | StoreError::Unusable { .. } => {
+            Exit::Configuration
+        }
+        _ => Exit::Internal,
+    };
+    Failure::new(exit, error)
 }
 
 /// How a listing ends: with an error where some of it is missing.

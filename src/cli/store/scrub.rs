@@ -4,11 +4,11 @@ use std::io::Write;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{count, size, with_store};
+use super::{count, failure, size, with_store};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::permission;
 use crate::config::Config;
-use crate::store::{DamagedBlob, DamagedImage, MENDS, Part, Scrubbed, Store};
+use crate::store::{BrokenOff, DamagedBlob, DamagedImage, MENDS, Part, Scrubbed, Store};
 
 /// Verify the store: every blob by its digest, every link and tag, and that images have all their parts
 ///
@@ -36,16 +36,25 @@ pub struct Args {
 pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
     let Args { subset, json } = args;
     permission::refuse_other_owner(&config.store)?;
+    // A part that somebody asks for is not the workers' turn, which goes on.
+    let is_turn = subset == Part::ALL;
     let scrubbed = with_store(&config.store, Store::open_existing, move |store| {
-        store.scrub(subset, &CancellationToken::new())
-    })
-    .await?;
-    let text = match json {
-        true => serde_json::to_string(&scrubbed)? + "\n",
-        false => told(&scrubbed),
-    };
-    out.write_all(text.as_bytes())?;
-    Ok(if scrubbed.is_damaged() { Exit::Internal } else { Exit::Done })
+        Ok(BrokenOff::apart(store.scrub(subset, is_turn, &CancellationToken::new())))
+    });
+    let (scrubbed, ended) = scrubbed.await?;
+    // What is in quarantine is told, however it ended: nobody else finds it.
+    if ended.is_none() || scrubbed.is_damaged() || scrubbed.mended > 0 {
+        let text = match json {
+            true => serde_json::to_string(&scrubbed)? + "\n",
+            false => told(&scrubbed),
+        };
+        out.write_all(text.as_bytes())?;
+    }
+    match ended {
+        Some(error) => Err(failure(error)),
+        None if scrubbed.is_damaged() => Ok(Exit::Internal),
+        None => Ok(Exit::Done),
+    }
 }
 
 fn told(scrubbed: &Scrubbed) -> String {

@@ -1,9 +1,11 @@
 //! What comes of retention: images that it lets go are marked, and lose their tag a grace later.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::report::{Going, ImageGone, MOST_NAMED};
-use super::retention::{self, Candidate, Retention};
+use super::retention::{self, Candidate, InUse, Retention};
 use super::round::Round;
 use super::settling::Kind;
 use crate::store::condemned::{self, Mark};
@@ -12,6 +14,10 @@ use crate::store::error::StoreError;
 use crate::store::inventory::{self, Found, Repository, Version};
 use crate::store::layout;
 use crate::store::unread::PassedOver;
+
+/// What deploys run is asked again while images are removed: so long after it was asked last, and after so many images.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+const ASK_AGAIN_AFTER: u64 = 100;
 
 /// An image that goes, and what it is made of, until it is known what the others are made of.
 pub(super) struct Leaving {
@@ -62,26 +68,36 @@ impl Round<'_> {
                 put: version.put_at,
             });
         }
-        let mut verdicts = retention::judge(&self.collection.retention, &name, &candidates, self.now);
+        let verdicts = retention::judge(&self.collection.retention, &name, &candidates, self.now);
         let is_due = |verdict: &retention::Verdict| {
             let key = &versions[indices[verdict.index]].key;
             self.marks.get(key.as_str()).is_some_and(|mark| self.is_due(mark))
         };
-        if let Some(again) = again.as_ref().filter(|_| verdicts.iter().any(is_due)) {
-            match again.ask() {
-                Ok(in_use) => verdicts.retain(|verdict| {
-                    let candidate = &candidates[verdict.index];
-                    in_use.knows(&name) && !in_use.has(&candidate.name, candidate.manifest)
-                }),
-                // They lose their marks, and so have another grace.
-                Err(reason) => {
-                    self.collected.retention_paused.get_or_insert(reason);
-                    return Ok(going);
+        let again = again.as_ref().filter(|_| verdicts.iter().any(is_due));
+        let mut asked: Option<(Instant, u64, InUse)> = None;
+        for (number, verdict) in (0..).zip(verdicts) {
+            self.go_on()?;
+            let (candidate, index) = (&candidates[verdict.index], indices[verdict.index]);
+            if let Some(again) = again {
+                let is_old = |(at, first, _): &(Instant, u64, _)| {
+                    at.elapsed() >= ASK_AGAIN || number - *first >= ASK_AGAIN_AFTER
+                };
+                if asked.as_ref().is_none_or(is_old) {
+                    match again.ask() {
+                        Ok(in_use) => asked = Some((Instant::now(), number, in_use)),
+                        // They lose their marks, and so have another grace.
+                        Err(reason) => {
+                            self.collected.retention_paused.get_or_insert(reason);
+                            break;
+                        }
+                    }
+                }
+                let runs =
+                    |in_use: &InUse| !in_use.knows(&name) || in_use.has(&candidate.name, candidate.manifest);
+                if asked.as_ref().is_some_and(|(_, _, in_use)| runs(in_use)) {
+                    continue;
                 }
             }
-        }
-        for verdict in verdicts {
-            let (candidate, index) = (&candidates[verdict.index], indices[verdict.index]);
             let version = &versions[index];
             let mark = self.marks.get(version.key.as_str()).cloned();
             if self.unread_lists.contains(&condemned::shard_of(version.manifest)) {
@@ -89,7 +105,7 @@ impl Round<'_> {
             }
             let state = match &mark {
                 None => Going::Condemned,
-                Some(mark) if !self.is_due(mark) => Going::Waiting,
+                Some(mark) if !self.is_due(mark) || self.full.is_some() => Going::Waiting,
                 Some(mark) => match self.remove_image(version, candidate, mark)? {
                     true => Going::Removed,
                     // Somebody has asked for it since.
@@ -116,15 +132,16 @@ impl Round<'_> {
 
     /// Removes a tag, if it names this image, and the image from what it has named; unless the mark is gone.
     fn remove_image(
-        &self,
+        &mut self,
         version: &Version,
         candidate: &Candidate,
         mark: &Mark,
     ) -> Result<bool, StoreError> {
         if self.collection.dry_run {
+            self.collected.removed.add(false, 0);
             return Ok(true);
         }
-        let backend = self.backend;
+        let (backend, has_gone) = (self.backend, AtomicBool::new(false));
         let removed = self.remove_marked(&condemned::shard_of(version.manifest), &[mark], |_, held| {
             let current = layout::tag_current_link(&candidate.name);
             let link = version.manifest.to_string();
@@ -134,9 +151,20 @@ impl Round<'_> {
             for key in [&version.key, &current] {
                 backend.remove_empty(key);
             }
+            has_gone.store(true, Ordering::Relaxed);
             Ok(())
-        })?;
-        Ok(!removed.is_empty())
+        });
+        let has_gone = match removed {
+            Ok(removed) => !removed.is_empty(),
+            Err(error) => {
+                self.unless_full(error)?;
+                has_gone.into_inner()
+            }
+        };
+        if has_gone {
+            self.collected.removed.add(false, 0);
+        }
+        Ok(has_gone)
     }
 
     /// Once all is known that stays: what those that go would free. What they are made of is kept as long as they are.

@@ -14,7 +14,7 @@ use crate::store::backend::{Backend, Lease};
 use crate::store::condemned::{self, List, Mark};
 use crate::store::credentials::random_text;
 use crate::store::digest::Digest;
-use crate::store::error::StoreError;
+use crate::store::error::{BrokenOff, StoreError};
 use crate::store::handle::{self, Store};
 use crate::store::inventory::{self, Contents, Found, Repository, Version, namespace_of};
 use crate::store::layout::{self, Key};
@@ -41,8 +41,32 @@ impl Store {
     /// # Errors
     /// [`StoreError::Busy`] when another one goes on; [`StoreError::Stopping`] when it was cancelled. What was done
     /// till then is right and stays done.
-    pub fn collect(&self, collection: &Collection<'_>) -> Result<Collected, StoreError> {
+    pub fn collect(&self, collection: &Collection<'_>) -> Result<Collected, Box<BrokenOff<Collected>>> {
         let began = Instant::now();
+        let dry_run = collection.dry_run;
+        let mut collected = Collected { dry_run, ..Collected::default() };
+        let done = self.go_round(collection, &mut collected);
+        collected.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        let done = done.and_then(|round| match round {
+            Some((id, _lease)) => {
+                // The round makes it another file each time, whose time tells when that was.
+                let json = serde_json::json!({"round": id, "collected": collected}).to_string();
+                self.backend().put(&[(&layout::collection_report(), json.as_bytes())])
+            }
+            None => Ok(()),
+        });
+        match done {
+            Ok(()) => Ok(collected),
+            Err(error) => Err(Box::new(BrokenOff { so_far: collected, error })),
+        }
+    }
+
+    /// Answers what tells the round from others, and its lease, unless it was a dry run.
+    fn go_round(
+        &self,
+        collection: &Collection<'_>,
+        collected: &mut Collected,
+    ) -> Result<Option<(String, Lease)>, StoreError> {
         let backend = self.backend();
         handle::must_be_there(backend)?;
         let lease = match collection.dry_run {
@@ -51,49 +75,10 @@ impl Store {
         };
         let mut passed = PassedOver::new(backend);
         let mut round = Round::begin(&mut passed, collection, lease)?;
-        // What is noted from now on may not be seen in what follows.
-        let added = match collection.dry_run {
-            true => Vec::new(),
-            false => usage::all_added(&mut passed)?,
-        };
-        let repositories = inventory::repositories(&mut passed)?;
-        round.keeps_blobs |= !repositories.unread.is_empty();
-        round.uncounted.extend(repositories.unread.iter().map(|path| namespace_of(path).to_owned()));
-        for repository in repositories.all {
-            round.repository(&mut passed, &repository)?;
-        }
-        round.images();
-        // A disk may be full: whatever makes room comes before all that takes some.
-        let (mut settled, mut full) = (Vec::new(), None);
-        round.blobs(&mut passed)?;
-        for shard in condemned::shards() {
-            match round.remove_due(&mut passed, &shard) {
-                Ok(one) => settled.push((shard, one)),
-                // Nor is a service that is slow for the one list so for all.
-                Err(error @ (StoreError::Full { .. } | StoreError::Slow { .. })) => full = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        round.layer_index(&mut passed)?;
-        if let Some(error) = full {
-            return Err(error);
-        }
-        for (shard, one) in settled {
-            round.condemn(&shard, &one)?;
-        }
-        // Of one that was not seen whole, what was counted before stands.
-        for (namespace, added) in added.into_iter().filter(|(name, _)| !round.uncounted.contains(name)) {
-            usage::put(backend, &namespace, round.usage.of(&namespace), &added)?;
-        }
-        let mut collected = round.collected;
+        let done = round.go(&mut passed);
+        *collected = round.collected;
         collected.unread = passed.told;
-        collected.elapsed_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
-        if !collection.dry_run {
-            // The round makes it another file each time, whose time tells when that was.
-            let json = serde_json::json!({"round": round.id, "collected": collected}).to_string();
-            backend.put(&[(&layout::collection_report(), json.as_bytes())])?;
-        }
-        Ok(collected)
+        done.map(|()| round.lease.map(|lease| (round.id, lease)))
     }
 
     /// How long ago the last collection ended; how far ahead, where that lies in the future: a clock was wrong. None:
@@ -130,6 +115,8 @@ pub(super) struct Round<'a> {
     /// Whether links may exist that nobody could list: then any blob may be in use.
     pub keeps_blobs: bool,
     pub leaving: Vec<Leaving>,
+    /// Why nothing can be written, or not in time: then it only goes on with what makes room.
+    pub full: Option<StoreError>,
     /// By list.
     pub garbage: HashMap<String, Vec<Garbage>>,
     pub collected: Collected,
@@ -171,11 +158,60 @@ impl<'a> Round<'a> {
             uncounted: HashSet::new(),
             keeps_blobs: false,
             leaving: Vec::new(),
+            full: None,
             garbage: HashMap::new(),
             collected: Collected { dry_run: collection.dry_run, retention_paused, ..Collected::default() },
         };
         round.now = round.clock()?;
         Ok(round)
+    }
+
+    fn go(&mut self, passed: &mut PassedOver<'_>) -> Result<(), StoreError> {
+        // What is noted from now on may not be seen in what follows.
+        let added = match self.collection.dry_run {
+            true => Vec::new(),
+            false => usage::all_added(passed)?,
+        };
+        let repositories = inventory::repositories(passed)?;
+        self.keeps_blobs |= !repositories.unread.is_empty();
+        self.uncounted.extend(repositories.unread.iter().map(|path| namespace_of(path).to_owned()));
+        let looked = repositories.all.iter().try_for_each(|repository| self.repository(passed, repository));
+        // Also of a round that ends here, which images have gone.
+        self.images();
+        looked?;
+        // A disk may be full: whatever makes room comes before all that takes some.
+        let mut settled = Vec::new();
+        self.blobs(passed)?;
+        for shard in condemned::shards() {
+            match self.remove_due(passed, &shard) {
+                Ok(one) => settled.push((shard, one)),
+                // Nor is a service that is slow for the one list so for all.
+                Err(error) => self.unless_full(error)?,
+            }
+        }
+        self.layer_index(passed)?;
+        if let Some(error) = self.full.take() {
+            return Err(error);
+        }
+        for (shard, one) in settled {
+            self.condemn(&shard, &one)?;
+        }
+        // Of one that was not seen whole, what was counted before stands.
+        for (namespace, added) in added.into_iter().filter(|(name, _)| !self.uncounted.contains(name)) {
+            usage::put(self.backend, &namespace, self.usage.of(&namespace), &added)?;
+        }
+        Ok(())
+    }
+
+    /// Remembers that there is no room or no time, in spite of which the round goes on; any other error is one.
+    pub(super) fn unless_full(&mut self, error: StoreError) -> Result<(), StoreError> {
+        match error {
+            StoreError::Full { .. } | StoreError::Slow { .. } => {
+                self.full = Some(error);
+                Ok(())
+            }
+            error => Err(error),
+        }
     }
 
     /// The time by the store's clock.

@@ -103,7 +103,7 @@ async fn play(scene: Scene) -> (u64, usize) {
     stop.store(true, Ordering::Relaxed);
     commands.await.unwrap();
     let went = collector.await.unwrap();
-    let scrubbed = registry.store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
+    let scrubbed = registry.store.scrub(Part::ALL, true, &CancellationToken::new()).unwrap();
     assert!(!scrubbed.is_damaged(), "{scrubbed:?}");
     Arc::into_inner(registry).unwrap().stop().await;
     went
@@ -125,7 +125,7 @@ fn letting_go(scene: &Scene, stop: &AtomicBool) -> (u64, usize) {
                 gone += collected.retention.iter().filter(|image| image.state == Going::Removed).count();
                 *scene.gone.lock().unwrap() = (removed, gone);
             }
-            Err(StoreError::Busy) => {}
+            Err(broken) if matches!(broken.error, StoreError::Busy) => {}
             Err(error) => panic!("{error}"),
         }
         std::thread::sleep(Duration::from_millis(100));

@@ -150,7 +150,7 @@ async fn workers_publish_into_an_object_store() {
     copy.arg(format!("dir:{}", target.path().display()));
     run(copy, "").await.succeeded();
     let store = Store::open(&server.store()).unwrap();
-    let scrubbed = store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
+    let scrubbed = store.scrub(Part::ALL, true, &CancellationToken::new()).unwrap();
     assert!(scrubbed.images == 2 && !scrubbed.is_damaged(), "{scrubbed:?}");
     registry.stop().await;
     grid.finish().await;

@@ -235,7 +235,7 @@ async fn survives(kind: Kind, damage: Damage) {
     for _ in 0..2 {
         let _ = tokio::task::block_in_place(|| collect(&store, NONE));
     }
-    let scrubbed = tokio::task::block_in_place(|| store.scrub(Part::ALL, &CancellationToken::new()));
+    let scrubbed = tokio::task::block_in_place(|| store.scrub(Part::ALL, true, &CancellationToken::new()));
     assert!(scrubbed.is_ok(), "{scrubbed:?}");
     read_all(&store, &name, &image).await;
     assert!(

@@ -352,7 +352,7 @@ async fn a_copy_keeps_the_blob_that_the_disk_has_damaged_in_the_store() {
     rotten[0] ^= 1;
     std::fs::write(root.path().join(&place), rotten).unwrap();
     aged(root.path().join(&place));
-    let scrubbed = store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
+    let scrubbed = store.scrub(Part::ALL, true, &CancellationToken::new()).unwrap();
     assert_eq!(scrubbed.damaged.len(), 1, "{scrubbed:?}");
     std::fs::remove_dir_all(root.path().join("docker/registry/v2/repositories/acme/shop.other")).unwrap();
     collect(&store, LONG);

@@ -84,7 +84,7 @@ async fn play(root: &Path) {
     }
     say(root, "removed v2");
     publish(&store, root, "v2", &second).await;
-    store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
+    store.scrub(Part::ALL, true, &CancellationToken::new()).unwrap();
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn look(root: &Path, acknowledged: &str, used: bool, when: &str) {
             assert!(is_whole(&store, &name(tag.as_str()), image).await, "{when}: {tag} was collected");
         }
         play(root).await;
-        let scrubbed = store.scrub(Part::ALL, &CancellationToken::new()).unwrap();
+        let scrubbed = store.scrub(Part::ALL, true, &CancellationToken::new()).unwrap();
         assert!(!scrubbed.is_damaged(), "{when}: {scrubbed:?}");
         for _ in 0..2 {
             collect(&store, Duration::ZERO);

@@ -3,8 +3,9 @@
 
 use std::io::Write as _;
 
-use buildgrid::store::{Store, StoreConfig, StoreError, TagPut};
+use buildgrid::store::{Collection, Going, Store, StoreConfig, StoreError, TagPut};
 
+use super::gc::{LONG, NONE, by, keep_all};
 use super::temporary_files;
 use crate::support::disk::SmallDisk;
 use crate::support::image::{TestImage, image_name, put_streamed};
@@ -47,4 +48,52 @@ async fn a_full_disk_changes_nothing_and_space_heals_it() {
     put_streamed(&store, b"layer".to_vec()).await;
     store.put_tag(&name, digest, replace).await.unwrap();
     assert_eq!(store.tag(&name).await.unwrap(), Some(digest));
+}
+
+#[tokio::test]
+async fn on_a_full_disk_what_is_due_goes_though_no_mark_can_be_written() {
+    let disk = SmallDisk::mount("512k");
+    let root = disk.path().join("store");
+    let store = Store::open(&StoreConfig::at(root.clone())).unwrap();
+    let names = ["v1", "v2", "v3"].map(|tag| image_name("acme/shop.storefront", tag));
+    let image = TestImage::saying("hello");
+    for name in &names {
+        image.publish(&store, name).await;
+    }
+    for number in 0..5 {
+        store.put_blob(vec![number; 5000]).await.unwrap();
+    }
+    let round = |grace| {
+        let retention = by("acme = { keep_last = 1 }", &[]);
+        store.collect(&Collection { retention, ..keep_all(grace) })
+    };
+    assert_eq!(round(LONG).unwrap().going, 2);
+    // Of the list in which the images are nearly all stays, and what is removed makes no room for it.
+    let hex = image.digest().hex();
+    let list = root.join("buildgrid/gc/condemned").join(&hex[..2]);
+    let mut marks = std::fs::read_to_string(&list).unwrap();
+    for number in 0..500 {
+        let key = format!("docker/registry/v2/blobs/sha256/{}/{number}/data", &hex[..2]);
+        let digest = image.digest();
+        marks += &format!("{{\"key\":\"{key}\",\"digest\":\"{digest}\",\"since\":1,\"round\":\"before\"}}\n");
+    }
+    std::fs::write(&list, marks).unwrap();
+    disk.fill_to(100);
+
+    let broken = round(NONE).unwrap_err();
+    assert!(full(&broken.error, &disk), "{broken:?}");
+    assert_eq!((broken.so_far.removed.blobs, broken.so_far.removed.bytes), (5, 25_000), "{broken:?}");
+    let states: Vec<_> = broken.so_far.retention.iter().map(|image| image.state).collect();
+    // The newest of them comes first.
+    assert_eq!(states, [Going::Waiting, Going::Removed], "what has gone is told, and no other goes");
+    let mut standing = 0;
+    for name in &names {
+        standing += usize::from(store.tag(name).await.unwrap().is_some());
+    }
+    assert_eq!(standing, 2);
+
+    disk.clear();
+    assert_eq!(round(NONE).unwrap().retention.len(), 1);
+    assert_eq!(round(NONE).unwrap().going, 0);
+    assert!(store.is_whole(&names[0].repository, image.digest()).await.unwrap());
 }

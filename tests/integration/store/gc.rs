@@ -1,6 +1,8 @@
 //! The collection of garbage, round by round.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{Root, both, store};
@@ -292,13 +294,14 @@ async fn one_collects_at_a_time_and_it_is_remembered_when() {
     let lock = std::fs::File::open(root.path().join("buildgrid/gc/collection")).unwrap();
     lock.lock().unwrap();
     let busy = store.collect(&keep_all(LONG)).unwrap_err();
-    assert!(matches!(busy, StoreError::Busy), "{busy}");
+    assert!(matches!(busy.error, StoreError::Busy), "{busy}");
     drop(lock);
     collect(&store, LONG);
     let cancelled = CancellationToken::new();
     cancelled.cancel();
     let stopped = store.collect(&Collection { cancel: &cancelled, ..keep_all(LONG) });
-    assert!(matches!(stopped, Err(StoreError::Stopping)), "{stopped:?}");
+    let stopped = stopped.unwrap_err();
+    assert!(matches!(stopped.error, StoreError::Stopping), "{stopped:?}");
 }
 
 both!(a_tag_whose_content_has_gone_is_not_put);
@@ -357,4 +360,32 @@ async fn what_is_deployed_while_a_round_goes_on_stays(root: Root, store: Store) 
     assert_eq!(round(|| panic!("nothing is due yet")).going, 1);
     let gone = round(|| Ok(InUse::read([], ["acme/shop"])));
     assert_eq!(gone.retention.iter().map(|image| image.state).collect::<Vec<_>>(), [Going::Removed]);
+}
+
+#[tokio::test]
+async fn what_is_deployed_while_many_images_go_stays() {
+    let (_root, store) = store();
+    let image = TestImage::saying("hello");
+    let name = |number: u64| image_name("acme/shop.storefront", &format!("v{number}"));
+    let digest = image.put_untagged(&store, &name(0).repository).await;
+    for number in 0..206 {
+        store.put_tag(&name(number), digest, TagPut::IfAbsent).await.unwrap();
+    }
+    let round = |again| {
+        let mut retention = by("acme = { keep_last = 1 }", &[]);
+        let Retention::By { again: asks, .. } = &mut retention else { panic!() };
+        *asks = Some(again);
+        store.collect(&Collection { retention, ..keep_all(NONE) }).unwrap()
+    };
+    assert_eq!(round(AskAgain::by(|| panic!("nothing is due yet"))).going, 205);
+    // All that are left are deployed while the first hundred go.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let round = round(AskAgain::by(move || {
+        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        let deployed: Vec<_> = (0..206).map(|number| format!("h/acme/shop.storefront:v{number}")).collect();
+        let deployed = deployed.iter().map(String::as_str).filter(|_| !first);
+        Ok(InUse::read(deployed, ["acme/shop"]))
+    }));
+    assert_eq!((round.going, round.removed.links, asked.load(Ordering::SeqCst)), (100, 100, 3));
 }

@@ -115,7 +115,9 @@ async fn publishers_and_collectors_go_on_at_once() {
                             rounds += 1;
                             removed += collected.removed.blobs;
                         }
-                        Err(StoreError::Busy) => std::thread::sleep(Duration::from_millis(50)),
+                        Err(broken) if matches!(broken.error, StoreError::Busy) => {
+                            std::thread::sleep(Duration::from_millis(50))
+                        }
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -161,7 +163,7 @@ async fn publishers_and_collectors_go_on_at_once() {
     let rounds: Vec<(u32, u64)> = collectors.into_iter().map(|thread| thread.join().unwrap()).collect();
     println!("{published} published; rounds and blobs removed: {rounds:?}");
     assert!(published > 8 && rounds.iter().map(|(_, removed)| removed).sum::<u64>() > 0);
-    let scrubbed = open().scrub(Part::ALL, &CancellationToken::new()).unwrap();
+    let scrubbed = open().scrub(Part::ALL, true, &CancellationToken::new()).unwrap();
     assert!(!scrubbed.is_damaged(), "{scrubbed:?}");
 }
 

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::any_bytes::tagged;
 use super::gc::{collect, is_whole, tree};
 use crate::support::image::{TestImage, image_name};
+use crate::support::process::buildgrid;
 
 fn scrub(store: &Store) -> Scrubbed {
-    store.scrub(Part::ALL, &CancellationToken::new()).unwrap()
+    store.scrub(Part::ALL, true, &CancellationToken::new()).unwrap()
 }
 
 fn data(root: &Path, digest: Digest) -> PathBuf {
@@ -123,7 +124,7 @@ async fn part_by_part_everything_is_read(root: Root, store: Store) {
     let (mut part, mut blobs, mut links) = (Part::ALL, 0, 0);
     for _ in 0..7 {
         part = part.next(7);
-        let scrubbed = store.scrub(part, &CancellationToken::new()).unwrap();
+        let scrubbed = store.scrub(part, true, &CancellationToken::new()).unwrap();
         assert!(scrubbed.blobs < 60 && scrubbed.images == 20);
         (blobs, links) = (blobs + scrubbed.blobs, links + scrubbed.links);
         assert_eq!(store.scrubbed_before().await.unwrap().unwrap().1, part);
@@ -132,14 +133,14 @@ async fn part_by_part_everything_is_read(root: Root, store: Store) {
     let Root::Directory(folder) = root else { return };
     let lock = std::fs::File::open(folder.path().join("buildgrid/gc/scrub")).unwrap();
     lock.lock().unwrap();
-    let busy = store.scrub(part, &CancellationToken::new()).unwrap_err();
+    let busy = store.scrub(part, true, &CancellationToken::new()).unwrap_err();
     assert!(busy.to_string().contains("another process"), "{busy}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_is_told_and_stays() {
     let (root, store) = store();
-    let scrub = || store.scrub(Part::ALL, &CancellationToken::new());
+    let scrub = || store.scrub(Part::ALL, true, &CancellationToken::new());
     let mut paths = Vec::new();
     for number in 0..21 {
         let digest = store.put_blob(format!("blob {number}").into_bytes()).await.unwrap();
@@ -231,4 +232,41 @@ async fn an_index_is_looked_through_with_all_that_is_below_it(root: Root, store:
     let found = scrub(&store);
     let [damaged] = &found.damaged[..] else { panic!("{found:?}") };
     assert_eq!((damaged.digest, damaged.images[0].image.as_str()), (layer, &*name.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_found_is_told_however_it_ends() {
+    let (root, store) = store();
+    let name = image_name("acme/shop.storefront", "v1");
+    let image = TestImage::saying("hello");
+    image.publish(&store, &name).await;
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), format!("[store]\npath = {:?}\n", root.path())).unwrap();
+    let command = |words: &[&str]| {
+        let ran = buildgrid(config.path()).args(["store", "scrub"]).args(words).output().unwrap();
+        let [out, err] = [ran.stdout, ran.stderr].map(|said| String::from_utf8(said).unwrap());
+        (ran.status.code(), out, err)
+    };
+    // Only one of many parts is no turn of all of them.
+    assert_eq!(command(&["--subset", "1/256"]).0, Some(0));
+    assert_eq!(store.scrubbed_before().await.unwrap(), None);
+    assert_eq!(command(&[]).0, Some(0));
+    assert_eq!(store.scrubbed_before().await.unwrap().unwrap().1, Part::ALL);
+
+    // Nothing can be noted, as on a full disk.
+    let report = root.path().join("buildgrid/gc/scrub.json");
+    std::fs::remove_file(&report).unwrap();
+    std::fs::create_dir_all(report.join("in the way")).unwrap();
+    let layer = Digest::of(&image.layer);
+    let rot = || std::fs::write(data(root.path(), layer), "rotten").unwrap();
+    rot();
+    let (code, out, err) = command(&[]);
+    assert_eq!(code, Some(1));
+    for part in [&layer.to_string(), "it is in quarantine: ", "acme/shop.storefront:v1: send the event"] {
+        assert!(out.contains(part), "{part} is not in {out}");
+    }
+    assert!(err.contains("scrub.json"), "{err}");
+    rot();
+    let broken = store.scrub(Part::ALL, true, &CancellationToken::new()).unwrap_err();
+    assert_eq!(broken.so_far.damaged.iter().map(|blob| blob.digest).collect::<Vec<_>>(), [layer]);
 }
