@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::exit::{Exit, Failure};
 use crate::publish::name::Namespace;
-use crate::store::{Credential, NewCredential, Store, StoreConfig, StoreError, UserName};
+use crate::store::{Credential, Credentials, NewCredential, Store, StoreConfig, StoreError, UserName};
 
 #[derive(Debug, Args)]
 pub struct CredentialArgs {
@@ -55,34 +55,46 @@ enum Command {
 ///
 /// # Errors
 /// A login that does not exist is a fault of the command line, a store that cannot be opened one of
-/// the configuration.
+/// the configuration. A list from which damaged logins are missing is shown, and ends with their names.
 pub async fn run(args: CredentialArgs, store: &StoreConfig, host: &str) -> Result<(), Failure> {
-    let output = execute(args.command, store, host).await?;
+    let mut output = String::new();
+    let ended = execute(args.command, store, host, &mut output).await;
     std::io::stdout().lock().write_all(output.as_bytes()).context("write to the terminal")?;
-    Ok(())
+    ended
 }
 
-async fn execute(command: Command, config: &StoreConfig, host: &str) -> Result<String, Failure> {
+/// Does it, and adds to `output` what is to be shown, also where it ends with an error.
+async fn execute(
+    command: Command,
+    config: &StoreConfig,
+    host: &str,
+    output: &mut String,
+) -> Result<(), Failure> {
     match command {
         Command::Add { namespaces, json } => {
             let store = open(config, Store::open).await?;
             let added = store.add_credential(namespaces.into_iter().collect()).await?;
-            Ok(shown_once(&added, host, json))
+            *output += &shown_once(&added, host, json);
         }
         Command::Rotate { user, json } => {
             let store = open(config, Store::open).await?;
             let rotated = store.rotate_credential(&user).await?.ok_or_else(|| unknown(&user))?;
-            Ok(shown_once(&rotated, host, json))
+            *output += &shown_once(&rotated, host, json);
         }
         Command::List { json } => {
             let credentials = open(config, Store::open_read_only).await?.credentials().await?;
-            Ok(list(&credentials, json))
+            *output += &list(&credentials, json);
+            if !credentials.damaged.is_empty() {
+                let damaged = credentials.damaged.iter().map(ToString::to_string).collect::<Vec<_>>();
+                return Err(anyhow::anyhow!("not all is shown:\n  {}", damaged.join("\n  ")).into());
+            }
         }
         Command::Remove { user } => match open(config, Store::open).await?.remove_credential(&user).await? {
-            true => Ok(format!("removed {user}\n")),
-            false => Err(unknown(&user)),
+            true => *output += &format!("removed {user}\n"),
+            false => return Err(unknown(&user)),
         },
     }
+    Ok(())
 }
 
 async fn open(
@@ -117,11 +129,11 @@ fn shown_once(new: &NewCredential, host: &str, json: bool) -> String {
     )
 }
 
-fn list(credentials: &[Credential], json: bool) -> String {
+fn list(Credentials { usable: credentials, damaged }: &Credentials, json: bool) -> String {
     if json {
         return format!("{}\n", Value::from_iter(credentials.iter().map(to_json)));
     }
-    if credentials.is_empty() {
+    if credentials.is_empty() && damaged.is_empty() {
         return "no logins; `buildgrid credential add <namespace>` makes one\n".to_owned();
     }
     let width = credentials.iter().map(|credential| credential.user.as_str().len()).max().unwrap_or(0);
@@ -173,7 +185,33 @@ mod tests {
     async fn run(config: &StoreConfig, line: &str) -> Result<String, Failure> {
         let words = std::iter::once("credential").chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(|error| Failure::new(Exit::Usage, error))?;
-        execute(cli.credential.command, config, "registry.example.com").await
+        let mut output = String::new();
+        execute(cli.credential.command, config, "registry.example.com", &mut output).await.map(|()| output)
+    }
+
+    #[tokio::test]
+    async fn a_damaged_login_hides_no_other_and_is_named_with_what_helps() {
+        let root = tempfile::tempdir().unwrap();
+        let config = StoreConfig::at(root.path());
+        let store = Store::open(&config).unwrap();
+        let add = || store.add_credential(["acme".parse().unwrap()].into());
+        let (good, bad) = (add().await.unwrap().credential.user, add().await.unwrap().credential.user);
+        std::fs::write(root.path().join(format!("buildgrid/credentials/{bad}.json")), "{").unwrap();
+        for json in [false, true] {
+            let mut output = String::new();
+            let ended = execute(Command::List { json }, &config, "host", &mut output).await.unwrap_err();
+            assert!(output.contains(good.as_str()) && !output.contains(bad.as_str()), "{output}");
+            assert_eq!(ended.exit, Exit::Internal);
+            let said = ended.error.to_string();
+            assert!(said.contains(&format!("`buildgrid credential remove {bad}`")), "{said}");
+        }
+        run(&config, &format!("remove {bad}")).await.unwrap();
+        assert!(run(&config, "list").await.unwrap().contains(good.as_str()));
+        store.remove_credential(&good).await.unwrap();
+        std::fs::write(root.path().join(format!("buildgrid/credentials/{bad}.json")), "{").unwrap();
+        let mut output = String::new();
+        execute(Command::List { json: false }, &config, "host", &mut output).await.unwrap_err();
+        assert!(!output.contains("no logins"), "{output}");
     }
 
     #[tokio::test]

@@ -83,7 +83,7 @@ pub const HELP: &str = "\
 Exit codes:
    0  done
    1  a failure inside BuildGrid; store scrub: something is damaged;
-      store ls, du, gc: something cannot be read, and the rest is done
+      store ls, du, gc, credential list: something cannot be read, and the rest is done
    2  the command line is wrong, or a build that has ended otherwise cannot be cancelled
   10  the build failed: its own fault      (build; enqueue --wait; enqueue, logs, rebuild --follow)
   11  the event was rejected               (the same, and every enqueue)

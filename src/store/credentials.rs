@@ -16,9 +16,10 @@ use time::OffsetDateTime;
 
 use super::backend::{Backend, Swap};
 use super::digest::Digest;
-use super::error::StoreError;
+use super::error::{DamagedLogin, StoreError};
 use super::handle::Store;
 use super::layout;
+use super::unread::PassedOver;
 use super::user::UserName;
 use crate::publish::name::Namespace;
 
@@ -60,6 +61,13 @@ impl Credential {
     fn has_expired(&self) -> bool {
         self.expires_at.is_some_and(|end| end <= OffsetDateTime::now_utc())
     }
+}
+
+/// The logins of a store, each sorted by user name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    pub usable: Vec<Credential>,
+    pub damaged: Vec<DamagedLogin>,
 }
 
 /// A login with its password, which cannot be had a second time.
@@ -127,19 +135,9 @@ impl Store {
         .await
     }
 
-    /// All logins, sorted by user name.
-    pub async fn credentials(&self) -> Result<Vec<Credential>, StoreError> {
-        self.blocking(|backend| {
-            let mut credentials = Vec::new();
-            for file in backend.list(&layout::credentials())? {
-                let user = file.strip_suffix(".json").and_then(|user| user.parse().ok());
-                if let Some(user) = user {
-                    credentials.extend(read(backend, &user)?);
-                }
-            }
-            Ok(credentials)
-        })
-        .await
+    /// All logins.
+    pub async fn credentials(&self) -> Result<Credentials, StoreError> {
+        self.blocking(all).await
     }
 
     /// A login, if there is one of this name.
@@ -173,12 +171,13 @@ impl Store {
     /// Removes the logins that have expired, and answers how many. Blocking.
     pub fn sweep_credentials(&self) -> Result<u64, StoreError> {
         let backend = self.backend();
+        let Credentials { usable, damaged } = all(backend)?;
+        for login in damaged {
+            tracing::warn!(%login, "it cannot be told whether a login has expired");
+        }
         let mut removed = 0;
-        for file in backend.list(&layout::credentials())? {
-            let Some(user) = file.strip_suffix(".json").and_then(|user| user.parse().ok()) else { continue };
-            if read(backend, &user)?.is_some_and(|credential| credential.has_expired()) {
-                removed += u64::from(backend.remove(&layout::credential(&user))?);
-            }
+        for credential in usable.iter().filter(|credential| credential.has_expired()) {
+            removed += u64::from(backend.remove(&layout::credential(&credential.user))?);
         }
         Ok(removed)
     }
@@ -208,11 +207,29 @@ impl Store {
 fn read(backend: &Backend, user: &UserName) -> Result<Option<Credential>, StoreError> {
     let key = layout::credential(user);
     let Some(bytes) = backend.read(&key)? else { return Ok(None) };
-    parse(&bytes).map(Some).map_err(|error| StoreError::DamagedLogin {
-        path: backend.place(&key),
-        user: user.clone(),
-        reason: error.to_string(),
-    })
+    let credential = parse(&bytes).map_err(|error| damaged(backend, user, error.to_string()))?;
+    Ok(Some(credential))
+}
+
+fn damaged(backend: &Backend, user: &UserName, reason: String) -> DamagedLogin {
+    DamagedLogin { path: backend.place(&layout::credential(user)), user: user.clone(), reason }
+}
+
+/// One that cannot be read costs no other.
+fn all(backend: &Backend) -> Result<Credentials, StoreError> {
+    let (mut passed, mut credentials) = (PassedOver::new(backend), Credentials::default());
+    let files = backend.list(&layout::credentials())?;
+    for user in files.iter().filter_map(|file| file.strip_suffix(".json")?.parse::<UserName>().ok()) {
+        match read(backend, &user) {
+            Ok(credential) => credentials.usable.extend(credential),
+            Err(StoreError::DamagedLogin(login)) => credentials.damaged.push(login),
+            Err(error) => {
+                let reason = passed.count(error)?.reason;
+                credentials.damaged.push(damaged(backend, &user, reason));
+            }
+        }
+    }
+    Ok(credentials)
 }
 
 /// Stands in for the login of an unknown user: parsed and compared as one is. Its password is the empty one, by which nobody
@@ -278,7 +295,8 @@ mod tests {
         let second = rotated.password.expose_secret();
         assert_eq!(reader.verify_credential(user.as_str(), first).await.unwrap(), None);
         assert!(reader.verify_credential(user.as_str(), second).await.unwrap().is_some());
-        assert_eq!(reader.credentials().await.unwrap(), std::slice::from_ref(&rotated.credential));
+        let all = reader.credentials().await.unwrap();
+        assert_eq!((&all.usable[..], &all.damaged[..]), (std::slice::from_ref(&rotated.credential), &[][..]));
 
         assert!(store.remove_credential(&user).await.unwrap());
         assert!(!store.remove_credential(&user).await.unwrap());
@@ -317,7 +335,7 @@ mod tests {
         let kept = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
         assert!(valid(&lent).await && valid(&kept).await && !valid(&over).await);
         assert_eq!(store.sweep_credentials().unwrap(), 1);
-        let left: Vec<_> = store.credentials().await.unwrap();
+        let left: Vec<_> = store.credentials().await.unwrap().usable;
         assert!(left.contains(&lent.credential) && left.contains(&kept.credential) && left.len() == 2);
         let file = root.path().join(format!("buildgrid/credentials/{}.json", kept.credential.user));
         assert!(
@@ -327,18 +345,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_one_is_told_with_what_helps() {
+    async fn a_damaged_one_is_told_with_what_helps_and_hides_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreConfig::at(root.path())).unwrap();
+        let add = || store.add_credential(["acme".parse().unwrap()].into());
+        let (user, other) = (add().await.unwrap().credential.user, add().await.unwrap().credential);
+        let file = root.path().join(format!("buildgrid/credentials/{user}.json"));
+        for is_loop in [false, true] {
+            match is_loop {
+                false => std::fs::write(&file, "{").unwrap(),
+                true => std::os::unix::fs::symlink(&file, &file).unwrap(),
+            }
+            let over = store.lend_credential("acme".parse().unwrap(), Duration::ZERO).await.unwrap();
+            let told = store.credential(&user).await.unwrap_err().to_string();
+            assert!(!told.contains("image") && told.contains(&*file.to_string_lossy()), "{told}");
+            assert!(is_loop || told.contains(&format!("`buildgrid credential remove {user}`")), "{told}");
+            let all = store.credentials().await.unwrap();
+            assert!(all.usable.contains(&other) && all.usable.contains(&over.credential));
+            let [damaged] = &all.damaged[..] else { panic!("{all:?}") };
+            let said = damaged.to_string();
+            let remedy = format!("`buildgrid credential remove {user}`");
+            assert!(damaged.user == user && said.contains(&remedy) && !said.contains("image"), "{said}");
+            assert_eq!(store.sweep_credentials().unwrap(), 1, "the others are swept");
+            assert_eq!(store.credentials().await.unwrap().usable, std::slice::from_ref(&other));
+            assert!(store.remove_credential(&user).await.unwrap(), "as it says");
+            assert!(store.credentials().await.unwrap().damaged.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_has_no_damaged_logins() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(&StoreConfig::at(root.path())).unwrap();
         let user = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap().credential.user;
-        std::fs::write(root.path().join(format!("buildgrid/credentials/{user}.json")), "{").unwrap();
-        for error in [store.credential(&user).await.err(), store.credentials().await.err()] {
-            let said = error.unwrap().to_string();
-            let remedy = format!("`buildgrid credential remove {user}`");
-            assert!(said.contains(&remedy) && !said.contains("image"), "{said}");
-        }
-        assert!(store.remove_credential(&user).await.unwrap(), "as it says");
-        assert!(store.credentials().await.unwrap().is_empty());
+        let file = root.path().join(format!("buildgrid/credentials/{user}.json"));
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        std::fs::remove_file(root.path().join("buildgrid/version")).unwrap();
+        assert!(matches!(store.credentials().await, Err(StoreError::NoStore(_))));
     }
 
     #[tokio::test]

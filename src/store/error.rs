@@ -58,10 +58,8 @@ pub enum StoreError {
     Newer { path: PathBuf, found: u32, known: u32 },
     #[error("{path} is damaged ({reason}); restore it from a backup or publish its image again")]
     Damaged { path: PathBuf, reason: String },
-    #[error(
-        "{path} is damaged ({reason}), so that nobody can pull with this login; restore it from a backup, or do `buildgrid credential remove {user}` and make another (`buildgrid credential add`)"
-    )]
-    DamagedLogin { path: PathBuf, user: UserName, reason: String },
+    #[error(transparent)]
+    DamagedLogin(#[from] DamagedLogin),
     #[error("the content of {digest} does not match its digest; build the commit again to repair the image")]
     Corrupt { digest: Digest },
     #[error("manifest {manifest} cannot be tagged: {what} is not in the store; publish the image again")]
@@ -76,6 +74,17 @@ pub enum StoreError {
     Busy,
     #[error("the program is stopping")]
     Stopping,
+}
+
+/// A login that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{path} is damaged ({reason}), so that nobody can pull with this login; restore it from a backup, or do `buildgrid credential remove {user}` and make another (`buildgrid credential add`)"
+)]
+pub struct DamagedLogin {
+    pub path: PathBuf,
+    pub user: UserName,
+    pub reason: String,
 }
 
 /// `EIO`, which has no `io::ErrorKind`.

@@ -31,8 +31,8 @@ mod user;
 pub use backend::{BlobWriter, StoredObject};
 pub use blobs::{Blob, BlobSource};
 pub use config::StoreConfig;
-pub use credentials::{Credential, NewCredential};
-pub use error::{BrokenOff, StoreError};
+pub use credentials::{Credential, Credentials, NewCredential};
+pub use error::{DamagedLogin, StoreError};
 pub use gc::{
     AskAgain, Collected, Collection, Going, ImageGone, InUse, Keep, Retention, RetentionConfig, Sum,
     Unreadable,

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use super::access::{Principal, Scope};
+use super::access::{Namespaces, Principal, Scope};
 use super::refusal::Refusal;
 use super::service::Timeline;
 use crate::publish::name::Namespace;
-use crate::store::{Credential, NewCredential, Store, StoreError, UserName};
+use crate::store::{Credential, Credentials, NewCredential, Store, StoreError, UserName};
 
 /// The most namespaces of one credential that is made on a page.
 const MAX_NAMESPACES: usize = 64;
@@ -21,6 +21,8 @@ pub enum Kept {
     Elsewhere(StoreError),
     Here {
         credentials: Vec<Credential>,
+        /// Those that cannot be read, for whoever may see all: it is not known whose they are.
+        damaged: Vec<UserName>,
         /// Whether the service may change them.
         writable: bool,
     },
@@ -35,9 +37,14 @@ pub(super) async fn all(timeline: &Timeline, principal: &Principal) -> Result<Ke
         Ok::<_, StoreError>((credentials, store.may_write_credentials().await?))
     };
     Ok(match read.await {
-        Ok((mut credentials, writable)) => {
+        Ok((Credentials { usable: mut credentials, damaged }, writable)) => {
             credentials.retain(|credential| is_theirs(principal, credential));
-            Kept::Here { credentials, writable }
+            for login in &damaged {
+                tracing::warn!(%login, "a registry credential is damaged");
+            }
+            let is_for_all = matches!(principal.namespaces, Namespaces::All);
+            let damaged = damaged.into_iter().filter(|_| is_for_all).map(|login| login.user).collect();
+            Kept::Here { credentials, damaged, writable }
         }
         Err(error) => {
             if !matches!(error, StoreError::NoStore(_)) {

@@ -116,7 +116,7 @@ async fn a_base_image_of_its_namespace_is_pulled_by_a_login_that_ends_with_the_b
     repository.write("Dockerfile", format!("FROM {image}\nRUN cat /base\n"));
     let commit = repository.commit("Build on it");
     let logins = async || {
-        let logins = grid.registry.store.credentials().await.unwrap();
+        let logins = grid.registry.store.credentials().await.unwrap().usable;
         logins.into_iter().map(|login| login.user).collect::<Vec<_>>()
     };
     let before = logins().await;

@@ -87,8 +87,9 @@ fn pages() -> Vec<(String, Document)> {
     for (name, managed, fresh) in [
         ("settings", Some(&kept), None),
         ("settings-rotated", Some(&kept), Some(fresh)),
-        ("settings-empty", Some(&Kept::Here { credentials: vec![], writable: true }), None),
+        ("settings-empty", Some(&Kept::Here { credentials: vec![], damaged: vec![], writable: true }), None),
         ("settings-elsewhere", Some(&Kept::Elsewhere(StoreError::NoStore("/".into()))), None),
+        ("settings-damaged", Some(&samples::damaged()), None),
         ("settings-viewer", None, None),
     ] {
         let shown = Settings { fresh, namespaces: &names, ..settings_of(managed) };

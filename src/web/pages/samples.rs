@@ -512,7 +512,13 @@ pub(super) fn kept(writable: bool) -> Kept {
         credential("globex-prod-7m2d", &["globex"], [189, 189]),
         credential("smoke-c1x8", &["smoke"], [294, 22]),
     ];
-    Kept::Here { credentials, writable }
+    Kept::Here { credentials, damaged: Vec::new(), writable }
+}
+
+/// One of those that are kept cannot be read.
+pub(super) fn damaged() -> Kept {
+    let Kept::Here { credentials, writable, .. } = kept(true) else { unreachable!("they are here") };
+    Kept::Here { credentials, damaged: vec!["globex-old-4t0e".parse().unwrap()], writable }
 }
 
 pub(super) fn new_credential() -> NewCredential {

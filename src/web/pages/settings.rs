@@ -56,6 +56,7 @@ struct Icons {
     copy: Icon,
     close: Icon,
     key: Icon,
+    failed: Icon,
 }
 
 /// What is said of the credentials.
@@ -66,6 +67,8 @@ enum Credentials {
     Elsewhere(&'static str),
     Here {
         rows: Vec<Row>,
+        /// Those that are damaged, each with the command that removes it.
+        damaged: Vec<(String, String)>,
         writable: bool,
     },
 }
@@ -95,8 +98,12 @@ pub fn settings(viewer: &Viewer, settings: &Settings<'_>, now: OffsetDateTime) -
         Some(Kept::Elsewhere(_)) => Credentials::Elsewhere(
             "The store, where credentials lie, cannot be read; the service’s log says why.",
         ),
-        Some(Kept::Here { credentials, writable }) => Credentials::Here {
+        Some(Kept::Here { credentials, damaged, writable }) => Credentials::Here {
             rows: credentials.iter().map(|credential| Row::new(credential, fresh, now)).collect(),
+            damaged: damaged
+                .iter()
+                .map(|user| (user.to_string(), format!("buildgrid credential remove {user}")))
+                .collect(),
             writable: *writable,
         },
     };
@@ -120,7 +127,7 @@ pub fn settings(viewer: &Viewer, settings: &Settings<'_>, now: OffsetDateTime) -
         credentials,
         namespaces: settings.namespaces.iter().map(|name| printable(name)).collect(),
         any_namespace: settings.any_namespace,
-        icons: Icons { copy: Icon::Copy, close: Icon::Close, key: Icon::Key },
+        icons: Icons { copy: Icon::Copy, close: Icon::Close, key: Icon::Key, failed: Icon::Failed },
     };
     Document::render(StatusCode::OK, &template)
 }

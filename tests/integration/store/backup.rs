@@ -287,7 +287,7 @@ async fn a_copy_follows_the_store_and_one_that_fails_says_so() {
     {
         let (new_root, new) = restored(copy.path());
         assert!(is_whole(&new, &second, &other).await && !is_whole(&new, &first, &image).await);
-        assert!(new.credentials().await.unwrap().is_empty());
+        assert!(new.credentials().await.unwrap().usable.is_empty());
         let with_data = |(path, _): &(PathBuf, _)| path.ends_with("data");
         assert_eq!(tree(new_root.path()).iter().filter(|file| with_data(file)).count(), 3);
     }
@@ -386,7 +386,7 @@ async fn a_store_without_an_image_is_copied_too() {
     command.args([root.path(), copy.path()]);
     assert_eq!(attempt(command), (Some(0), String::new()));
     let (_root, new) = restored(copy.path());
-    assert_eq!(new.credentials().await.unwrap(), [login.credential]);
+    assert_eq!(new.credentials().await.unwrap().usable, [login.credential]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,7 +67,7 @@ async fn a_password_that_is_rotated_on_the_page_is_the_one_that_docker_logs_in_w
     assert!(!service.settings(&admin).await.contains(new), "it is shown once");
 
     let added = service.change(&admin, "do=add&namespace=acme+smoke").await.text().await.unwrap();
-    let all = registry.store.credentials().await.unwrap();
+    let all = registry.store.credentials().await.unwrap().usable;
     let made = all.iter().find(|credential| credential.user.as_str() != user).unwrap();
     assert_eq!(made.namespaces.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["acme", "smoke"]);
     docker_login(&registry, made.user.as_str(), shown_password(&added)).await.succeeded();
@@ -78,6 +78,30 @@ async fn a_password_that_is_rotated_on_the_page_is_the_one_that_docker_logs_in_w
     );
     logins_are_read_again().await;
     docker_login(&registry, made.user.as_str(), shown_password(&added)).await.failed();
+    service.timeline.finish().await;
+    registry.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_credential_hides_no_other_and_is_shown_with_what_helps() {
+    let registry = TestRegistry::start().await;
+    let service = Service::beside(&registry).await;
+    let all = service.signed_in("ada", Role::Admin, Namespaces::All).await;
+    let acme = service.signed_in("mia", Role::Admin, "acme".parse().unwrap()).await;
+    let own = registry.user();
+    let damaged = registry.store.add_credential(["globex".parse().unwrap()].into()).await.unwrap();
+    let damaged = damaged.credential.user;
+    let remedy = format!("buildgrid credential remove {damaged}");
+    let page = service.settings(&all).await;
+    assert!(page.contains(own) && !page.contains(&remedy), "{page}");
+    let file = format!("buildgrid/credentials/{damaged}.json");
+    std::fs::write(registry.root().join(file), "{").unwrap();
+    let page = service.settings(&all).await;
+    assert!(page.contains(own) && page.contains(&remedy), "{page}");
+    let page = service.settings(&acme).await;
+    assert!(page.contains(own) && !page.contains(damaged.as_str()), "whose it is nobody knows: {page}");
+    assert!(registry.store.remove_credential(&damaged).await.unwrap());
+    assert!(!service.settings(&all).await.contains(damaged.as_str()));
     service.timeline.finish().await;
     registry.stop().await;
 }
@@ -134,7 +158,7 @@ async fn credentials_are_those_of_admins_and_of_their_namespaces() {
 
     let verified = registry.store.verify_credential(own, registry.acme.password.expose_secret()).await;
     assert!(verified.unwrap().is_some(), "nothing of it has changed anything");
-    assert_eq!(registry.store.credentials().await.unwrap().len(), 3);
+    assert_eq!(registry.store.credentials().await.unwrap().usable.len(), 3);
     service.timeline.finish().await;
     registry.stop().await;
 }

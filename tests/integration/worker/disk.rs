@@ -196,7 +196,7 @@ async fn a_publish_without_space_leaves_nothing_and_is_made_up_for() {
     let reader = Store::open_read_only(&grid.config.store).unwrap();
     let name = ImageName { repository: "smoke/web.fake".parse().unwrap(), tag: COMMIT.parse().unwrap() };
     assert_eq!(reader.tag(&name).await.unwrap(), None);
-    assert!(reader.credentials().await.unwrap().is_empty(), "what is there can be read");
+    assert!(reader.credentials().await.unwrap().usable.is_empty(), "what is there can be read");
     says(&grid, &["(store.path) is 100 % full", "move the store"]).await;
 
     // The retry waits for ten seconds in its queue, and then for space.
