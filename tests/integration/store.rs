@@ -9,6 +9,7 @@ mod model;
 mod objects;
 mod publishing;
 mod scrub;
+mod taking_back;
 mod unread;
 mod usage;
 
