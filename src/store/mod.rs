@@ -32,7 +32,7 @@ pub use backend::{BlobWriter, StoredObject};
 pub use blobs::{Blob, BlobSource};
 pub use config::StoreConfig;
 pub use credentials::{Credential, Credentials, NewCredential};
-pub use error::{DamagedLogin, StoreError};
+pub use error::{BrokenOff, DamagedLogin, StoreError};
 pub use gc::{
     AskAgain, Collected, Collection, Going, ImageGone, InUse, Keep, Retention, RetentionConfig, Sum,
     Unreadable,

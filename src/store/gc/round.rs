@@ -167,6 +167,7 @@ impl<'a> Round<'a> {
     }
 
     fn go(&mut self, passed: &mut PassedOver<'_>) -> Result<(), StoreError> {
+        self.go_on()?;
         // What is noted from now on may not be seen in what follows.
         let added = match self.collection.dry_run {
             true => Vec::new(),
