@@ -1,34 +1,22 @@
 //! Blobs: layers and configurations, only through a repository that links them.
 
-use std::io;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_stream::try_stream;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures::Stream;
 use http::{HeaderMap, Method, StatusCode, header};
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio_util::io::ReaderStream;
 
+use super::content;
 use super::error::RegistryError;
 use super::identity::Identity;
 use super::range::{Asked, asked};
 use super::router::Registry;
 use super::scope::Scope;
-use crate::serving::{FilePart, FileSender};
+use crate::serving::FileSender;
 use crate::store::digest::Digest;
 use crate::store::{BlobSource, StoredObject};
-
-/// Bytes read from the disk at once, by a blocking thread, where the kernel does not send the file by itself.
-const CHUNK: usize = 128 * 1024;
 
 /// How long a client that is sent to the object store may take until it asks there.
 const REDIRECTED: Duration = Duration::from_secs(300);
@@ -67,14 +55,11 @@ pub(super) async fn blob(
         Method::HEAD => Body::empty(),
         _ if length == 0 => Body::empty(),
         _ => match blob.source {
-            BlobSource::File(path) => content(path, range, sender.as_deref()).await?,
+            BlobSource::File(path) => content::of_file(path, range, sender.as_deref()).await?,
             BlobSource::Object(object) if registry.config.redirect => {
                 return elsewhere(&identity, &object).await;
             }
-            BlobSource::Object(object) => {
-                let content = object.read(range).await?.ok_or(RegistryError::BlobUnknown)?;
-                Body::from_stream(content)
-            }
+            BlobSource::Object(object) => content::of_object(&object, range).await?,
         },
     };
     let headers = [
@@ -95,68 +80,4 @@ async fn elsewhere(identity: &Identity, object: &StoredObject) -> Result<Respons
         (header::CACHE_CONTROL, "private, no-store".to_owned()),
     ];
     Ok((StatusCode::TEMPORARY_REDIRECT, identity.headers(), headers).into_response())
-}
-
-/// A part of a file: sent by the kernel where the connection allows it.
-async fn content(
-    path: PathBuf,
-    range: Range<u64>,
-    sender: Option<&FileSender>,
-) -> Result<Body, RegistryError> {
-    let mut file = File::open(&path).await.map_err(|error| unserved(&path, &error))?;
-    let length = range.end - range.start;
-    if let Some(sender) = sender {
-        let file = Arc::new(file.into_std().await);
-        return Ok(Body::new(sender.body(FilePart { file, path, offset: range.start, length })));
-    }
-    file.seek(io::SeekFrom::Start(range.start)).await.map_err(|error| unserved(&path, &error))?;
-    Ok(Body::from_stream(whole(path, length, ReaderStream::with_capacity(file.take(length), CHUNK))))
-}
-
-/// Logs where a file ends before all of it is sent, or cannot be read on, which the client sees as a cut alone.
-fn whole<S: Stream<Item = io::Result<Bytes>> + Send>(
-    path: PathBuf,
-    length: u64,
-    content: S,
-) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    try_stream! {
-        let mut left = length;
-        for await chunk in content {
-            let chunk = chunk.inspect_err(|error| unfinished(&path, error))?;
-            left = left.saturating_sub(chunk.len() as u64);
-            yield chunk;
-        }
-        if left > 0 {
-            let short = io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was");
-            unfinished(&path, &short);
-            Err(short)?;
-        }
-    }
-}
-
-/// As where the kernel sends the file.
-fn unfinished(path: &Path, error: &io::Error) {
-    tracing::error!(path = %path.display(), %error, "cannot read a file that is being sent; the client is cut off");
-}
-
-/// What it means that a blob which was there cannot be read.
-fn unserved(path: &Path, error: &io::Error) -> RegistryError {
-    // Collected as garbage since it was looked up.
-    if error.kind() == io::ErrorKind::NotFound {
-        return RegistryError::BlobUnknown;
-    }
-    tracing::error!(path = %path.display(), %error, "cannot read a blob");
-    RegistryError::Internal
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_not_there_is_unknown() {
-        let of = |kind: io::ErrorKind| unserved(Path::new("data"), &kind.into());
-        assert_eq!(of(io::ErrorKind::NotFound), RegistryError::BlobUnknown);
-        assert_eq!(of(io::ErrorKind::PermissionDenied), RegistryError::Internal);
-    }
 }

@@ -6,6 +6,7 @@
 
 mod blobs;
 mod config;
+mod content;
 mod error;
 mod identity;
 mod listings;

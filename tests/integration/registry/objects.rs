@@ -12,13 +12,19 @@ use reqwest::Method;
 use tokio_util::sync::CancellationToken;
 
 use super::clients::{Docker, extract};
+use super::observed::Log;
 use crate::support::docker::unique;
 use crate::support::grid::{TestGrid, fake_event};
-use crate::support::image::{TestImage, image_name};
+use crate::support::image::{TestImage, image_name, put_streamed};
 use crate::support::moto::Moto;
+use crate::support::patience::{in_time, until};
 use crate::support::process::run;
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::registry::TestRegistry;
 use crate::support::s3::S3;
+
+/// More than the kernel's socket buffers hold, from the object store to the client.
+const BIG: usize = 64 << 20;
 
 fn redirecting() -> RegistryConfig {
     RegistryConfig { redirect: true, ..RegistryConfig::default() }
@@ -78,6 +84,58 @@ async fn the_registry_serves_blobs_of_an_object_store() {
     skopeo_copies(&registry, &login, "acme/shop.storefront:v1", &image).await;
     docker_pulls(&registry, "acme/shop.storefront:v1", &greeting).await;
     registry.stop().await;
+}
+
+/// Subscriber and metrics are this thread's, on which the registry runs too.
+#[tokio::test(flavor = "current_thread")]
+async fn an_object_that_breaks_off_is_logged_and_the_client_cut_off() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let (log, _subscriber) = Log::here();
+    let server = S3::start();
+    // On threads of its own: a store is opened on this one, which waits for it.
+    let apart = tokio::runtime::Runtime::new().unwrap();
+    let proxy = apart.spawn(Proxy::start(server.address.to_string())).await.unwrap();
+    let registry = TestRegistry::start_at(RegistryConfig::default(), &server.store_at(proxy.address())).await;
+    let repository = image_name("acme/shop.storefront", "v1").repository;
+    let digest = put_streamed(&registry.store, vec![7; BIG]).await;
+    registry.store.link_blobs(&repository, vec![digest]).await.unwrap();
+    let blob = format!("/v2/{repository}/blobs/{digest}");
+    let begin = async || {
+        let mut answer = registry.get(&blob).await;
+        assert_eq!((answer.status(), answer.content_length()), (StatusCode::OK, Some(BIG as u64)));
+        (answer.chunk().await.unwrap().unwrap().len(), answer)
+    };
+    const SAID: &str = "cannot read an object that is being sent; the client is cut off";
+
+    // A client that goes away is nobody's fault.
+    drop(begin().await);
+    let none = "buildgrid_connections{service=\"registry\"} 0\n";
+    until("its connection has ended", || recorder.handle().render().contains(none)).await;
+    assert!(!log.text().contains(SAID), "{}", log.text());
+
+    let (mut received, mut answer) = begin().await;
+    proxy.set(Mode::Cut);
+    let cut = loop {
+        match in_time("the body ends", answer.chunk()).await {
+            Ok(Some(chunk)) => received += chunk.len(),
+            ended => break ended,
+        }
+    };
+    assert!(cut.is_err() && received < BIG, "{received} bytes, and then {cut:?}");
+    let text = log.text();
+    let line = text.lines().find(|line| line.contains(SAID)).unwrap_or_else(|| panic!("{text}"));
+    let field = |name: &str| {
+        let value = line.split_once(name).unwrap().1;
+        value.split(' ').next().unwrap().to_owned()
+    };
+    assert!(field(" object=").ends_with(&format!("/{}/data", digest.hex())), "{line}");
+    assert_eq!(field(" length="), BIG.to_string());
+    let sent: usize = field(" sent=").parse().unwrap();
+    assert!((received..BIG).contains(&sent), "{received} bytes have come: {line}");
+    assert!(line.contains(" error=") && line.contains(" ERROR "), "{line}");
+    registry.stop().await;
+    apart.shutdown_background();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,11 @@ impl StoredObject {
     /// In bytes.
     pub fn size(&self) -> u64 {
         self.meta.size
+    }
+
+    /// Where it is, for messages.
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     /// These bytes of it. `None`: it is not there any more, or has been put anew.
