@@ -48,7 +48,7 @@ pub(super) async fn blob(
             let of = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size);
             (StatusCode::PARTIAL_CONTENT, range, Some(of))
         }
-        Asked::Beyond => (StatusCode::RANGE_NOT_SATISFIABLE, 0..0, Some(format!("bytes */{}", blob.size))),
+        Asked::Beyond => return Err(RegistryError::RangeInvalid { length: blob.size }),
     };
     let length = range.end - range.start;
     let body = match method {

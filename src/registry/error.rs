@@ -21,8 +21,14 @@ pub enum RegistryError {
     BlobUnknown,
     DigestInvalid,
     PageInvalid,
+    RangeInvalid {
+        /// Of what it would be a part, in bytes.
+        length: u64,
+    },
     PreconditionFailed,
-    TooManyFailures { wait_s: u64 },
+    TooManyFailures {
+        wait_s: u64,
+    },
     Internal,
     Stopping,
     StoreAway,
@@ -73,6 +79,12 @@ impl RegistryError {
                 "PAGINATION_NUMBER_INVALID",
                 "n is not a count of entries from 0 to 100000; pages have at most 1000, and a link to the next one",
             ),
+            // Distribution has this code, with this status, for the ranges of uploads.
+            Self::RangeInvalid { .. } => (
+                S::RANGE_NOT_SATISFIABLE,
+                "RANGE_INVALID",
+                "the range has none of the blob's bytes; Content-Range says how many there are",
+            ),
             Self::PreconditionFailed => {
                 (S::PRECONDITION_FAILED, "UNSUPPORTED", "the content is not what If-Match names")
             }
@@ -99,6 +111,9 @@ impl IntoResponse for RegistryError {
         let body = Json(json!({"errors": [{"code": code, "message": message}]}));
         match self {
             Self::ReadOnly => (status, [(header::ALLOW, "GET, HEAD")], body).into_response(),
+            Self::RangeInvalid { length } => {
+                (status, [(header::CONTENT_RANGE, format!("bytes */{length}"))], body).into_response()
+            }
             Self::TooManyFailures { wait_s } => {
                 (status, [(header::RETRY_AFTER, wait_s.to_string())], body).into_response()
             }

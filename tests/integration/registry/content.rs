@@ -126,7 +126,8 @@ async fn a_range_of_a_blob_continues_a_broken_pull() {
         let range = format!("bytes {from}-{}/{length}", to - 1);
         (StatusCode::PARTIAL_CONTENT, Some(range), &image.layer[from..to])
     };
-    let beyond = (StatusCode::RANGE_NOT_SATISFIABLE, Some(format!("bytes */{length}")), &b""[..]);
+    let refusal = br#"{"errors":[{"code":"RANGE_INVALID","message":"the range has none of the blob's bytes; Content-Range says how many there are"}]}"#;
+    let beyond = (StatusCode::RANGE_NOT_SATISFIABLE, Some(format!("bytes */{length}")), &refusal[..]);
     for (range, condition, (status, content_range, body)) in [
         ("bytes=2-5", None, part(2, 6)),
         ("bytes=10-", None, part(10, length)),
