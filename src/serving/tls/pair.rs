@@ -88,18 +88,32 @@ impl Files {
         Ok((begins, ends))
     }
 
+    /// Refuses what is not of X.509 version 3, which clients take for no server's certificate and for no authority's (RFC
+    /// 5280, 6.1.4 (k)). An authority that has signed itself may stand at the end: clients go by their own copy of it.
+    fn are_usable(&self, chain: &[CertificateDer<'_>]) -> Result<(), Unusable> {
+        let file = self.config.certificate.display();
+        for (index, one) in chain.iter().enumerate() {
+            let (_, one) = X509Certificate::from_der(one).map_err(|error| self.broken(&error))?;
+            let is_root = index > 0 && index + 1 == chain.len() && one.issuer() == one.subject();
+            if one.version() == X509Version::V3 || is_root {
+                continue;
+            }
+            let (which, extensions) = match index {
+                0 => ("the first certificate".to_owned(), "the names of the server"),
+                _ => (format!("certificate {} of {}", index + 1, chain.len()), "basicConstraints=CA:TRUE"),
+            };
+            return Err(Unusable(format!(
+                "{which} in {file} is of X.509 version {}, and only version 3 can be used; have it issued with \
+                 extensions, {extensions} among them (openssl x509 -extfile)",
+                one.version().0 + 1
+            )));
+        }
+        Ok(())
+    }
+
     /// Whether clients that come by `host` take the first certificate for the server's.
     fn names(&self, chain: &[CertificateDer<'_>], host: &str) -> Result<bool, Unusable> {
         let Some(own) = chain.first() else { return Ok(false) };
-        let (_, fields) = X509Certificate::from_der(own).map_err(|error| self.broken(&error))?;
-        if fields.version() != X509Version::V3 {
-            let file = self.config.certificate.display();
-            return Err(Unusable(format!(
-                "the first certificate in {file} is of X.509 version {}, and only version 3 can be used; have it issued with \
-                 extensions, the names of the server among them (openssl x509 -extfile)",
-                fields.version().0 + 1
-            )));
-        }
         let own = ParsedCertificate::try_from(own).map_err(|error| self.broken(&error))?;
         let name = ServerName::try_from(host_alone(host));
         Ok(name.is_ok_and(|name| rustls::client::verify_server_name(&own, &name).is_ok()))
@@ -168,6 +182,7 @@ impl Pair {
         let (certificate, key) = (files.config.certificate.display(), files.config.key.display());
         let chain = files.chain()?;
         let (begins, ends) = files.validity(&chain)?;
+        files.are_usable(&chain)?;
         let names_host = files.names(&chain, host)?;
         let signing = aws_lc_rs::sign::any_supported_type(&files.private_key()?).map_err(|error| {
             Unusable(format!(

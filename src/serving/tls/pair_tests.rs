@@ -170,6 +170,35 @@ fn which_keys_and_certificates_can_be_used_is_said() {
 }
 
 #[test]
+fn an_authority_of_an_old_version_is_named_by_its_place_unless_it_is_a_root() {
+    let made = Made::new(&["localhost"], 60, 60);
+    let folder = made.folder.path();
+    for name in ["root", "old", "tls"] {
+        openssl(folder, &format!("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {name}.key"));
+        openssl(folder, &format!("req -new -key {name}.key -subj /CN={name} -out {name}.csr"));
+    }
+    made.write("names", "subjectAltName=DNS:localhost\n");
+    let issue = |name: &str, by: &str, more: &str| {
+        openssl(folder, &format!("x509 -req -in {name}.csr {by} -days 60 -out {name}.crt{more}"));
+        made.read(&format!("{name}.crt"))
+    };
+    let root = issue("root", "-key root.key", "");
+    let old = issue("old", "-CA root.crt -CAkey root.key -CAcreateserial", "");
+    let own = issue("tls", "-CA old.crt -CAkey old.key -CAcreateserial", " -extfile names");
+    made.write("tls.crt", &[&*own, &old, &root].concat());
+    let fault = made.fault();
+    assert!(
+        fault.contains("certificate 2 of 3 in ") && fault.contains("/tls.crt is of X.509 version 1"),
+        "{fault}"
+    );
+    assert!(fault.contains("basicConstraints=CA:TRUE"), "{fault}");
+
+    let own = issue("tls", "-CA root.crt -CAkey root.key -CAcreateserial", " -extfile names");
+    made.write("tls.crt", &[&*own, &root].concat());
+    made.pair("localhost");
+}
+
+#[test]
 fn what_is_no_file_is_refused_at_once() {
     let made = Made::new(&["localhost"], 60, 60);
     let path = made.folder.path().join("tls.crt");
