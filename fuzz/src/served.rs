@@ -69,7 +69,14 @@ impl Served {
             client_timeout: Duration::from_millis(200),
             drain_timeout: Duration::ZERO,
         };
-        RUNTIME.spawn(serve(listener, self.router.clone(), None, limits, Default::default()));
+        RUNTIME.spawn(serve(
+            listener,
+            self.router.clone(),
+            None,
+            Proxies::default(),
+            limits,
+            Default::default(),
+        ));
         address
     }
 

@@ -26,7 +26,8 @@ pub struct RegistryConfig {
     pub status_listen: SocketAddr,
     /// The namespaces whose images anybody may pull, without a login.
     pub public_namespaces: BTreeSet<Namespace>,
-    /// Connections served at once; more wait in the kernel's queue. Each may need two file descriptors.
+    /// Connections served at once, seven eighths of them at most from one source (an address, or an IPv6 /64); more wait.
+    /// Each may need two file descriptors.
     pub max_connections: usize,
     /// A client that for this long sends no complete request head, or takes none of the bytes sent
     /// to it, is disconnected.

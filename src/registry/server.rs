@@ -16,7 +16,7 @@ pub async fn serve(
     registry: Registry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (config, tls) = (registry.config.clone(), registry.tls.clone());
+    let (config, tls, proxies) = (registry.config.clone(), registry.tls.clone(), registry.proxies.clone());
     let address = listener.local_addr().context("ask for the registry's address")?;
     info!(%address, host = config.host, tls = tls.is_some(), "the registry is serving");
     if !config.public_namespaces.is_empty() {
@@ -30,7 +30,7 @@ pub async fn serve(
         client_timeout: config.client_timeout,
         drain_timeout: config.drain_timeout,
     };
-    serving::serve(listener, router(registry), tls, limits, shutdown).await?;
+    serving::serve(listener, router(registry), tls, proxies, limits, shutdown).await?;
     info!(%address, "the registry has stopped");
     Ok(())
 }

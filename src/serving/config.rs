@@ -9,8 +9,8 @@ use crate::config::Faults;
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
     /// The proxies before registry and timeline service, as addresses or networks. What they say of where a
-    /// request comes from (`X-Forwarded-For`) is believed; without them all their requests have one source, and
-    /// one who guesses passwords makes all others wait.
+    /// request comes from (`X-Forwarded-For`) is believed; without them all their requests have one source, one who
+    /// guesses passwords makes all others wait, and they may have seven eighths of the connections at most.
     pub trusted_proxies: Vec<String>,
 }
 

@@ -2,24 +2,29 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::Limits;
+use super::seldom::Seldom;
+use super::server::Limits;
 
 /// A connection's socket, and the file that goes out on it.
 const EACH: u64 = 2;
 /// What else is open: listeners, status pages, the database or the store.
 const OTHERS: u64 = 64;
 
-/// How long it is waited where there are no descriptors; and until that is said again.
-const PAUSE: Duration = Duration::from_secs(1);
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// How many connections may wait for a place, each with a socket: at the most, and where hardly any file may be open.
+const ROOM: usize = 1024;
+const LEAST_ROOM: usize = 64;
 
-/// Raises the process's limit of open files as far as it may, and says so where that is still too low.
-pub(super) fn raise(limits: &Limits) {
+/// How long it is waited where there are no descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Raises the process's limit of open files as far as it may, and says so where that is still too low. Answers how many
+/// connections may wait beside those that are served.
+pub(super) fn raise(limits: &Limits) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = if raised.is_ok() { maximum } else { current };
@@ -33,6 +38,13 @@ pub(super) fn raise(limits: &Limits) {
              or lower {service}.max_connections"
         );
     }
+    room(limit, needed)
+}
+
+/// As many as may be open beside what is needed.
+fn room(limit: Option<u64>, needed: u64) -> usize {
+    let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(needed));
+    usize::try_from(left).unwrap_or(ROOM).clamp(LEAST_ROOM, ROOM)
 }
 
 fn needed(connections: usize) -> u64 {
@@ -43,12 +55,12 @@ fn needed(connections: usize) -> u64 {
 pub(super) struct Taking {
     listener: TcpListener,
     service: &'static str,
-    said: Option<Instant>,
+    said: Seldom,
 }
 
 impl Taking {
     pub(super) fn new(listener: TcpListener, service: &'static str) -> Self {
-        Self { listener, service, said: None }
+        Self { listener, service, said: Seldom::default() }
     }
 
     pub(super) async fn next(&mut self) -> (TcpStream, SocketAddr) {
@@ -66,16 +78,14 @@ impl Taking {
     }
 
     fn say(&mut self, error: &io::Error) {
-        if self.said.is_some_and(|said| said.elapsed() < SAY_AGAIN) {
-            return;
-        }
-        self.said = Some(Instant::now());
         let service = self.service;
-        tracing::error!(
-            service, %error,
-            "cannot take connections, and clients wait; where too many files are open, raise the limit (LimitNOFILE=, \
-             ulimit -Hn), or lower {service}.max_connections"
-        );
+        self.said.say(|| {
+            tracing::error!(
+                service, %error,
+                "cannot take connections, and clients wait; where too many files are open, raise the limit (LimitNOFILE=, \
+                 ulimit -Hn), or lower {service}.max_connections"
+            );
+        });
     }
 }
 
@@ -92,5 +102,14 @@ mod tests {
     fn each_connection_needs_its_socket_and_a_file() {
         assert_eq!(needed(400), 864);
         assert_eq!(needed(usize::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn as_many_may_wait_as_there_are_descriptors_left() {
+        for (limit, expected) in
+            [(None, ROOM), (Some(1024), 160), (Some(1 << 20), ROOM), (Some(800), LEAST_ROOM)]
+        {
+            assert_eq!(room(limit, needed(400)), expected, "{limit:?}");
+        }
     }
 }

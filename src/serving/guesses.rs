@@ -15,7 +15,9 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
+
+use super::source::customer;
 
 const FIRST: Duration = Duration::from_secs(1);
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
@@ -67,18 +69,8 @@ impl Free {
 impl Of {
     fn all(user: &str, source: IpAddr) -> [Self; 3] {
         let user: String = user.chars().take(NAME).collect();
-        let source = network(source);
+        let source = customer(source);
         [Self::Login(user.clone(), source), Self::Source(source), Self::User(user)]
-    }
-}
-
-/// One customer's addresses: of IPv6 a customer has 2^64.
-fn network(source: IpAddr) -> IpNet {
-    match source.to_canonical() {
-        IpAddr::V4(address) => IpNet::from(IpAddr::V4(address)),
-        IpAddr::V6(address) => {
-            Ipv6Net::new(address, 64).map_or_else(|_| IpAddr::V6(address).into(), |net| net.trunc().into())
-        }
     }
 }
 

@@ -1,83 +1,232 @@
-//! The places for connections: how many are taken, and that none has been free for a while.
+//! The places for connections: who gets one, who waits, and who is turned away, so that no source keeps the others out.
+//!
+//! - One source has seven eighths of the places at most, and of the room to wait in. A trusted proxy may have all: it is
+//!   everybody.
+//! - Whoever finds no place waits, connected. A place goes to the source that has the fewest.
+//! - Those on which nothing happens make room for those who wait: of their own source where it has its share, else of any.
+//! - A source that has its share of both is turned away: what waits in the kernel's queue would hide the others behind it.
 
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use metrics::Gauge;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use ipnet::IpNet;
+use metrics::{Counter, Gauge};
 use tokio::time::Instant;
 
-use super::Limits;
+use super::seldom::Seldom;
+use super::server::Limits;
+use super::source::{Proxies, customer};
+use super::visit::Visit;
 
-/// How long none may be free before that is said; and until it is said again.
+/// How long none may be free, or one may wait since its source has its share, before that is said.
 const PATIENCE: Duration = Duration::from_secs(5);
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-pub(super) struct Places {
-    free: Arc<Semaphore>,
-    taken: Gauge,
-    limits: Limits,
-    said: Option<Instant>,
+/// The part of `all` that one source may have. Of less than eight nothing can be kept for others.
+fn share(all: usize) -> usize {
+    all - all / 8
 }
 
-impl Places {
-    pub(super) fn new(limits: Limits) -> Self {
-        let taken = metrics::gauge!("buildgrid_connections", "service" => limits.service);
-        taken.set(0.0);
-        Self { free: Arc::new(Semaphore::new(limits.connections)), taken, limits, said: None }
-    }
+pub(super) struct Places<C> {
+    limits: Limits,
+    proxies: Proxies,
+    /// How many may wait.
+    room: usize,
+    sources: HashMap<IpNet, Source<C>>,
+    taken: usize,
+    waiting: usize,
+    full_since: Option<Instant>,
+    said_full: Seldom,
+    said_share: Seldom,
+    said_refusal: Seldom,
+    figures: Figures,
+}
 
-    /// Waits until one is free.
-    pub(super) async fn free(&mut self) -> anyhow::Result<Free> {
-        let free = self.free.clone().acquire_owned();
-        tokio::pin!(free);
-        let permit = match tokio::time::timeout(PATIENCE, &mut free).await {
-            Ok(permit) => permit,
-            Err(_) => {
-                self.say();
-                free.await
-            }
+struct Source<C> {
+    taken: usize,
+    /// How many it may have.
+    most: usize,
+    waiting: VecDeque<(Instant, C)>,
+}
+
+struct Figures {
+    taken: Gauge,
+    waiting: Gauge,
+    refused: Counter,
+    dismissed: Counter,
+}
+
+impl Figures {
+    fn of(service: &'static str) -> Self {
+        Self {
+            taken: metrics::gauge!("buildgrid_connections", "service" => service),
+            waiting: metrics::gauge!("buildgrid_connections_waiting", "service" => service),
+            refused: metrics::counter!("buildgrid_connections_refused_total", "service" => service),
+            dismissed: metrics::counter!("buildgrid_connections_dismissed_total", "service" => service),
+        }
+    }
+}
+
+impl<C> Places<C> {
+    pub(super) fn new(limits: Limits, proxies: Proxies, room: usize) -> Self {
+        let places = Self {
+            limits,
+            proxies,
+            room,
+            sources: HashMap::new(),
+            taken: 0,
+            waiting: 0,
+            full_since: None,
+            said_full: Seldom::default(),
+            said_share: Seldom::default(),
+            said_refusal: Seldom::default(),
+            figures: Figures::of(limits.service),
         };
-        Ok(Free { permit: permit.context("no more connections are taken")?, taken: self.taken.clone() })
+        places.count();
+        places
     }
 
-    fn say(&mut self) {
-        if self.said.is_some_and(|said| said.elapsed() < SAY_AGAIN) {
+    /// Whether another one may wait; else it does so in the kernel's queue.
+    pub(super) fn may_come(&self) -> bool {
+        self.waiting < self.room
+    }
+
+    /// Whether there is something to say, or room to be made.
+    pub(super) fn are_short(&self) -> bool {
+        self.waiting > 0 || self.taken == self.limits.connections
+    }
+
+    /// One has connected, and waits until it is the [next](Self::next), or is turned away.
+    pub(super) fn came(&mut self, address: IpAddr, client: C) {
+        let (connections, is_proxy) = (self.limits.connections, self.proxies.contain(address));
+        let (source, most, room) = match is_proxy {
+            true => (IpNet::from(address.to_canonical()), connections, self.room),
+            false => (customer(address), share(connections), share(self.room)),
+        };
+        let entry = self.sources.entry(source);
+        let entry = entry.or_insert_with(|| Source { taken: 0, most, waiting: VecDeque::new() });
+        if entry.waiting.len() < room {
+            entry.waiting.push_back((Instant::now(), client));
+            self.waiting += 1;
+            self.count();
             return;
         }
-        self.said = Some(Instant::now());
+        self.figures.refused.increment(1);
+        let (service, taken, waiting) = (self.limits.service, entry.taken, entry.waiting.len());
+        self.said_refusal.say(|| {
+            tracing::warn!(
+                service, source = named(&source), taken, most, waiting,
+                "connections of one source are closed: it has all that one may have, and as many more wait as may; keep it \
+                 out, or, where it is many clients, raise {service}.max_connections; name a proxy in server.trusted_proxies"
+            );
+        });
+    }
+
+    /// Who gets a place, if one is free for somebody who waits.
+    pub(super) fn next(&mut self) -> Option<(IpNet, C)> {
+        if self.waiting == 0 || self.taken == self.limits.connections {
+            return None;
+        }
+        let may = self.sources.iter_mut().filter(|(_, source)| source.taken < source.most);
+        let first =
+            may.filter_map(|(name, source)| Some((source.taken, source.waiting.front()?.0, name, source)));
+        let (_, _, name, source) = first.min_by_key(|(taken, since, ..)| (*taken, *since))?;
+        let (name, (_, client)) = (*name, source.waiting.pop_front()?);
+        source.taken += 1;
+        self.taken += 1;
+        self.waiting -= 1;
+        self.full_since = (self.taken == self.limits.connections).then(Instant::now);
+        self.count();
+        Some((name, client))
+    }
+
+    /// A place is free again that one of this source had.
+    pub(super) fn left(&mut self, source: &IpNet) {
+        self.taken -= 1;
+        self.full_since = None;
+        if let Some(entry) = self.sources.get_mut(source) {
+            entry.taken -= 1;
+            if entry.taken == 0 && entry.waiting.is_empty() {
+                self.sources.remove(source);
+            }
+        }
+        self.count();
+    }
+
+    /// Dismisses as many of the idle, from the first on, as help somebody who waits.
+    pub(super) fn make_room(&self, idle: Vec<(IpNet, Arc<Visit>)>) {
+        for visit in self.in_the_way(idle).filter(|visit| !visit.is_dismissed()) {
+            self.figures.dismissed.increment(1);
+            visit.dismiss();
+        }
+    }
+
+    fn in_the_way<V>(&self, idle: Vec<(IpNet, V)>) -> impl Iterator<Item = V> {
+        let (mut of_any, mut of_own) = (0, HashMap::new());
+        for (name, source) in &self.sources {
+            match source.taken < source.most {
+                true => of_any += source.waiting.len(),
+                false => drop(of_own.insert(*name, source.waiting.len())),
+            }
+        }
+        idle.into_iter().filter_map(move |(source, visit)| {
+            let own = of_own.get_mut(&source).filter(|wanted| **wanted > 0);
+            let wanted = own.unwrap_or(&mut of_any);
+            *wanted = wanted.checked_sub(1)?;
+            Some(visit)
+        })
+    }
+
+    /// Says what has been short for a while.
+    pub(super) fn say(&mut self) {
         let Limits { service, connections, .. } = self.limits;
-        tracing::warn!(
-            service,
-            connections,
-            "all connections that may be served at once are taken, and clients wait; see who holds them (ss -tnp), keep \
-             them out, or raise {service}.max_connections"
-        );
+        if self.full_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
+            self.said_full.say(|| {
+                tracing::warn!(
+                    service,
+                    connections,
+                    "all connections that may be served at once are taken, and others wait; see who holds them (ss -tnp), keep \
+                     them out, or raise {service}.max_connections"
+                );
+            });
+        }
+        let waits = |source: &Source<C>| {
+            let first = source.waiting.front();
+            source.taken == source.most && first.is_some_and(|(since, _)| since.elapsed() >= PATIENCE)
+        };
+        if let Some((name, source)) = self.sources.iter().find(|(_, source)| waits(source)) {
+            self.said_share.say(|| {
+                tracing::warn!(
+                    service, source = named(name), taken = source.taken, waiting = source.waiting.len(), connections,
+                    "one source has all connections that one may have, and its others wait; keep it out, or, where it is \
+                     many clients, raise {service}.max_connections; name a proxy in server.trusted_proxies"
+                );
+            });
+        }
+    }
+
+    /// Nobody gets a place any more: those who wait are turned away.
+    pub(super) fn close(&mut self) {
+        self.sources.values_mut().for_each(|source| source.waiting.clear());
+        self.waiting = 0;
+        self.count();
+    }
+
+    fn count(&self) {
+        self.figures.taken.set(self.taken as f64);
+        self.figures.waiting.set(self.waiting as f64);
     }
 }
 
-/// One for which there is no client yet.
-pub(super) struct Free {
-    permit: OwnedSemaphorePermit,
-    taken: Gauge,
-}
-
-impl Free {
-    pub(super) fn take(self) -> Taken {
-        self.taken.increment(1.0);
-        Taken { _permit: self.permit, taken: self.taken }
+/// An address without the length of its network.
+fn named(source: &IpNet) -> String {
+    match source.prefix_len() == source.max_prefix_len() {
+        true => source.addr().to_string(),
+        false => source.to_string(),
     }
 }
 
-/// A connection's, until it is dropped.
-pub(super) struct Taken {
-    _permit: OwnedSemaphorePermit,
-    taken: Gauge,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.taken.decrement(1.0);
-    }
-}
+#[cfg(test)]
+#[path = "places_tests.rs"]
+mod tests;

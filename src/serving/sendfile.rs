@@ -273,7 +273,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::serving::{Limits, serve};
+    use crate::serving::{Limits, Proxies, serve};
 
     /// Longer than a piece, and no part of it like another.
     fn content() -> Vec<u8> {
@@ -299,7 +299,7 @@ mod tests {
             client_timeout: 30 * second,
             drain_timeout: second,
         };
-        tokio::spawn(serve(listener, router, None, limits, shutdown.clone()));
+        tokio::spawn(serve(listener, router, None, Proxies::default(), limits, shutdown.clone()));
         (address, shutdown)
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Once;
 
 use http::HeaderMap;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::ServerConfig;
 
@@ -19,6 +19,11 @@ impl Proxies {
         Self(config.proxies())
     }
 
+    /// Whether this is the address of one.
+    pub(super) fn contain(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|proxy| proxy.contains(&address.to_canonical()))
+    }
+
     /// The source of a request. Each proxy has added, at the end, whom it was asked by: the last one that is none of
     /// ours is believed, and what stands before it is anybody's word.
     pub fn source(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
@@ -26,7 +31,7 @@ impl Proxies {
         let lines = headers.get_all(FORWARDED_FOR).iter().rev();
         // What cannot be read ends it: what stands before it is nobody's word.
         for hop in lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
-            if !self.0.iter().any(|proxy| proxy.contains(&source)) {
+            if !self.contain(source) {
                 self.warn_of(peer);
                 break;
             }
@@ -47,6 +52,16 @@ impl Proxies {
                  now all its requests have one source, and one who guesses passwords makes all others wait"
             );
         });
+    }
+}
+
+/// One customer's addresses: of IPv6 a customer has 2^64.
+pub(super) fn customer(source: IpAddr) -> IpNet {
+    match source.to_canonical() {
+        IpAddr::V4(address) => IpNet::from(IpAddr::V4(address)),
+        IpAddr::V6(address) => {
+            Ipv6Net::new(address, 64).map_or_else(|_| IpAddr::V6(address).into(), |net| net.trunc().into())
+        }
     }
 }
 

@@ -80,5 +80,14 @@ fn describe() {
         "1 while the certificate of registry or timeline is the one in its files, 0 while those cannot be used"
     );
     describe_gauge!("buildgrid_connections", "Connections that registry or timeline serve at this time");
+    describe_gauge!("buildgrid_connections_waiting", "Connections that wait until they may be served");
+    describe_counter!(
+        "buildgrid_connections_refused_total",
+        "Connections that were closed since their source had all that one may have"
+    );
+    describe_counter!(
+        "buildgrid_connections_dismissed_total",
+        "Idle connections that were closed to make room for others"
+    );
     describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");
 }

@@ -29,8 +29,8 @@ pub struct TimelineConfig {
     pub status_listen: SocketAddr,
     /// Where the service keeps its database. Used by one service at a time.
     pub data_dir: PathBuf,
-    /// Connections served at once; more wait in the kernel's queue. One who follows a log keeps one; three of
-    /// four may be followers'.
+    /// Connections served at once, seven eighths of them at most from one source; more wait. One who follows a log keeps
+    /// one; three of four may be followers'.
     pub max_connections: usize,
     /// The section `network`.
     #[serde(skip)]

@@ -141,8 +141,8 @@ pub async fn serve(listener: TcpListener, timeline: Arc<Timeline>) -> anyhow::Re
     tokio::spawn(clock::watch(database.clone(), ended.clone()));
     let (live, store) = (timeline.config.clone(), timeline.store.clone());
     tokio::spawn(history::keep(database.clone(), live, store, ended));
-    let tls = timeline.tls.clone();
-    serving::serve(listener, router(timeline), tls, limits, stop).await?;
+    let (tls, proxies) = (timeline.tls.clone(), timeline.proxies.clone());
+    serving::serve(listener, router(timeline), tls, proxies, limits, stop).await?;
     database.close().await;
     tracing::info!(%address, "the timeline has stopped");
     Ok(())

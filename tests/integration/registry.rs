@@ -11,6 +11,7 @@ mod observed;
 mod public;
 mod referrers;
 mod refusals;
+mod sources;
 mod stock;
 mod tls;
 mod wire;

@@ -14,7 +14,7 @@ use crate::support::patience::until;
 use crate::support::registry::TestRegistry;
 
 /// More than the kernel's socket buffers hold on both sides.
-const BIG: usize = 64 << 20;
+pub(super) const BIG: usize = 64 << 20;
 
 async fn connect(registry: &TestRegistry) -> TcpStream {
     TcpStream::connect(&registry.host).await.unwrap()
@@ -22,14 +22,8 @@ async fn connect(registry: &TestRegistry) -> TcpStream {
 
 /// Asks for a blob of [`BIG`] bytes and reads the first of its bytes.
 async fn pull_slowly(registry: &TestRegistry) -> TcpStream {
-    let repository = image_name("acme/shop.storefront", "v1").repository;
-    let digest = put_streamed(&registry.store, vec![7; BIG]).await;
-    registry.store.link_blobs(&repository, vec![digest]).await.unwrap();
-    let login = BASE64.encode(format!("{}:{}", registry.user(), registry.password()).as_bytes());
+    let request = request_for_a_big_blob(registry).await;
     let mut stream = connect(registry).await;
-    let request = format!(
-        "GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nhost: x\r\nauthorization: Basic {login}\r\n\r\n"
-    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = [0; 15];
     stream.read_exact(&mut head).await.unwrap();
@@ -37,7 +31,16 @@ async fn pull_slowly(registry: &TestRegistry) -> TcpStream {
     stream
 }
 
-async fn read_to_end(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
+/// The blob is made of sevens.
+pub(super) async fn request_for_a_big_blob(registry: &TestRegistry) -> String {
+    let repository = image_name("acme/shop.storefront", "v1").repository;
+    let digest = put_streamed(&registry.store, vec![7; BIG]).await;
+    registry.store.link_blobs(&repository, vec![digest]).await.unwrap();
+    let login = BASE64.encode(format!("{}:{}", registry.user(), registry.password()).as_bytes());
+    format!("GET /v2/{repository}/blobs/{digest} HTTP/1.1\r\nhost: x\r\nauthorization: Basic {login}\r\n\r\n")
+}
+
+pub(super) async fn read_to_end(mut stream: TcpStream) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut bytes));
     read.await.expect("the connection ends")?;

@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::clients::Docker;
 use super::observed::Log;
+use super::sources::connect_from;
 use crate::support::address::free_address;
 use crate::support::docker::unique;
 use crate::support::image::{TestImage, image_name};
@@ -65,6 +66,10 @@ impl Secured {
 
     /// A connection of a client that trusts the authority and speaks these protocols.
     async fn connect_offering(&self, protocols: &[&[u8]]) -> std::io::Result<Client> {
+        self.greet(TcpStream::connect(&self.registry.host).await?, protocols).await
+    }
+
+    async fn greet(&self, stream: TcpStream, protocols: &[&[u8]]) -> std::io::Result<Client> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.authority.certificate()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -74,7 +79,6 @@ impl Secured {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        let stream = TcpStream::connect(&self.registry.host).await?;
         let name = ServerName::try_from("127.0.0.1").unwrap();
         Ok(Client(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
     }
@@ -244,6 +248,26 @@ async fn a_handshake_that_is_not_done_in_time_frees_its_place() {
         assert!(secured.connect().await.unwrap().ask().await.starts_with("HTTP/1.1 404"));
         in_time("its connection ends", stream.read(&mut [0; 64])).await.unwrap();
     }
+    secured.registry.stop().await;
+}
+
+#[tokio::test]
+async fn handshakes_of_one_source_that_are_never_done_keep_no_other_out() {
+    let secured =
+        Secured::start_with(RegistryConfig { max_connections: 16, ..RegistryConfig::default() }).await;
+    let mut stalled = Vec::new();
+    for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x00\xc4\x01\x00\x00\xc0\x03\x03"].repeat(10) {
+        let mut stream = connect_from("127.0.0.1", &secured.registry).await;
+        stream.write_all(begun).await.unwrap();
+        stalled.push(stream);
+    }
+    let another = connect_from("127.0.0.2", &secured.registry).await;
+    let greeted = in_time("another is greeted", secured.greet(another, &[b"http/1.1"])).await;
+    assert!(greeted.unwrap().ask().await.starts_with("HTTP/1.1 404"));
+    // Its own others come in as well, once the first ones have done nothing for a while.
+    let own = connect_from("127.0.0.1", &secured.registry).await;
+    let greeted = in_time("its own is greeted", secured.greet(own, &[b"http/1.1"])).await;
+    assert!(greeted.unwrap().ask().await.starts_with("HTTP/1.1 404"));
     secured.registry.stop().await;
 }
 

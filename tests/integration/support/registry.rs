@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use buildgrid::registry::{Registry, RegistryConfig, serve};
-use buildgrid::serving::Proxies;
 use buildgrid::serving::tls::Tls;
+use buildgrid::serving::{Proxies, ServerConfig};
 use buildgrid::store::{NewCredential, Store, StoreConfig};
 use reqwest::{Method, RequestBuilder, Response};
 use secrecy::ExposeSecret as _;
@@ -41,6 +41,17 @@ impl TestRegistry {
         Self::start_of(config, &place, root).await
     }
 
+    /// One that trusts these proxies.
+    pub async fn behind(proxies: &[&str], config: RegistryConfig) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let place = StoreConfig::at(root.path());
+        let store = Store::open(&place).unwrap();
+        let acme = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
+        let trusted_proxies = proxies.iter().map(|proxy| (*proxy).to_owned()).collect();
+        let proxies = Proxies::new(&ServerConfig { trusted_proxies });
+        Self::serving(&place, root, store, acme, config, proxies).await
+    }
+
     /// One of a store that is elsewhere.
     pub async fn start_at(config: RegistryConfig, place: &StoreConfig) -> Self {
         Self::start_of(config, place, tempfile::tempdir().unwrap()).await
@@ -49,13 +60,13 @@ impl TestRegistry {
     async fn start_of(config: RegistryConfig, place: &StoreConfig, root: TempDir) -> Self {
         let store = Store::open(place).unwrap();
         let acme = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
-        Self::serving(place, root, store, acme, config).await
+        Self::serving(place, root, store, acme, config, Proxies::default()).await
     }
 
     /// One of a store that is there, with a login of it.
     pub async fn of(root: TempDir, store: Store, acme: NewCredential, config: RegistryConfig) -> Self {
         let place = StoreConfig::at(root.path());
-        Self::serving(&place, root, store, acme, config).await
+        Self::serving(&place, root, store, acme, config, Proxies::default()).await
     }
 
     async fn serving(
@@ -64,6 +75,7 @@ impl TestRegistry {
         store: Store,
         acme: NewCredential,
         mut config: RegistryConfig,
+        proxies: Proxies,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
@@ -71,7 +83,7 @@ impl TestRegistry {
         let shutdown = CancellationToken::new();
         let tls = Tls::configured("registry", config.tls.as_ref(), &host).await.unwrap();
         let read = Store::open_read_only(place).unwrap();
-        let registry = Registry::new(config, Proxies::default(), read).with_tls(tls);
+        let registry = Registry::new(config, proxies, read).with_tls(tls);
         let server = tokio::spawn(serve(listener, registry, shutdown.clone()));
         Self { store, host, acme, root, shutdown, server }
     }
