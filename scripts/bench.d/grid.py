@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import shutil
+import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -143,27 +145,51 @@ data_dir = "{self.up_data}"
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def issue_certificate(folder):
+    """A certificate for 127.0.0.1 that has signed itself, of the kind that most servers have, and its key."""
+    certificate, key = folder / "tls.crt", folder / "tls.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        + ["-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    return certificate, key
+
+
 @contextlib.contextmanager
-def stock_registry(folder):
-    """Debian's docker-registry (CNCF Distribution), writable; its host and process."""
+def stock_registry(folder, tls=None):
+    """Debian's docker-registry (CNCF Distribution), writable, perhaps by TLS, with a certificate and its key; its host and
+    process."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{free_port()}"
     config = folder / "config.yml"
+    secured = f", tls: {{certificate: {tls[0]}, key: {tls[1]}}}" if tls else ""
     config.write_text(
         f"""\
 version: 0.1
 log: {{level: error}}
 storage: {{filesystem: {{rootdirectory: {folder / "store"}}}}}
-http: {{addr: {host}}}
+http: {{addr: {host}{secured}}}
 """
     )
     process = Process(["docker-registry", "serve", config], folder / "log")
     try:
-        process.await_page(f"http://{host}/v2/")
+        if tls:
+            process.await_true(lambda: listens(host), f"{host} does not listen")
+        else:
+            process.await_page(f"http://{host}/v2/")
         yield host, process
     finally:
         process.stop()
+
+
+def listens(host):
+    address, _, port = host.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((address, int(port))):
+        return True
+    return False
 
 
 def deploy_event(build_id, commit, url=None, namespace="acme", app="shop", **fields):

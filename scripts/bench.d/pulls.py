@@ -1,6 +1,7 @@
 """Pulls, with a login, beside those from the stock registry without one. Both serve the same store, in turns, each first in
-every other round: a large layer by 1, 8 and 64 clients, whose bytes the kernel throws away as they come; a manifest by
-its tag, as fast as 16 connections can ask and 2000 times a second; and 500 pulls at once, each as slow as it likes."""
+every other round: a large layer by 1, 8 and 64 clients, and by 1 and 8 by TLS, whose bytes the kernel throws away as they
+come; a manifest by its tag, as fast as 16 connections can ask and 2000 times a second; and 500 pulls at once, each as slow
+as it likes."""
 
 import base64
 import contextlib
@@ -8,6 +9,7 @@ import json
 import os
 import resource
 import socket
+import ssl
 import statistics
 import subprocess
 import threading
@@ -15,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from grid import percentile, stock_registry
+from grid import issue_certificate, percentile, stock_registry
 from meter import forget_peak, peak
 from report import row
 from tree import image
@@ -25,6 +27,10 @@ LAYER = 256 << 20
 REPOSITORY, TAG = "bench/app.pulls", "1" * 40
 ACCEPT = "application/vnd.oci.image.manifest.v1+json"
 CLIENTS = [1, 8, 64]
+CLIENTS_BY_TLS = [1, 8]
+# What docker and the stock registry agree on, in the version in which this client can choose it; by its own choice the two
+# sides would be asked for different ones.
+CIPHER = "ECDHE-ECDSA-AES128-GCM-SHA256"
 # Layers that all clients of a round pull together.
 PULLS = 16
 ROUNDS = 5
@@ -40,6 +46,7 @@ class Served:
     process: object
     # Of a request, each ended.
     headers: str
+    by_tls: bool = False
 
     def processor(self):
         """Seconds that it has used."""
@@ -70,6 +77,16 @@ def measure(grid):
             yield from manifests(grid.folder, sides)
         if grid.wants("at once"):
             yield from at_once(sides[0], blob)
+    tls = issue_certificate(grid.folder)
+    environment["BUILDGRID_REGISTRY__TLS"] = f'{{ certificate = "{tls[0]}", key = "{tls[1]}" }}'
+    with grid.registry(env=environment) as ours, stock_registry(grid.folder / "stock", tls) as (host, stock):
+        sides = [
+            Served(grid.registry_host, ours, f"Authorization: Basic {token}\r\n", by_tls=True),
+            Served(host, stock, "", by_tls=True),
+        ]
+        for clients in CLIENTS_BY_TLS:
+            if grid.wants(scenario := f"layer of {LAYER >> 20} MiB by TLS, {clients} clients"):
+                yield from throughput(scenario, sides, blob, clients)
 
 
 def throughput(scenario, sides, path, clients):
@@ -92,13 +109,16 @@ def pull_all(side, path, clients):
 
     def client():
         try:
-            with Connection(side) as connection:
+            with contextlib.nullcontext() if side.by_tls else Connection(side) as connection:
                 while True:
                     with taking:
                         if left[0] == 0:
                             return
                         left[0] -= 1
-                    connection.pull(path)
+                    if side.by_tls:
+                        pull_by_tls(side, path)
+                    else:
+                        connection.pull(path)
         except Exception as error:  # noqa: BLE001: any is a pull that failed
             failed.append(error)
 
@@ -149,6 +169,34 @@ class Connection:
             if taken == 0:
                 raise RuntimeError(f"{path}: the body ended after {got} of {length} bytes")
             got += taken
+
+
+def pull_by_tls(side, path):
+    """A whole body on a connection of its own, which is not decrypted but thrown away: as little of the machine as can be
+    goes to the client."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHER)
+    come, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = context.wrap_bio(come, going)
+    with Connection(side) as connection:
+        while True:
+            try:
+                session.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                connection.socket.sendall(going.read())
+                come.write(connection.socket.recv(16 << 10))
+        head = f"GET {path} HTTP/1.1\r\nHost: {side.host}\r\nConnection: close\r\n{side.headers}\r\n"
+        session.write(head.encode())
+        connection.socket.sendall(going.read())
+        got = 0
+        while taken := connection.socket.recv_into(connection.buffer, PIECE, socket.MSG_TRUNC):
+            got += taken
+    # Head and records are less than a hundredth of it.
+    if not LAYER < got < LAYER * 1.01:
+        raise RuntimeError(f"{path}: {got} bytes have come of a layer of {LAYER}")
 
 
 def manifests(folder, sides):
