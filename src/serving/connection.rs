@@ -95,3 +95,70 @@ pub(super) fn set_options(stream: &TcpStream, peer: SocketAddr, timeout: Duratio
         debug!(%peer, %error, "cannot set a connection's options");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    const LENGTH: usize = 1000;
+
+    /// A client's end, which takes a few bytes at a time.
+    fn serving(visit: &Arc<Visit>) -> DuplexStream {
+        let (client, stream) = tokio::io::duplex(64);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let timeout = Duration::from_secs(60);
+        let connection = Connection { stream, peer, timeout, sender: None, visit: visit.clone() };
+        let router = Router::new().route("/", get(|| async { "x".repeat(LENGTH) }));
+        tokio::spawn(connection.serve(router, CancellationToken::new()));
+        client
+    }
+
+    /// Waits until this holds, and lets the connection go on for a while.
+    async fn until(condition: impl Fn() -> bool) {
+        for _ in 0..1000 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if condition() {
+                return tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        panic!("waited in vain");
+    }
+
+    #[tokio::test]
+    async fn it_is_idle_until_all_is_asked_and_once_all_has_been_sent() {
+        let visit = Arc::new(Visit::new());
+        let mut client = serving(&visit);
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n").await.unwrap();
+        until(|| true).await;
+        let began = visit.idle_since().expect("half a request is none");
+        client.write_all(b"\r\n").await.unwrap();
+        until(|| visit.idle_since().is_none()).await;
+        // hyper has all of the answer, and the client nearly nothing.
+        assert_eq!(visit.idle_since(), None);
+        let mut answer = Vec::new();
+        while !answer.ends_with("x".repeat(LENGTH).as_bytes()) {
+            client.read_buf(&mut answer).await.unwrap();
+        }
+        until(|| visit.idle_since().is_some_and(|since| since > began)).await;
+        visit.dismiss();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_dismissed_ends_after_the_whole_answer_and_half_a_request_at_once() {
+        let visits = [Arc::new(Visit::new()), Arc::new(Visit::new())];
+        let [mut asking, mut half] = visits.each_ref().map(serving);
+        asking.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        until(|| visits[0].idle_since().is_none()).await;
+        visits.iter().for_each(|visit| visit.dismiss());
+        tokio::time::sleep(2 * LEAVING).await;
+        assert_eq!(half.read(&mut [0]).await.unwrap(), 0);
+        let mut answer = Vec::new();
+        asking.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.ends_with("x".repeat(LENGTH).as_bytes()));
+    }
+}
