@@ -41,7 +41,7 @@ fn is_within(all: &[u8], part: &[u8]) -> bool {
 fn with_right_sums(bytes: &[u8]) -> Vec<u8> {
     let mut archive = bytes.to_vec();
     let mut at = 0;
-    while let Some(block) = archive.get_mut(at..at + BLOCK) {
+    while let Some(block) = archive.get_mut(at..).and_then(|rest| rest.get_mut(..BLOCK)) {
         let mut header = tar::Header::new_old();
         header.as_mut_bytes().copy_from_slice(block);
         header.set_cksum();

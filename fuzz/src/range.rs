@@ -10,8 +10,10 @@ use tower::ServiceExt as _;
 
 use super::served::{LAYER, REPOSITORY, RUNTIME, SERVED};
 
-/// One range (RFC 9110, 14.1.2) of numbers that are not longer than a 64-bit one can be.
-static ONE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^bytes=([0-9]{0,19})-([0-9]{0,19})$").unwrap());
+/// One range (RFC 9110, 14.1.2) of numbers as they are written usually, not longer than a 64-bit one can be. Any other may
+/// be passed over.
+static ONE: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^bytes=(|0|[1-9][0-9]{0,18})-(|0|[1-9][0-9]{0,18})$").unwrap());
 
 /// What is answered is what the answer says, and what a single range asks for.
 pub fn check(bytes: &[u8]) {
