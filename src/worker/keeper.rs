@@ -94,9 +94,10 @@ async fn is_time(store: &Store, every: Duration) -> bool {
     }
     match store.collected_before().await {
         Ok(age) => age.is_none_or(|age| age >= every),
+        // A round puts the report anew.
         Err(error) => {
-            tracing::warn!(%error, "it cannot be read when the store's garbage was collected last; it is not now");
-            false
+            tracing::warn!(%error, "it cannot be read when the store's garbage was collected last; it is now");
+            true
         }
     }
 }
@@ -130,18 +131,18 @@ async fn go_aside<T: Default + Send + 'static>(
 /// Verifies the next part if it is time; answers whether that went well.
 async fn scrub(store: &Store, config: &Config, drain: &CancellationToken) -> bool {
     let (every, parts) = (config.keeping.scrub_every, config.keeping.scrub_parts);
-    let part = match store.scrubbed_before().await {
-        Ok(None) => Part::ALL.next(parts),
-        Ok(Some((age, part))) if !every.is_zero() && age >= every => part.next(parts),
-        Ok(Some(_)) => return true,
-        Err(error) => {
-            tracing::warn!(%error, "it cannot be read when the store was verified last; it is not now");
-            return true;
-        }
-    };
     if every.is_zero() {
         return true;
     }
+    let part = match store.scrubbed_before().await {
+        Ok(None) => Part::ALL.next(parts),
+        Ok(Some((age, part))) if age >= every => part.next(parts),
+        Ok(Some(_)) => return true,
+        Err(error) => {
+            tracing::warn!(%error, "it cannot be read when the store was verified last; its first part is now");
+            Part::ALL.next(parts)
+        }
+    };
     let (verified, cancel) = (store.clone(), drain.clone());
     let scrubbed = go_aside("store-scrub", move || verified.scrub(part, true, &cancel), drain).await;
     let (scrubbed, error) = match scrubbed {
@@ -343,6 +344,22 @@ mod tests {
             file.set_modified(std::time::SystemTime::now() + Duration::from_secs(ahead)).unwrap();
             assert_eq!(is_time(&store, every).await, due, "{ahead} s ahead");
         }
+        // Nor does one that cannot be read: the round mends it.
+        let mut config = Config::default();
+        (config.keeping.gc_every, config.keeping.scrub_every) = (every, every);
+        for report in ["collection.json", "scrub.json"] {
+            let report = folder.path().join("buildgrid/gc").join(report);
+            let _ = std::fs::remove_file(&report);
+            std::os::unix::fs::symlink(report.file_name().unwrap(), &report).unwrap();
+        }
+        assert!(is_time(&store, every).await);
+        store.collect(&collection).unwrap();
+        assert!(!is_time(&store, every).await);
+        assert!(scrub(&store, &config, &cancel).await);
+        assert_eq!(
+            store.scrubbed_before().await.unwrap().unwrap().1,
+            Part::ALL.next(config.keeping.scrub_parts)
+        );
     }
 
     #[tokio::test]
