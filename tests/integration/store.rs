@@ -5,6 +5,7 @@ mod backup;
 mod crash;
 mod full_disk;
 mod gc;
+mod lost_answers;
 mod model;
 mod objects;
 mod publishing;

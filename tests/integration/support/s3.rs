@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use buildgrid::store::StoreConfig;
-use http::{Method, Request};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use s3s::Body;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
@@ -37,8 +38,17 @@ pub struct S3 {
 struct Seen {
     /// Requests as `PUT /images/key?query`.
     lines: Mutex<Vec<String>>,
+    faults: Mutex<Vec<(String, Fault)>>,
     turns: RwLock<()>,
     is_careless: bool,
+}
+
+/// What becomes of one request.
+enum Fault {
+    /// It is done, and then this; and the connection is closed without an answer.
+    Lost(Box<dyn FnOnce() + Send>),
+    /// It is not done, and answered with this status and code.
+    Refused(StatusCode, &'static str),
 }
 
 impl S3 {
@@ -92,6 +102,23 @@ impl S3 {
         }
     }
 
+    /// Does the next request whose line, as `PUT /images/key?query`, has `words`, and then `then`; and closes its
+    /// connection without an answer.
+    pub fn lose_answer(&self, words: &str, then: impl FnOnce() + Send + 'static) {
+        self.seen.faults.lock().unwrap().push((words.to_owned(), Fault::Lost(Box::new(then))));
+    }
+
+    /// Does not do the next request whose line has `words`, and answers with this status and code of an error.
+    pub fn refuse(&self, words: &str, status: u16, code: &'static str) {
+        let fault = Fault::Refused(StatusCode::from_u16(status).unwrap(), code);
+        self.seen.faults.lock().unwrap().push((words.to_owned(), fault));
+    }
+
+    /// Whether all of these have come.
+    pub fn are_faults_over(&self) -> bool {
+        self.seen.faults.lock().unwrap().is_empty()
+    }
+
     /// Where the objects of such a store are files.
     pub fn files(&self) -> &Path {
         &self.files
@@ -130,18 +157,22 @@ async fn serve(listener: std::net::TcpListener, service: S3Service, seen: Arc<Se
         let answer = service_fn(move |request: Request<Incoming>| {
             let (service, seen, root) = (service.clone(), seen.clone(), root.clone());
             async move {
-                seen.lines.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
-                let is_part = request.uri().query().is_some_and(|query| query.contains("partNumber"));
-                if is_part || matches!(*request.method(), Method::GET | Method::HEAD) {
-                    let _turn = seen.turns.read().await;
-                    Service::call(&service, request).await
-                } else {
-                    let _turn = seen.turns.write().await;
-                    if seen.is_careless && *request.method() == Method::PUT {
-                        // Then there is nothing that the condition would keep.
-                        let _ = std::fs::remove_file(root.join(&request.uri().path()[1..]));
+                let line = format!("{} {}", request.method(), request.uri());
+                seen.lines.lock().unwrap().push(line.clone());
+                match seen.fault_of(&line) {
+                    None => answered(&service, request, &seen, &root).await,
+                    Some(Fault::Lost(then)) => {
+                        answered(&service, request, &seen, &root).await?;
+                        then();
+                        // By that the connection is closed.
+                        Err(std::io::Error::other("the answer is lost"))
                     }
-                    Service::call(&service, request).await
+                    Some(Fault::Refused(status, code)) => {
+                        let body = format!("<Error><Code>{code}</Code><Message>Later.</Message></Error>");
+                        let mut refused = Response::new(Body::from(body));
+                        *refused.status_mut() = status;
+                        Ok(refused)
+                    }
                 }
             }
         });
@@ -149,4 +180,31 @@ async fn serve(listener: std::net::TcpListener, service: S3Service, seen: Arc<Se
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
         });
     }
+}
+
+impl Seen {
+    fn fault_of(&self, line: &str) -> Option<Fault> {
+        let mut faults = self.faults.lock().unwrap();
+        let place = faults.iter().position(|(words, _)| line.contains(words.as_str()))?;
+        Some(faults.remove(place).1)
+    }
+}
+
+async fn answered(
+    service: &S3Service,
+    request: Request<Incoming>,
+    seen: &Seen,
+    root: &Path,
+) -> std::io::Result<Response<Body>> {
+    let is_part = request.uri().query().is_some_and(|query| query.contains("partNumber"));
+    if is_part || matches!(*request.method(), Method::GET | Method::HEAD) {
+        let _turn = seen.turns.read().await;
+        return Service::call(service, request).await.map_err(std::io::Error::other);
+    }
+    let _turn = seen.turns.write().await;
+    if seen.is_careless && *request.method() == Method::PUT {
+        // Then there is nothing that the condition would keep.
+        let _ = std::fs::remove_file(root.join(&request.uri().path()[1..]));
+    }
+    Service::call(service, request).await.map_err(std::io::Error::other)
 }

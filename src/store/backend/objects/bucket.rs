@@ -27,7 +27,7 @@ const PAGE: usize = 1000;
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(in crate::store) struct Objects {
-    pub(super) client: Client,
+    pub(super) client: Arc<Client>,
     /// `s3://images/prefix`, for messages.
     url: String,
     /// Where blobs are until they are in the object store.
@@ -49,7 +49,7 @@ pub(super) struct Found {
 
 impl Objects {
     pub(in crate::store) fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
-        let client = Client::connect(config)?;
+        let client = Arc::new(Client::connect(config)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("object-store")

@@ -22,17 +22,18 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long a request may take to its answer, and an answer to each of its pieces: a part of an upload is under way
 /// meanwhile.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a removal may take to its answer.
+/// How long a removal may take to its answer, or a put on condition.
 pub(super) const REMOVAL: Duration = Duration::from_secs(15);
 /// A request that fails is tried so many times more, for so long at most.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 const TRYING: Duration = Duration::from_secs(240);
 
 /// One bucket.
 pub(super) struct Client {
-    /// For all but removals.
+    /// For what can be done twice.
     pub patient: Arc<dyn ObjectStore>,
-    /// Sends every request once, and not for long: what is removed must not go later than its remover believes.
+    /// Sends every request once, and not for long: what is removed must not go later than its remover believes, and a put
+    /// on condition must not be told as refused because it was done before ([`put`](super::put)).
     pub once: Arc<dyn ObjectStore>,
     pub signer: Arc<dyn Signer>,
     /// `buildgrid/`, or nothing.

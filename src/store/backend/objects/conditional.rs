@@ -1,4 +1,4 @@
-//! Puts on condition, and how something is taken away without a lock.
+//! What puts on condition do in place of locks, and how something is taken away without one.
 //!
 //! No removal is sent on condition (the library has none, and not every service keeps one), so it could come to what
 //! somebody has put a moment before. What others may put again is therefore removed in two steps that they see:
@@ -83,21 +83,6 @@ impl Patience {
 }
 
 impl Objects {
-    /// Puts `bytes` at `key` on condition; `None` where it does not hold.
-    pub(super) fn put_on(
-        &self,
-        key: &Key,
-        bytes: &[u8],
-        mode: PutMode,
-    ) -> Result<Option<UpdateVersion>, StoreError> {
-        let (store, path, payload) = (self.store(), self.at(key), PutPayload::from(bytes.to_vec()));
-        match self.wait(async move { store.put_opts(&path, payload, mode.into()).await }) {
-            Ok(put) => Ok(Some(put.into())),
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(None),
-            Err(error) => Err(self.failed("write", key)(error)),
-        }
-    }
-
     /// How long others wait for a remover.
     fn stale(&self) -> Duration {
         #[cfg(test)]
@@ -167,11 +152,7 @@ impl Objects {
             Some(found) if found.bytes == was => PutMode::Update(found.version),
             _ => return Ok(false),
         };
-        if self.put_on(key, becomes, mode)?.is_some() {
-            return Ok(true);
-        }
-        // An answer may have been lost, and the request sent again.
-        Ok(!becomes.is_empty() && self.fetch(key)?.is_some_and(|found| found.bytes == becomes))
+        Ok(self.put_on(key, becomes, mode)?.is_some())
     }
 
     /// Puts `becomes` if `was` stands there, in a list of which something may be in removal; answers whether it did.

@@ -5,11 +5,13 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
+use object_store::{ObjectStoreExt as _, PutMode, UpdateVersion};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::bucket::Objects;
+use super::client::Client;
 use crate::store::credentials::random_text;
 use crate::store::error::StoreError;
 use crate::store::layout::{self, Key};
@@ -50,12 +52,12 @@ impl Objects {
     /// Takes the lease at `key`, unless another process has it: `None`.
     pub(in crate::store) fn lease(&self, key: &Key) -> Result<Option<ObjectLease>, StoreError> {
         let Some(version) = self.take(key)? else { return Ok(None) };
-        let (store, path) = (self.store(), self.at(key));
+        let (client, path) = (self.client.clone(), self.at(key));
         let put_at = self.head(key)?.map_or(SystemTime::UNIX_EPOCH, |meta| meta.last_modified.into());
         let clock: Clock = Arc::new(Mutex::new((put_at, Instant::now())));
         let stop = CancellationToken::new();
         let (over, ended) = std::sync::mpsc::sync_channel(1);
-        let beats = beat(store, path, version, clock.clone(), stop.clone());
+        let beats = beat(client, path, version, clock.clone(), stop.clone());
         self.runtime().spawn(async move {
             beats.await;
             let _ = over.send(());
@@ -69,8 +71,6 @@ impl Objects {
             return Ok(Some(version));
         }
         match self.fetch(key)? {
-            // The answer was lost, and the request sent again.
-            Some(found) if found.bytes == bytes => Ok(Some(found.version)),
             None => self.put_on(key, &bytes, PutMode::Create),
             Some(found) => {
                 // An empty one was given back.
@@ -96,45 +96,30 @@ impl Objects {
 
 /// Renews the lease until it is stopped, and gives it back then.
 async fn beat(
-    store: Arc<dyn ObjectStore>,
+    client: Arc<Client>,
     path: Path,
     mut version: UpdateVersion,
     clock: Clock,
     stop: CancellationToken,
 ) {
-    let put = async |bytes: Vec<u8>, version: UpdateVersion| {
-        store.put_opts(&path, PutPayload::from(bytes), PutMode::Update(version).into()).await
-    };
     while stop.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
-        let sent = body();
-        match put(sent.clone(), version.clone()).await {
-            Ok(done) => version = done.into(),
-            Err(Error::Precondition { .. }) => match version_of(&store, &path, &sent).await {
-                // The answer was lost, and the request sent again.
-                Some(own) => version = own,
-                // Another process has it, since this one was stopped for long.
-                None => return,
-            },
+        match client.put_on(&path, body().into(), PutMode::Update(version.clone())).await {
+            Ok(Some(done)) => version = done,
+            // Another process has it, since this one was stopped for long.
+            Ok(None) => return,
             Err(error) => {
                 tracing::debug!(%error, "a lease in the object store could not be renewed; it is tried again");
                 continue;
             }
         }
-        if let Ok(meta) = store.head(&path).await {
+        if let Ok(meta) = client.patient.head(&path).await {
             *clock.lock().unwrap_or_else(PoisonError::into_inner) =
                 (meta.last_modified.into(), Instant::now());
         }
     }
-    if let Err(error) = put(Vec::new(), version).await {
+    if let Err(error) = client.put_on(&path, Bytes::new(), PutMode::Update(version)).await {
         tracing::debug!(%error, "a lease in the object store could not be given back; it gets old");
     }
-}
-
-/// The version of what stands there, if it is this.
-async fn version_of(store: &Arc<dyn ObjectStore>, path: &Path, bytes: &[u8]) -> Option<UpdateVersion> {
-    let found = store.get(path).await.ok()?;
-    let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-    (found.bytes().await.ok()? == bytes).then_some(version)
 }
 
 /// Different each time, so that each has a version of its own.

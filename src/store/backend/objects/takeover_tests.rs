@@ -1,4 +1,4 @@
-//! What is left by a process that dies between two steps, and who goes on.
+//! What is left by a process that dies between two steps, and who goes on; and what is made of lost answers.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -6,6 +6,7 @@ use object_store::PutMode;
 
 use super::Objects;
 use crate::store::backend::{Swap, s3};
+use crate::store::error::StoreError;
 use crate::store::layout;
 
 /// A store that others wait for only a second.
@@ -95,4 +96,81 @@ fn a_lease_that_is_not_renewed_is_taken_over() {
     assert!(one.lease(&at).unwrap().is_none());
     drop(lease);
     assert!(one.lease(&at).unwrap().is_some());
+}
+
+#[test]
+fn a_put_on_condition_whose_answer_is_lost_is_told_as_done() {
+    let server = s3::S3::start();
+    let objects = hasty(&server);
+    let at = layout::quarantine().below("at");
+    let lost = || server.lose_answer("PUT ", || ());
+    lost();
+    assert_eq!(objects.put_if_absent(&[], &at, b"one").unwrap(), Swap::Done);
+    assert_eq!(
+        objects.put_if_absent(&[], &at, b"one").unwrap(),
+        Swap::Found(b"one".to_vec()),
+        "as it was put"
+    );
+    lost();
+    assert_eq!(objects.compare_and_set(&[], &at, b"one", b"two").unwrap(), Swap::Done);
+    // Another has put something else meanwhile.
+    let file = server.files().join(at.as_str());
+    server.lose_answer("PUT ", move || std::fs::write(file, "another").unwrap());
+    let swap = objects.compare_and_set(&[], &at, b"two", b"three").unwrap();
+    assert_eq!(swap, Swap::Found(b"another".to_vec()));
+
+    let list = layout::condemned("00");
+    for (was, becomes) in [("", "mark\n"), ("mark\n", "other\n"), ("other\n", "")] {
+        lost();
+        assert!(objects.change(&list, was.as_bytes(), becomes.as_bytes()).unwrap(), "{was} {becomes}");
+    }
+    for number in 0..2 {
+        objects.put(&[(&list, b"mark\n")]).unwrap();
+        let done = objects.change_while(&list, b"mark\n", b"", |_| {
+            lost();
+            Ok(number)
+        });
+        assert_eq!(done.unwrap(), Some(number));
+    }
+    lost();
+    drop(objects.lease(&layout::collection_lease()).unwrap().unwrap());
+    lost();
+    assert!(objects.lease(&layout::collection_lease()).unwrap().is_some(), "it was given back");
+    assert!(server.are_faults_over());
+}
+
+#[test]
+fn a_put_on_condition_is_tried_again() {
+    let server = s3::S3::start();
+    let objects = hasty(&server);
+    let at = layout::quarantine().below("at");
+    let faults = [
+        (409, "ConditionalRequestConflict"),
+        (503, "SlowDown"),
+        (500, "InternalError"),
+        (429, "TooManyRequests"),
+    ];
+    for (number, (status, code)) in faults.into_iter().enumerate() {
+        let (was, becomes) = (format!("{number}"), format!("{}", number + 1));
+        server.refuse("PUT ", status, code);
+        let swap = match number {
+            0 => objects.put_if_absent(&[], &at, becomes.as_bytes()).unwrap(),
+            _ => objects.compare_and_set(&[], &at, was.as_bytes(), becomes.as_bytes()).unwrap(),
+        };
+        assert_eq!(swap, Swap::Done, "{code}");
+    }
+    server.refuse("PUT ", 409, "ConditionalRequestConflict");
+    assert_eq!(objects.compare_and_set(&[], &at, b"4", b"5").unwrap(), Swap::Done);
+    assert!(server.are_faults_over());
+
+    for _ in 0..5 {
+        server.refuse("PUT ", 503, "SlowDown");
+    }
+    let error = objects.compare_and_set(&[], &at, b"5", b"6").unwrap_err().to_string();
+    assert!(error.contains("SlowDown"), "{error}");
+    assert_eq!(objects.read(&at).unwrap().unwrap(), b"5");
+    server.refuse("PUT ", 403, "AccessDenied");
+    let error = objects.compare_and_set(&[], &at, b"5", b"6").unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+    assert!(server.are_faults_over());
 }
