@@ -1,9 +1,11 @@
 //! An object store of whose answers some are lost: what was done is told as done, and done once.
 
+use std::io::Write as _;
+
 use buildgrid::publish::name::ImageName;
 use buildgrid::store::digest::Digest;
 use buildgrid::store::layout;
-use buildgrid::store::{StoreError, TagOutcome, TagPut};
+use buildgrid::store::{Store, StoreError, TagOutcome, TagPut};
 use secrecy::ExposeSecret as _;
 
 use super::gc::is_whole;
@@ -73,4 +75,30 @@ async fn one_login_is_made() {
     let verified = store.verify_credential(user, added.password.expose_secret()).await.unwrap();
     assert_eq!(verified.as_ref(), Some(&added.credential));
     assert_eq!(store.credentials().await.unwrap().usable, [added.credential]);
+}
+
+#[tokio::test]
+async fn a_blob_in_parts_was_put() {
+    let (root, store) = objects();
+    let bytes = vec![7; 20 << 20];
+    let digest = Digest::of(&bytes);
+    let write = |store: &Store| {
+        let mut writer = store.blob_writer().unwrap();
+        writer.write_all(&bytes).unwrap();
+        writer.commit()
+    };
+    server(&root).lose_answer("?uploadId=", || ());
+    assert_eq!(write(&store).unwrap(), (digest, 20 << 20));
+    let path = root.path().join(layout::blob(digest).as_str());
+    assert!(std::fs::read(&path).unwrap() == bytes && server(&root).are_faults_over());
+    assert_eq!(server(&root).parts(), 0);
+
+    // What stood there before is not taken for it.
+    std::fs::write(&path, vec![8; 20 << 20]).unwrap();
+    server(&root).refuse("?uploadId=", 404, "NoSuchUpload");
+    let error = write(&store).unwrap_err();
+    assert!(error.to_string().contains("NoSuchUpload"), "{error}");
+    assert_eq!(server(&root).parts(), 0, "it was given up");
+    write(&store).unwrap();
+    assert!(std::fs::read(&path).unwrap() == bytes);
 }

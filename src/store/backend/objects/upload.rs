@@ -119,13 +119,19 @@ impl Upload<'_> {
                     .map_err(failed)?;
             }
             Some(Body::Parts(mut parts)) => {
+                let before = objects.head(&key)?;
                 let (parts, completed) = objects.wait(async move {
                     let completed = parts.complete().await;
                     (parts, completed)
                 });
                 if let Err(error) = completed {
-                    self.body = Some(Body::Parts(parts));
-                    return Err(failed(error));
+                    // Where the answer was lost, there is no such upload any more when it is asked for again.
+                    let now = objects.head(&key).ok().flatten();
+                    let is_done = now != before && now.is_some_and(|now| now.size == self.length);
+                    if !is_done {
+                        self.body = Some(Body::Parts(parts));
+                        return Err(failed(error));
+                    }
                 }
             }
         }
