@@ -224,6 +224,25 @@ async fn a_large_blob_survives_cuts_or_leaves_nothing() {
     assert!(is_whole(&store, &name, &image).await);
 }
 
+#[test]
+fn four_parts_are_under_way_of_all_uploads_together() {
+    let server = S3::start();
+    let store = Store::open(&server.store()).unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..6_u8 {
+            let store = &store;
+            scope.spawn(move || {
+                // Smaller ones go in one request.
+                let length = if number < 3 { 50 << 20 } else { 7 << 20 };
+                let mut writer = store.blob_writer().unwrap();
+                writer.write_all(&vec![number; length]).unwrap();
+                writer.commit().unwrap();
+            });
+        }
+    });
+    assert_eq!(server.most_blobs(), 4);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_and_a_round_ask_few_times() {
     let server = S3::start();

@@ -39,6 +39,8 @@ struct Seen {
     /// Requests as `PUT /images/key?query`.
     lines: Mutex<Vec<String>>,
     faults: Mutex<Vec<(String, Fault)>>,
+    /// Puts of blobs and of parts of them: how many go on, and how many have gone on at once.
+    blobs: Mutex<(usize, usize)>,
     turns: RwLock<()>,
     is_careless: bool,
 }
@@ -119,6 +121,11 @@ impl S3 {
         self.seen.faults.lock().unwrap().is_empty()
     }
 
+    /// The most puts of blobs, and of parts of them, that have gone on at once.
+    pub fn most_blobs(&self) -> usize {
+        self.seen.blobs.lock().unwrap().1
+    }
+
     /// Where the objects of such a store are files.
     pub fn files(&self) -> &Path {
         &self.files
@@ -196,6 +203,8 @@ async fn answered(
     seen: &Seen,
     root: &Path,
 ) -> std::io::Result<Response<Body>> {
+    let is_blob = *request.method() == Method::PUT && request.uri().path().contains("/v2/blobs/");
+    let _counted = is_blob.then(|| Counted::begin(&seen.blobs));
     let is_part = request.uri().query().is_some_and(|query| query.contains("partNumber"));
     if is_part || matches!(*request.method(), Method::GET | Method::HEAD) {
         let _turn = seen.turns.read().await;
@@ -207,4 +216,22 @@ async fn answered(
         let _ = std::fs::remove_file(root.join(&request.uri().path()[1..]));
     }
     Service::call(service, request).await.map_err(std::io::Error::other)
+}
+
+/// One of those that go on, until it is dropped.
+struct Counted<'a>(&'a Mutex<(usize, usize)>);
+
+impl<'a> Counted<'a> {
+    fn begin(counts: &'a Mutex<(usize, usize)>) -> Self {
+        let mut locked = counts.lock().unwrap();
+        locked.0 += 1;
+        locked.1 = locked.1.max(locked.0);
+        Self(counts)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().0 -= 1;
+    }
 }

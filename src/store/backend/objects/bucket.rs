@@ -11,10 +11,12 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutPayload, UpdateVersion};
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::object::StoredObject;
+use super::upload::AT_ONCE;
 use crate::store::backend::dispatch::{Entry, Seen};
 use crate::store::config::StoreConfig;
 use crate::store::digest::Digest;
@@ -32,6 +34,8 @@ pub(in crate::store) struct Objects {
     url: String,
     /// Where blobs are until they are in the object store.
     spool: PathBuf,
+    /// That so many parts of uploads may be in memory.
+    pub(super) turns: Arc<Semaphore>,
     /// Instead of the usual one, for tests.
     #[cfg(test)]
     pub(super) stale: Option<Duration>,
@@ -61,6 +65,7 @@ impl Objects {
             client,
             url,
             spool: config.resolved_spool(),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
             #[cfg(test)]
             stale: None,
             runtime: Some(runtime),

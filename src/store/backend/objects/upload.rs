@@ -5,10 +5,12 @@
 //! that is never ended are nobody's to see; a lifecycle rule of the bucket removes them.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::{MultipartUpload, ObjectStoreExt as _, PutPayload, UploadPart};
-use tokio::task::JoinSet;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinError, JoinSet};
 
 use super::bucket::Objects;
 use crate::store::backend::dispatch::of_store;
@@ -17,8 +19,11 @@ use crate::store::layout::Key;
 
 /// The usual length of a part, in bytes. A smaller blob goes in one request.
 const PART: usize = 8 << 20;
-/// Parts under way at once: four of them are 32 MiB of memory.
-const AT_ONCE: usize = 4;
+/// Parts in memory at once, of all uploads of a process together: they are 32 MiB. Each has a minute to go
+/// ([`Client`](super::client::Client)), so that an uplink of 560 kB/s is the least on which all do.
+pub(super) const AT_ONCE: usize = 4;
+/// Every how long one who waits for its turn asks whether it goes on.
+const TURN: Duration = Duration::from_secs(1);
 /// A blob has no more parts (services take 10,000); longer ones have larger parts.
 const MOST_PARTS: u64 = 9_000;
 
@@ -30,8 +35,11 @@ pub(in crate::store) struct Upload<'a> {
     body: Option<Body>,
 }
 
+/// That a part may be in memory, until it is dropped.
+type Turn = OwnedSemaphorePermit;
+
 enum Body {
-    Whole(Bytes),
+    Whole(Bytes, Turn),
     Parts(Box<dyn MultipartUpload>),
 }
 
@@ -46,61 +54,77 @@ impl Objects {
         goes_on: &dyn Fn() -> io::Result<()>,
     ) -> io::Result<Upload<'_>> {
         let part = PART.max(usize::try_from(length.div_ceil(MOST_PARTS)).unwrap_or(usize::MAX));
+        let turn = self.turn(goes_on)?;
         let first = piece(source, part)?;
         let mut upload = Upload { objects: self, key: key.clone(), length: first.len() as u64, body: None };
         if first.len() < part {
-            upload.body = Some(Body::Whole(first));
+            upload.body = Some(Body::Whole(first, turn));
             return Ok(upload);
         }
         let (store, path) = (self.store(), self.at(key));
         let begun = self.wait(async move { store.put_multipart(&path).await });
         let mut parts = begun.map_err(|error| of_store(self.failed("write", key)(error)))?;
         let mut sending = JoinSet::new();
-        let first = parts.put_part(PutPayload::from(first));
+        self.send(&mut sending, parts.put_part(PutPayload::from(first)), turn);
         upload.body = Some(Body::Parts(parts));
-        self.send(&mut sending, first, key)?;
         loop {
-            goes_on()?;
+            // Before it is read.
+            let turn = self.turn(goes_on)?;
             let next = piece(source, part)?;
             if next.is_empty() {
                 break;
             }
             upload.length += next.len() as u64;
             let Some(Body::Parts(parts)) = &mut upload.body else { break };
-            let next = parts.put_part(PutPayload::from(next));
-            self.send(&mut sending, next, key)?;
+            self.send(&mut sending, parts.put_part(PutPayload::from(next)), turn);
+            while let Some(sent) = sending.try_join_next() {
+                self.is_sent(sent, key)?;
+            }
         }
         while !sending.is_empty() {
             goes_on()?;
-            self.one_sent(&mut sending, key)?;
+            let (all, sent) = self.wait(async move {
+                let sent = sending.join_next().await;
+                (sending, sent)
+            });
+            sending = all;
+            if let Some(sent) = sent {
+                self.is_sent(sent, key)?;
+            }
         }
         Ok(upload)
     }
 
-    fn send(
-        &self,
-        sending: &mut JoinSet<object_store::Result<()>>,
-        part: UploadPart,
-        key: &Key,
-    ) -> io::Result<()> {
-        if sending.len() >= AT_ONCE {
-            self.one_sent(sending, key)?;
+    /// Waits until one more part may be in memory.
+    fn turn(&self, goes_on: &dyn Fn() -> io::Result<()>) -> io::Result<Turn> {
+        let mut turn = Box::pin(self.turns.clone().acquire_owned());
+        loop {
+            goes_on()?;
+            let come;
+            (turn, come) = self.wait(async move {
+                let come = tokio::time::timeout(TURN, &mut turn).await;
+                (turn, come)
+            });
+            if let Ok(Ok(turn)) = come {
+                return Ok(turn);
+            }
         }
-        sending.spawn_on(part, self.runtime().handle());
-        Ok(())
     }
 
-    fn one_sent(&self, sending: &mut JoinSet<object_store::Result<()>>, key: &Key) -> io::Result<()> {
-        let mut all = std::mem::take(sending);
-        let (all, sent) = self.wait(async move {
-            let sent = all.join_next().await;
-            (all, sent)
-        });
-        *sending = all;
+    fn send(&self, sending: &mut JoinSet<object_store::Result<()>>, part: UploadPart, turn: Turn) {
+        let part = async move {
+            let sent = part.await;
+            drop(turn);
+            sent
+        };
+        sending.spawn_on(part, self.runtime().handle());
+    }
+
+    fn is_sent(&self, sent: Result<object_store::Result<()>, JoinError>, key: &Key) -> io::Result<()> {
         match sent {
-            None | Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(error))) => Err(of_store(self.failed("write", key)(error))),
-            Some(Err(_)) => Err(of_store(StoreError::Stopping)),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(of_store(self.failed("write", key)(error))),
+            Err(_) => Err(of_store(StoreError::Stopping)),
         }
     }
 }
@@ -112,7 +136,7 @@ impl Upload<'_> {
         let failed = objects.failed("write", &key);
         match self.body.take() {
             None => {}
-            Some(Body::Whole(bytes)) => {
+            Some(Body::Whole(bytes, _turn)) => {
                 let (store, path) = (objects.store(), objects.at(&key));
                 objects
                     .wait(async move { store.put(&path, PutPayload::from(bytes)).await })
