@@ -21,11 +21,12 @@
 //!   length counts in one place: a worker that stalls between its looks for a whole grace, and ends between the tag and
 //!   the second look, leaves a tag whose content may have gone. So the usual grace is longer than any publish;
 //! - a mark is taken off, and what is marked removed, by one who holds the lock of the lists and has found the list
-//!   as it was. (In an object store the mark would be changed on condition to "being removed", which a publisher waits
-//!   for.)
+//!   as it was. In an object store, which has no locks, a line in the list says that a removal goes on, and whoever
+//!   reads it waits until it is gone.
 //!
 //! The same holds for several collectors at once; that there is only one, by a lease, saves work. A round that is killed
-//! leaves marks and nothing half done.
+//! leaves marks and nothing half done; in an object store that line as well, for which others wait until it is plain that
+//! nothing is removed any more (`store/backend/objects/conditional.rs`).
 //!
 //! What cannot be read is never taken for garbage, and the round goes on with the rest. Of a manifest or a tag that cannot
 //! be read everything is kept that its repository links: an image can be pulled through these links alone, whatever its

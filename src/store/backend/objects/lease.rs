@@ -51,9 +51,14 @@ impl Drop for ObjectLease {
 impl Objects {
     /// Takes the lease at `key`, unless another process has it: `None`.
     pub(in crate::store) fn lease(&self, key: &Key) -> Result<Option<ObjectLease>, StoreError> {
-        let Some(version) = self.take(key)? else { return Ok(None) };
+        let (version, put_at) = loop {
+            let Some(version) = self.take(key)? else { return Ok(None) };
+            // Where somebody has removed it by hand, it is not taken.
+            if let Some(put_at) = self.modified(key)? {
+                break (version, put_at);
+            }
+        };
         let (client, path) = (self.client.clone(), self.at(key));
-        let put_at = self.head(key)?.map_or(SystemTime::UNIX_EPOCH, |meta| meta.last_modified.into());
         let clock: Clock = Arc::new(Mutex::new((put_at, Instant::now())));
         let stop = CancellationToken::new();
         let (over, ended) = std::sync::mpsc::sync_channel(1);
@@ -90,7 +95,11 @@ impl Objects {
         self.put(&[(&key, b"\n")])?;
         let now = self.modified(&key)?;
         self.delete(&key)?;
-        Ok(now.unwrap_or(SystemTime::UNIX_EPOCH))
+        now.ok_or_else(|| StoreError::Object {
+            action: "read",
+            place: self.place(&key),
+            reason: "it was put a moment ago and is gone".to_owned(),
+        })
     }
 }
 

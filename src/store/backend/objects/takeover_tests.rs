@@ -99,6 +99,28 @@ fn a_lease_that_is_not_renewed_is_taken_over() {
 }
 
 #[test]
+fn the_time_of_a_lease_is_never_made_up() {
+    let server = s3::S3::start();
+    let (one, two) = (hasty(&server), hasty(&server));
+    let at = layout::collection_lease();
+    // Somebody removes it at once.
+    let file = server.files().join(at.as_str());
+    server.lose_answer("HEAD ", {
+        let file = file.clone();
+        move || std::fs::remove_file(file).unwrap()
+    });
+    let lease = one.lease(&at).unwrap().unwrap();
+    assert!(server.are_faults_over() && file.exists(), "it was put again");
+    let off = SystemTime::now().duration_since(lease.now()).unwrap();
+    assert!(off < Duration::from_secs(60), "{off:?}");
+    // Nor is one taken over by a clock that cannot be read.
+    let clocks = server.files().join(layout::temporary_files().as_str());
+    server.lose_answer("HEAD ", move || std::fs::remove_dir_all(clocks).unwrap());
+    let error = two.lease(&at).err().unwrap().to_string();
+    assert!(error.contains("buildgrid/tmp/clock-") && error.contains("gone"), "{error}");
+}
+
+#[test]
 fn a_put_on_condition_whose_answer_is_lost_is_told_as_done() {
     let server = s3::S3::start();
     let objects = hasty(&server);
