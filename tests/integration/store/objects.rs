@@ -55,10 +55,13 @@ async fn a_store_is_made_once_and_errors_name_the_remedy() {
 
 #[test]
 fn who_does_not_keep_conditions_is_not_published_into() {
-    let server = S3::careless();
-    for error in [Store::open(&server.store()).unwrap_err(), Store::probe(&server.store()).unwrap_err()] {
-        assert!(matches!(error, StoreError::Unconditional { .. }), "{error}");
-        assert!(error.to_string().contains("If-None-Match"), "{error}");
+    for (server, condition) in
+        [(S3::careless(), "(If-None-Match)"), (S3::careless_of_changes(), "(If-Match)")]
+    {
+        for error in [Store::open(&server.store()).unwrap_err(), Store::probe(&server.store()).unwrap_err()] {
+            assert!(matches!(error, StoreError::Unconditional { .. }), "{error}");
+            assert!(error.to_string().contains(condition), "{error}");
+        }
     }
     Store::probe(&S3::start().store()).unwrap();
 }

@@ -13,9 +13,11 @@ use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use s3s::Body;
+use s3s::access::S3Access;
 use s3s::auth::SimpleAuth;
+use s3s::dto::PutObjectInput;
 use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, S3Request, S3Result};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -42,7 +44,27 @@ struct Seen {
     /// Puts of blobs and of parts of them: how many go on, and how many have gone on at once.
     blobs: Mutex<(usize, usize)>,
     turns: RwLock<()>,
-    is_careless: bool,
+}
+
+/// Which conditions of puts it keeps: all are taken, as by some that are like S3.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    All,
+    IfNoneMatch,
+    Nothing,
+}
+
+#[tonic::async_trait]
+impl S3Access for Keeps {
+    async fn put_object(&self, request: &mut S3Request<PutObjectInput>) -> S3Result<()> {
+        if *self != Self::All {
+            request.input.if_match = None;
+        }
+        if *self == Self::Nothing {
+            request.input.if_none_match = None;
+        }
+        Ok(())
+    }
 }
 
 /// What becomes of one request.
@@ -55,27 +77,33 @@ enum Fault {
 
 impl S3 {
     pub fn start() -> Self {
-        Self::with(Seen::default())
+        Self::with(Keeps::All)
     }
 
-    /// One that takes the conditions of puts and does not keep them, as some do that are like S3.
+    /// One that takes the conditions of puts and does not keep them.
     pub fn careless() -> Self {
-        Self::with(Seen { is_careless: true, ..Seen::default() })
+        Self::with(Keeps::Nothing)
     }
 
-    fn with(seen: Seen) -> Self {
+    /// One that puts only if absent, and over what has changed.
+    pub fn careless_of_changes() -> Self {
+        Self::with(Keeps::IfNoneMatch)
+    }
+
+    fn with(keeps: Keeps) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        service.set_access(keeps);
         let service = service.build();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let seen = Arc::new(seen);
-        runtime.spawn(serve(listener, service, seen.clone(), root.path().to_owned()));
+        let seen = Arc::<Seen>::default();
+        runtime.spawn(serve(listener, service, seen.clone()));
         let files = root.path().join(BUCKET).join("grid");
         Self { address, seen, root, files, runtime: Some(runtime) }
     }
@@ -157,19 +185,19 @@ impl Drop for S3 {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, service: S3Service, seen: Arc<Seen>, root: PathBuf) {
+async fn serve(listener: std::net::TcpListener, service: S3Service, seen: Arc<Seen>) {
     let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((socket, _)) = listener.accept().await {
-        let (service, seen, root) = (service.clone(), seen.clone(), root.clone());
+        let (service, seen) = (service.clone(), seen.clone());
         let answer = service_fn(move |request: Request<Incoming>| {
-            let (service, seen, root) = (service.clone(), seen.clone(), root.clone());
+            let (service, seen) = (service.clone(), seen.clone());
             async move {
                 let line = format!("{} {}", request.method(), request.uri());
                 seen.lines.lock().unwrap().push(line.clone());
                 match seen.fault_of(&line) {
-                    None => answered(&service, request, &seen, &root).await,
+                    None => answered(&service, request, &seen).await,
                     Some(Fault::Lost(then)) => {
-                        answered(&service, request, &seen, &root).await?;
+                        answered(&service, request, &seen).await?;
                         then();
                         // By that the connection is closed.
                         Err(std::io::Error::other("the answer is lost"))
@@ -201,7 +229,6 @@ async fn answered(
     service: &S3Service,
     request: Request<Incoming>,
     seen: &Seen,
-    root: &Path,
 ) -> std::io::Result<Response<Body>> {
     let is_blob = *request.method() == Method::PUT && request.uri().path().contains("/v2/blobs/");
     let _counted = is_blob.then(|| Counted::begin(&seen.blobs));
@@ -211,10 +238,6 @@ async fn answered(
         return Service::call(service, request).await.map_err(std::io::Error::other);
     }
     let _turn = seen.turns.write().await;
-    if seen.is_careless && *request.method() == Method::PUT {
-        // Then there is nothing that the condition would keep.
-        let _ = std::fs::remove_file(root.join(&request.uri().path()[1..]));
-    }
     Service::call(service, request).await.map_err(std::io::Error::other)
 }
 
