@@ -19,6 +19,10 @@ use crate::store::unread::{PassedOver, Unread};
 
 /// What is removed under one lock of the lists, for which a publisher may have to wait.
 const AT_ONCE: usize = 512;
+/// The same in an object store: each is a request there, and all must be over before the others have waited long enough.
+const AT_ONCE_BY_REQUESTS: usize = 64;
+/// Of these, so many are under way at a time: a service may take seven seconds for one.
+const REQUESTS: usize = 16;
 
 /// So many are removed one after the other: fewer are not worth a thread.
 const TOGETHER: usize = 32;
@@ -60,7 +64,8 @@ impl Round<'_> {
         }
         let is_due = |one: &Garbage| one.mark.as_ref().is_some_and(|mark| self.is_due(mark));
         let (due, rest): (Vec<_>, Vec<_>) = garbage.into_iter().partition(is_due);
-        for batch in due.chunks(AT_ONCE) {
+        let is_directory = self.backend.directory().is_some();
+        for batch in due.chunks(if is_directory { AT_ONCE } else { AT_ONCE_BY_REQUESTS }) {
             self.go_on()?;
             let marks: Vec<&Mark> = batch.iter().filter_map(|one| one.mark.as_ref()).collect();
             let keys: HashMap<_, _> = batch.iter().map(|one| (one.key.as_str(), one)).collect();
@@ -106,9 +111,11 @@ impl Round<'_> {
             let (go, stay): (Vec<&Mark>, Vec<&Mark>) = list.marks.iter().partition(is_named);
             let rest = List::bytes_of(stay);
             let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
-            // Many at once, since it is the disk that takes the time.
-            let work =
-                |held: &Held| go.par_iter().with_min_len(TOGETHER).try_for_each(|mark| remove(mark, held));
+            // Many at once, since it is the disk, or the service, that takes the time.
+            let work = |held: &Held| match self.backend.directory() {
+                Some(_) => go.par_iter().with_min_len(TOGETHER).try_for_each(|mark| remove(mark, held)),
+                None => by_requests(&go, |mark| remove(mark, held)),
+            };
             if self.backend.change_while(&lock, &key, &list.bytes, &rest, work)?.is_some() {
                 return Ok(go.iter().map(|mark| mark.key.clone()).collect());
             }
@@ -198,4 +205,18 @@ impl Round<'_> {
         }
         Ok(())
     }
+}
+
+/// Removes each by a request, on threads of their own, of which there are more than processors.
+fn by_requests(
+    marks: &[&Mark],
+    remove: impl Fn(&Mark) -> Result<(), StoreError> + Sync,
+) -> Result<(), StoreError> {
+    let remove = &remove;
+    std::thread::scope(|scope| {
+        let pieces = marks.chunks(marks.len().div_ceil(REQUESTS).max(1));
+        let threads = pieces.map(|piece| scope.spawn(|| piece.iter().try_for_each(|mark| remove(mark))));
+        let threads: Vec<_> = threads.collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a removal does not panic"))
+    })
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use buildgrid::store::digest::Digest;
+use buildgrid::store::layout;
 use buildgrid::store::{Collection, Part, Retention, Store, StoreConfig, StoreError, TagOutcome, TagPut};
 use tokio_util::sync::CancellationToken;
 
@@ -225,6 +226,28 @@ async fn a_large_blob_survives_cuts_or_leaves_nothing() {
     let name = image_name("acme/shop.storefront", "v1");
     image.publish(&store, &name).await;
     assert!(is_whole(&store, &name, &image).await);
+}
+
+#[test]
+fn a_round_gets_on_where_removals_are_slow() {
+    let server = S3::start();
+    let store = Store::open(&server.store()).unwrap();
+    // All of one list, which others wait for.
+    let digests = (0_u32..).map(|number| Digest::of(&number.to_le_bytes()));
+    let files: Vec<_> = digests
+        .filter(|digest| digest.hex().starts_with("00"))
+        .map(|digest| server.files().join(layout::blob(digest).as_str()))
+        .take(200)
+        .collect();
+    for file in &files {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "nobody's").unwrap();
+    }
+    assert_eq!(collect(&store, Duration::ZERO).condemned.blobs, 200);
+    // One after the other, they would take longer than anybody may wait.
+    server.slow_removals(Duration::from_millis(500));
+    assert_eq!(collect(&store, Duration::ZERO).removed.blobs, 200);
+    assert!(files.iter().all(|file| !file.exists()));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use buildgrid::store::StoreConfig;
 use http::{Method, Request, Response, StatusCode};
@@ -44,6 +45,8 @@ struct Seen {
     /// Puts of blobs and of parts of them: how many go on, and how many have gone on at once.
     blobs: Mutex<(usize, usize)>,
     turns: RwLock<()>,
+    /// How long a removal takes.
+    removal: Mutex<Duration>,
 }
 
 /// Which conditions of puts it keeps: all are taken, as by some that are like S3.
@@ -149,6 +152,11 @@ impl S3 {
         self.seen.faults.lock().unwrap().is_empty()
     }
 
+    /// Lets each removal take so long.
+    pub fn slow_removals(&self, delay: Duration) {
+        *self.seen.removal.lock().unwrap() = delay;
+    }
+
     /// The most puts of blobs, and of parts of them, that have gone on at once.
     pub fn most_blobs(&self) -> usize {
         self.seen.blobs.lock().unwrap().1
@@ -236,6 +244,10 @@ async fn answered(
     if is_part || matches!(*request.method(), Method::GET | Method::HEAD) {
         let _turn = seen.turns.read().await;
         return Service::call(service, request).await.map_err(std::io::Error::other);
+    }
+    if *request.method() == Method::DELETE {
+        let delay = *seen.removal.lock().unwrap();
+        tokio::time::sleep(delay).await;
     }
     let _turn = seen.turns.write().await;
     Service::call(service, request).await.map_err(std::io::Error::other)
