@@ -4,6 +4,7 @@
 use std::process::{Child, Command, Stdio};
 
 use buildgrid::store::StoreConfig;
+use reqwest::{Method, StatusCode};
 
 use super::address::free_address;
 use super::patience::until;
@@ -21,6 +22,7 @@ run_simple('127.0.0.1', int(sys.argv[1]), DomainDispatcherApplication(create_bac
 pub struct Moto {
     child: Child,
     address: String,
+    client: reqwest::Client,
     keys: tempfile::NamedTempFile,
 }
 
@@ -53,7 +55,35 @@ impl Moto {
         std::fs::write(keys.path(), format!("AWS_ACCESS_KEY_ID={KEY}\nAWS_SECRET_ACCESS_KEY={SECRET}\n"))
             .unwrap();
         restrict(keys.path());
-        Self { child, address: address.to_string(), keys }
+        Self { child, address: address.to_string(), client, keys }
+    }
+
+    /// What stands at a key.
+    pub async fn get(&self, key: &str) -> Option<String> {
+        let answer = self.signed(Method::GET, key).send().await.unwrap();
+        match answer.status() {
+            StatusCode::NOT_FOUND => None,
+            _ => Some(answer.error_for_status().unwrap().text().await.unwrap()),
+        }
+    }
+
+    pub async fn put(&self, key: &str, bytes: Vec<u8>) {
+        let answer = self.signed(Method::PUT, key).body(bytes).send().await.unwrap();
+        answer.error_for_status().unwrap();
+    }
+
+    pub async fn delete(&self, key: &str) {
+        let answer = self.signed(Method::DELETE, key).send().await.unwrap();
+        answer.error_for_status().unwrap();
+    }
+
+    /// It wants a signature, and does not look at it.
+    fn signed(&self, method: Method, key: &str) -> reqwest::RequestBuilder {
+        let signed = format!(
+            "AWS4-HMAC-SHA256 Credential={KEY}/20261130/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x"
+        );
+        let url = format!("http://{}/{BUCKET}/{key}", self.address);
+        self.client.request(method, url).header("authorization", signed)
     }
 
     /// The configuration of a store in it.
