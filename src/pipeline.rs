@@ -19,6 +19,7 @@ use crate::event::deploy::{DeployEvent, Work};
 use crate::event::fake::FakeBuild;
 use crate::permit::{Rules, TimeLimits};
 use crate::publish::manifest::BUILD;
+use crate::publish::name::ImageName;
 use crate::publish::publisher::{self, Existing, Publication, PublishError, Published, Publisher};
 use crate::source::files::Large;
 use crate::source::url::RepositoryUrl;
@@ -106,19 +107,11 @@ impl Pipeline {
         let name = event.image();
         let platform = run.cancel.run_until_cancelled(Box::pin(self.platform(event))).await;
         let definition = event.definition(&platform.unwrap_or(Err(Outcome::Cancelled))?);
-        let (put, is_repair) = if event.options.rebuild {
-            let expected = self.publisher.current(&name).await?;
-            let is_damaged = match expected {
-                Some(digest) => {
-                    let store = self.publisher.store();
-                    !store.is_whole(&name.repository, digest).await.map_err(PublishError::from)?
-                }
-                None => false,
-            };
-            (TagPut::Replace { expected }, is_damaged)
+        let put = if event.options.rebuild {
+            TagPut::Replace { expected: self.publisher.current(&name).await? }
         } else {
             match self.publisher.existing(&name, definition).await? {
-                Existing::Nothing => (TagPut::IfAbsent, false),
+                Existing::Nothing => TagPut::IfAbsent,
                 Existing::Same(published) => {
                     run.log.status(format!("{name} is published already, by the same definition")).await;
                     return Ok(published);
@@ -127,11 +120,11 @@ impl Pipeline {
                     run.log
                         .status(format!("{name} is damaged in the store; building it again repairs it"))
                         .await;
-                    (TagPut::Replace { expected: Some(digest) }, true)
+                    TagPut::Replace { expected: Some(digest) }
                 }
             }
         };
-        let has_quota = self.permit_usage(event, is_repair).await?;
+        let has_quota = self.permit_usage(event, &name, put).await?;
 
         let labels = labels(event, OffsetDateTime::now_utc());
         let (image, on_engine) = match &event.work {
@@ -164,22 +157,30 @@ impl Pipeline {
         self.rules.permit(event).map_err(Outcome::Rejected)
     }
 
-    /// Whether the namespace may have more in the store; answers whether anybody limits it. What repairs an image counts
-    /// already.
-    async fn permit_usage(&self, event: &DeployEvent, is_repair: bool) -> Result<bool, Outcome> {
+    /// Whether the namespace may have more in the store; answers whether anybody limits it.
+    async fn permit_usage(
+        &self,
+        event: &DeployEvent,
+        name: &ImageName,
+        put: TagPut,
+    ) -> Result<bool, Outcome> {
         if self.rules.quota(&event.namespace).is_none() {
             return Ok(false);
         }
-        if is_repair {
-            return Ok(true);
-        }
         let store = self.publisher.store();
         let usage = store.usage(&event.namespace).await.map_err(PublishError::from)?;
-        if self.rules.permit_usage(&event.namespace, usage).is_err() {
-            // That may be more than there is: it is counted before anything is rejected for it.
-            let usage = store.recounted_usage(&event.namespace).await.map_err(PublishError::from)?;
-            self.rules.permit_usage(&event.namespace, usage).map_err(Outcome::Rejected)?;
+        if self.rules.permit_usage(&event.namespace, usage).is_ok() {
+            return Ok(true);
         }
+        // What repairs an image counts already.
+        if let TagPut::Replace { expected: Some(digest) } = put
+            && !matches!(store.is_whole(&name.repository, digest).await, Ok(true))
+        {
+            return Ok(true);
+        }
+        // That may be more than there is: it is counted before anything is rejected for it.
+        let usage = store.recounted_usage(&event.namespace).await.map_err(PublishError::from)?;
+        self.rules.permit_usage(&event.namespace, usage).map_err(Outcome::Rejected)?;
         Ok(true)
     }
 

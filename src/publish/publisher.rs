@@ -134,16 +134,26 @@ impl Publisher {
     /// What stands at `name` already. An image of another definition is a conflict.
     pub async fn existing(&self, name: &ImageName, definition: Digest) -> Result<Existing, PublishError> {
         let Some(digest) = self.store.tag_to_rely_on(name).await? else { return Ok(Existing::Nothing) };
+        // What the disk does not give is put anew by building it again.
+        let is_damage = |error: &StoreError| {
+            let is_unread = matches!(error, StoreError::Disk { .. } | StoreError::Io { action: "read", .. });
+            is_unread || matches!(error, StoreError::Corrupt { .. })
+        };
         let bytes = match self.store.manifest(&name.repository, digest).await {
             Ok(Some(bytes)) => bytes,
-            Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(Existing::Damaged(digest)),
+            Ok(None) => return Ok(Existing::Damaged(digest)),
+            Err(error) if is_damage(&error) => return Ok(Existing::Damaged(digest)),
             Err(error) => return Err(error.into()),
         };
         let Ok(summary) = Summary::read(&bytes) else { return Ok(Existing::Damaged(digest)) };
-        match summary.definition.as_deref() == Some(definition.to_string().as_str()) {
-            true if !self.store.is_whole(&name.repository, digest).await? => Ok(Existing::Damaged(digest)),
-            true => Ok(Existing::Same(Published { digest, size: summary.size, reused: true })),
-            false => Err(PublishError::Conflict { name: name.clone() }),
+        if summary.definition.as_deref() != Some(definition.to_string().as_str()) {
+            return Err(PublishError::Conflict { name: name.clone() });
+        }
+        match self.store.is_whole(&name.repository, digest).await {
+            Ok(true) => Ok(Existing::Same(Published { digest, size: summary.size, reused: true })),
+            Ok(false) => Ok(Existing::Damaged(digest)),
+            Err(error) if is_damage(&error) => Ok(Existing::Damaged(digest)),
+            Err(error) => Err(error.into()),
         }
     }
 

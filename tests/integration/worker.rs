@@ -230,14 +230,26 @@ async fn a_damaged_image_is_repaired_by_building_it_again() {
         .join(&hex[..2])
         .join(&hex)
         .join("data");
-    std::fs::write(&manifest, "rot").unwrap();
-    grid.publish(fake_event("second", &quick(1))).await;
-    let second = grid.result("second", State::Published).await;
-    assert!(!second.reused);
-    assert_eq!(second.digest, first.digest, "the same image");
     let store = Store::open_read_only(&grid.config.store).unwrap();
     let repository = "smoke/web.fake".parse().unwrap();
-    assert!(store.manifest(&repository, first.digest.unwrap()).await.unwrap().is_some());
+    let rot = || std::fs::write(&manifest, "rot").unwrap();
+    // As on a bad block.
+    let hide = || {
+        std::fs::remove_file(&manifest).unwrap();
+        std::os::unix::fs::symlink("data", &manifest).unwrap();
+    };
+    let damages: [&dyn Fn(); 3] = [&rot, &hide, &hide];
+    for ((id, build), damage) in
+        [("second", "{}"), ("third", "{}"), ("fourth", r#"{"rebuild":true}"#)].into_iter().zip(damages)
+    {
+        damage();
+        let event = fake_event(id, &quick(1));
+        grid.publish(event.replace("\"fake\"", &format!("\"build\":{build},\"fake\""))).await;
+        let repaired = grid.result(id, State::Published).await;
+        assert!(!repaired.reused, "{id}");
+        assert_eq!(repaired.digest, first.digest, "the same image");
+        assert!(store.manifest(&repository, first.digest.unwrap()).await.unwrap().is_some(), "{id}");
+    }
     grid.finish().await;
 }
 
