@@ -312,6 +312,29 @@ async fn a_copy_follows_the_store_and_one_that_fails_says_so() {
         assert!(code == Some(69) && said.contains("another store"), "{said}");
         assert_eq!(tree(copy.path()), before);
     }
+    // Whose it is must be known: not where the way to it fails just then, nor of a copy that does not say it.
+    let (wrong, wrong_store) = self::store();
+    publish(&wrong_store, "acme/shop.storefront", "v1").await;
+    let folder = tempfile::tempdir().unwrap();
+    let (shell, failed) = (folder.path().join("shell"), folder.path().join("failed"));
+    let fails_once = format!(
+        "#!/bin/sh\nif mkdir {} 2>/dev/null; then exit 12; fi\nshift\nexec \"$@\"\n",
+        failed.display()
+    );
+    std::fs::write(&shell, fails_once).unwrap();
+    std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = script();
+    command.arg(wrong.path()).arg(format!("backup:{}", copy.path().display())).env("RSYNC_RSH", &shell);
+    let (code, said) = attempt(command);
+    assert!(code == Some(1) && said.contains("could not look whose copy"), "{code:?} {said}");
+    assert_eq!(tree(copy.path()), before);
+    let id = std::fs::read(copy.path().join("buildgrid/id")).unwrap();
+    std::fs::remove_file(copy.path().join("buildgrid/id")).unwrap();
+    let mut command = script();
+    command.args([root.path(), copy.path()]);
+    let (code, said) = attempt(command);
+    assert!(code == Some(69) && said.contains("without buildgrid/id"), "{said}");
+    std::fs::write(copy.path().join("buildgrid/id"), id).unwrap();
     let mut command = script();
     command.arg(root.path()).arg("/dev/null/copy");
     let (code, said) = attempt(command);
