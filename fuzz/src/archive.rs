@@ -11,8 +11,8 @@ const BLOCK: usize = 512;
 /// A compressed layer may be without end.
 const MOST: u64 = 1 << 20;
 
-/// An archive is refused, or has as many layers as its configuration, which is the one that it names, and each is
-/// read to its end or refused.
+/// An archive is refused, or has a layer for each that its configuration names, which is the one that it names itself, and
+/// each is read to its end or refused.
 pub fn check(bytes: &[u8]) {
     // Else nothing would come past the first check but what was never changed.
     let archive = with_right_sums(bytes);

@@ -21,7 +21,7 @@ static DIGEST: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^sha256:[a-f0-9]{
 pub fn check(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Some(name) = read::<ImageRepository>(text) {
-        assert!(NAME.is_match(text) && text.len() <= 255 + 96, "{text:?} is no name");
+        assert!(NAME.is_match(text) && text.len() <= 192, "{text:?} is no name");
         let parts = (name.namespace.as_str(), name.app.as_str(), name.repository.as_str());
         assert_eq!(format!("{}/{}.{}", parts.0, parts.1, parts.2), text);
     }

@@ -26,8 +26,13 @@ pub fn check(bytes: &[u8]) {
         (head, to_bytes(body, usize::MAX).await.unwrap())
     });
     let said = head.headers.get(header::CONTENT_RANGE).map(|said| said.to_str().unwrap());
+    let length = head.headers.get(header::CONTENT_LENGTH).map(|length| length.to_str().unwrap().parse());
+    assert!(length.is_none_or(|length| length == Ok(body.len())), "{value:?}");
     let part = match head.status {
-        StatusCode::OK => Some(0..LAYER.len()),
+        StatusCode::OK => {
+            assert_eq!(said, None);
+            Some(0..LAYER.len())
+        }
         StatusCode::PARTIAL_CONTENT => {
             let said = said.unwrap().strip_prefix("bytes ").unwrap();
             let (first, last) =

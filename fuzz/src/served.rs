@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -26,6 +27,9 @@ pub const CONFIG: &[u8] = b"{\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[]}}";
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 });
+
+/// Whether something panicked since it is [listened](Served::listen).
+pub static PANICKED: AtomicBool = AtomicBool::new(false);
 
 /// One for all inputs that leave nothing behind.
 pub static SERVED: LazyLock<Served> = LazyLock::new(Served::new);
@@ -61,6 +65,12 @@ impl Served {
 
     /// Where it is served over HTTP, from now on.
     pub fn listen(&self) -> SocketAddr {
+        // A panic ends its connection alone.
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICKED.store(true, Ordering::SeqCst);
+            before(panic);
+        }));
         let listener = RUNTIME.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let limits = Limits {
