@@ -55,7 +55,8 @@ enum Command {
 ///
 /// # Errors
 /// A login that does not exist is a fault of the command line, a store that cannot be opened one of
-/// the configuration. A list from which damaged logins are missing is shown, and ends with their names.
+/// the configuration. A list from which logins are missing, damaged ones or such that cannot be read, is shown, and ends with
+/// their names.
 pub async fn run(args: CredentialArgs, store: &StoreConfig, host: &str) -> Result<(), Failure> {
     let mut output = String::new();
     let ended = execute(args.command, store, host, &mut output).await;
@@ -84,9 +85,11 @@ async fn execute(
         Command::List { json } => {
             let credentials = open(config, Store::open_read_only).await?.credentials().await?;
             *output += &list(&credentials, json);
-            if !credentials.damaged.is_empty() {
-                let damaged = credentials.damaged.iter().map(ToString::to_string).collect::<Vec<_>>();
-                return Err(anyhow::anyhow!("not all is shown:\n  {}", damaged.join("\n  ")).into());
+            let damaged = credentials.damaged.iter().map(ToString::to_string);
+            let unread = credentials.unread.iter().map(ToString::to_string);
+            let missing = damaged.chain(unread).collect::<Vec<_>>();
+            if !missing.is_empty() {
+                return Err(anyhow::anyhow!("not all is shown:\n  {}", missing.join("\n  ")).into());
             }
         }
         Command::Remove { user } => match open(config, Store::open).await?.remove_credential(&user).await? {
@@ -129,11 +132,11 @@ fn shown_once(new: &NewCredential, host: &str, json: bool) -> String {
     )
 }
 
-fn list(Credentials { usable: credentials, damaged }: &Credentials, json: bool) -> String {
+fn list(Credentials { usable: credentials, damaged, unread }: &Credentials, json: bool) -> String {
     if json {
         return format!("{}\n", Value::from_iter(credentials.iter().map(to_json)));
     }
-    if credentials.is_empty() && damaged.is_empty() {
+    if credentials.is_empty() && damaged.is_empty() && unread.is_empty() {
         return "no logins; `buildgrid credential add <namespace>` makes one\n".to_owned();
     }
     let width = credentials.iter().map(|credential| credential.user.as_str().len()).max().unwrap_or(0);
@@ -212,6 +215,22 @@ mod tests {
         let mut output = String::new();
         execute(Command::List { json: false }, &config, "host", &mut output).await.unwrap_err();
         assert!(!output.contains("no logins"), "{output}");
+    }
+
+    #[tokio::test]
+    async fn a_login_that_cannot_be_read_now_is_named_and_not_to_be_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let config = StoreConfig::at(root.path());
+        let store = Store::open(&config).unwrap();
+        let user = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap().credential.user;
+        let file = root.path().join(format!("buildgrid/credentials/{user}.json"));
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        let mut output = String::new();
+        let ended = execute(Command::List { json: false }, &config, "host", &mut output).await.unwrap_err();
+        let said = ended.error.to_string();
+        assert!(said.contains(&format!("{user}.json: it cannot be read: ")), "{said}");
+        assert!(!said.contains("credential remove") && !output.contains("no logins"), "{said} {output}");
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! A plain SHA-256 is enough here: a password has 160 random bits, which no one can try out.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
 use data_encoding::BASE32_NOPAD;
@@ -19,7 +20,7 @@ use super::digest::Digest;
 use super::error::{DamagedLogin, StoreError};
 use super::handle::Store;
 use super::layout;
-use super::unread::PassedOver;
+use super::unread::{PassedOver, Unread};
 use super::user::UserName;
 use crate::publish::name::Namespace;
 
@@ -68,6 +69,24 @@ impl Credential {
 pub struct Credentials {
     pub usable: Vec<Credential>,
     pub damaged: Vec<DamagedLogin>,
+    pub unread: Vec<UnreadLogin>,
+}
+
+/// A login whose file cannot be read now. Nothing is known of it, so that nothing tells anybody to remove it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadLogin {
+    pub user: UserName,
+    pub file: Unread,
+}
+
+impl fmt::Display for UnreadLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; the login may be good: look at whose its file is and at the disk, or try again",
+            self.file
+        )
+    }
 }
 
 /// A login with its password, which cannot be had a second time.
@@ -171,9 +190,10 @@ impl Store {
     /// Removes the logins that have expired, and answers how many. Blocking.
     pub fn sweep_credentials(&self) -> Result<u64, StoreError> {
         let backend = self.backend();
-        let Credentials { usable, damaged } = all(backend)?;
-        for login in damaged {
-            tracing::warn!(%login, "it cannot be told whether a login has expired");
+        let Credentials { usable, damaged, unread } = all(backend)?;
+        let damaged = damaged.iter().map(ToString::to_string);
+        for login in damaged.chain(unread.iter().map(ToString::to_string)) {
+            tracing::warn!(login, "it cannot be told whether a login has expired");
         }
         let mut removed = 0;
         for credential in usable.iter().filter(|credential| credential.has_expired()) {
@@ -207,12 +227,12 @@ impl Store {
 fn read(backend: &Backend, user: &UserName) -> Result<Option<Credential>, StoreError> {
     let key = layout::credential(user);
     let Some(bytes) = backend.read(&key)? else { return Ok(None) };
-    let credential = parse(&bytes).map_err(|error| damaged(backend, user, error.to_string()))?;
+    let credential = parse(&bytes).map_err(|error| DamagedLogin {
+        path: backend.place(&key),
+        user: user.clone(),
+        reason: error.to_string(),
+    })?;
     Ok(Some(credential))
-}
-
-fn damaged(backend: &Backend, user: &UserName, reason: String) -> DamagedLogin {
-    DamagedLogin { path: backend.place(&layout::credential(user)), user: user.clone(), reason }
 }
 
 /// One that cannot be read costs no other.
@@ -224,8 +244,8 @@ fn all(backend: &Backend) -> Result<Credentials, StoreError> {
             Ok(credential) => credentials.usable.extend(credential),
             Err(StoreError::DamagedLogin(login)) => credentials.damaged.push(login),
             Err(error) => {
-                let reason = passed.count(error)?.reason;
-                credentials.damaged.push(damaged(backend, &user, reason));
+                let file = passed.count(error)?;
+                credentials.unread.push(UnreadLogin { user, file });
             }
         }
     }
@@ -258,141 +278,5 @@ pub(super) fn random_text<const BYTES: usize>() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::StoreConfig;
-    use secrecy::ExposeSecret as _;
-
-    #[tokio::test]
-    async fn are_verified_until_rotated_or_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let config = StoreConfig::at(root.path().join("store"));
-        let store = Store::open(&config).unwrap();
-        let reader = Store::open_read_only(&config).unwrap();
-        let namespaces: BTreeSet<Namespace> = ["acme", "smoke"].map(|name| name.parse().unwrap()).into();
-        let added = store.add_credential(namespaces.clone()).await.unwrap();
-        let user = added.credential.user.clone();
-        let first = added.password.expose_secret();
-        assert!(user.as_str().starts_with("acme-") && first.len() == 32, "{user} {first}");
-
-        let verified = reader.verify_credential(user.as_str(), first).await.unwrap().unwrap();
-        assert_eq!((&verified, &verified.namespaces), (&added.credential, &namespaces));
-        for (name, password) in [
-            (user.as_str(), "wrong"),
-            (user.as_str(), ""),
-            ("acme-other", first),
-            ("", ""),
-            // The decoy's.
-            ("nobody", ""),
-            ("../version", first),
-        ] {
-            assert_eq!(reader.verify_credential(name, password).await.unwrap(), None, "{name}");
-        }
-
-        assert_eq!(reader.credential(&user).await.unwrap().as_ref(), Some(&added.credential));
-        assert!(store.may_write_credentials().await.unwrap());
-        let rotated = store.rotate_credential(&user).await.unwrap().unwrap();
-        let second = rotated.password.expose_secret();
-        assert_eq!(reader.verify_credential(user.as_str(), first).await.unwrap(), None);
-        assert!(reader.verify_credential(user.as_str(), second).await.unwrap().is_some());
-        let all = reader.credentials().await.unwrap();
-        assert_eq!((&all.usable[..], &all.damaged[..]), (std::slice::from_ref(&rotated.credential), &[][..]));
-
-        assert!(store.remove_credential(&user).await.unwrap());
-        assert!(!store.remove_credential(&user).await.unwrap());
-        assert_eq!(reader.verify_credential(user.as_str(), second).await.unwrap(), None);
-        assert!(store.rotate_credential(&user).await.unwrap().is_none());
-        assert_eq!(reader.credential(&user).await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_password_that_is_too_long_is_not_even_hashed() {
-        let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig::at(root.path())).unwrap();
-        let added = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
-        let user = added.credential.user.clone();
-        let file = root.path().join(format!("buildgrid/credentials/{user}.json"));
-        for (length, is_good) in [(MAX_PASSWORD, true), (MAX_PASSWORD + 1, false), (1 << 20, false)] {
-            let password = "x".repeat(length);
-            let password_digest = Digest::of(password.as_bytes());
-            // By its digest it is the right one.
-            std::fs::write(&file, json(&Credential { password_digest, ..added.credential.clone() })).unwrap();
-            let verified = store.verify_credential(user.as_str(), &password).await.unwrap();
-            assert_eq!(verified.is_some(), is_good, "{length}");
-        }
-    }
-
-    #[tokio::test]
-    async fn one_that_is_lent_ends_by_itself() {
-        let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig::at(root.path().to_owned())).unwrap();
-        let valid = async |new: &NewCredential| {
-            let (user, password) = (new.credential.user.as_str(), new.password.expose_secret());
-            store.verify_credential(user, password).await.unwrap().is_some()
-        };
-        let lent = store.lend_credential("acme".parse().unwrap(), Duration::from_secs(3600)).await.unwrap();
-        let over = store.lend_credential("acme".parse().unwrap(), Duration::ZERO).await.unwrap();
-        let kept = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
-        assert!(valid(&lent).await && valid(&kept).await && !valid(&over).await);
-        assert_eq!(store.sweep_credentials().unwrap(), 1);
-        let left: Vec<_> = store.credentials().await.unwrap().usable;
-        assert!(left.contains(&lent.credential) && left.contains(&kept.credential) && left.len() == 2);
-        let file = root.path().join(format!("buildgrid/credentials/{}.json", kept.credential.user));
-        assert!(
-            !std::fs::read_to_string(file).unwrap().contains("expires_at"),
-            "as earlier versions wrote it"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_damaged_one_is_told_with_what_helps_and_hides_no_other() {
-        let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig::at(root.path())).unwrap();
-        let add = || store.add_credential(["acme".parse().unwrap()].into());
-        let (user, other) = (add().await.unwrap().credential.user, add().await.unwrap().credential);
-        let file = root.path().join(format!("buildgrid/credentials/{user}.json"));
-        for is_loop in [false, true] {
-            match is_loop {
-                false => std::fs::write(&file, "{").unwrap(),
-                true => std::os::unix::fs::symlink(&file, &file).unwrap(),
-            }
-            let over = store.lend_credential("acme".parse().unwrap(), Duration::ZERO).await.unwrap();
-            let told = store.credential(&user).await.unwrap_err().to_string();
-            assert!(!told.contains("image") && told.contains(&*file.to_string_lossy()), "{told}");
-            assert!(is_loop || told.contains(&format!("`buildgrid credential remove {user}`")), "{told}");
-            let all = store.credentials().await.unwrap();
-            assert!(all.usable.contains(&other) && all.usable.contains(&over.credential));
-            let [damaged] = &all.damaged[..] else { panic!("{all:?}") };
-            let said = damaged.to_string();
-            let remedy = format!("`buildgrid credential remove {user}`");
-            assert!(damaged.user == user && said.contains(&remedy) && !said.contains("image"), "{said}");
-            assert_eq!(store.sweep_credentials().unwrap(), 1, "the others are swept");
-            assert_eq!(store.credentials().await.unwrap().usable, std::slice::from_ref(&other));
-            assert!(store.remove_credential(&user).await.unwrap(), "as it says");
-            assert!(store.credentials().await.unwrap().damaged.is_empty());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_store_that_is_away_has_no_damaged_logins() {
-        let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig::at(root.path())).unwrap();
-        let user = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap().credential.user;
-        let file = root.path().join(format!("buildgrid/credentials/{user}.json"));
-        std::fs::remove_file(&file).unwrap();
-        std::os::unix::fs::symlink(&file, &file).unwrap();
-        std::fs::remove_file(root.path().join("buildgrid/version")).unwrap();
-        assert!(matches!(store.credentials().await, Err(StoreError::NoStore(_))));
-    }
-
-    #[tokio::test]
-    async fn keep_no_password() {
-        let root = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreConfig::at(root.path().to_owned())).unwrap();
-        let added = store.add_credential(["acme".parse().unwrap()].into()).await.unwrap();
-        let file = root.path().join(format!("buildgrid/credentials/{}.json", added.credential.user));
-        let kept = std::fs::read_to_string(file).unwrap();
-        assert!(!kept.contains(added.password.expose_secret()), "{kept}");
-        assert!(!format!("{added:?}").contains(added.password.expose_secret()));
-    }
-}
+#[path = "credentials_tests.rs"]
+mod tests;

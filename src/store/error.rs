@@ -76,7 +76,7 @@ pub enum StoreError {
     Stopping,
 }
 
-/// A login that cannot be read.
+/// A login whose file is no login.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{path} is damaged ({reason}), so that nobody can pull with this login; restore it from a backup, or do `buildgrid credential remove {user}` and make another (`buildgrid credential add`)"

@@ -31,7 +31,7 @@ mod user;
 pub use backend::{BlobWriter, StoredObject};
 pub use blobs::{Blob, BlobSource};
 pub use config::StoreConfig;
-pub use credentials::{Credential, Credentials, NewCredential};
+pub use credentials::{Credential, Credentials, NewCredential, UnreadLogin};
 pub use error::{BrokenOff, DamagedLogin, StoreError};
 pub use gc::{
     AskAgain, Collected, Collection, Going, ImageGone, InUse, Keep, Retention, RetentionConfig, Sum,

@@ -9,7 +9,7 @@ use super::access::{Namespaces, Principal, Scope};
 use super::refusal::Refusal;
 use super::service::Timeline;
 use crate::publish::name::Namespace;
-use crate::store::{Credential, Credentials, NewCredential, Store, StoreError, UserName};
+use crate::store::{Credential, Credentials, NewCredential, Store, StoreError, UnreadLogin, UserName};
 
 /// The most namespaces of one credential that is made on a page.
 const MAX_NAMESPACES: usize = 64;
@@ -21,8 +21,10 @@ pub enum Kept {
     Elsewhere(StoreError),
     Here {
         credentials: Vec<Credential>,
-        /// Those that cannot be read, for whoever may see all: it is not known whose they are.
+        /// Those whose file is none, for whoever may see all: it is not known whose they are.
         damaged: Vec<UserName>,
+        /// The same of those that cannot be read now, and may be good.
+        unread: Vec<UnreadLogin>,
         /// Whether the service may change them.
         writable: bool,
     },
@@ -37,14 +39,20 @@ pub(super) async fn all(timeline: &Timeline, principal: &Principal) -> Result<Ke
         Ok::<_, StoreError>((credentials, store.may_write_credentials().await?))
     };
     Ok(match read.await {
-        Ok((Credentials { usable: mut credentials, damaged }, writable)) => {
+        Ok((Credentials { usable: mut credentials, mut damaged, mut unread }, writable)) => {
             credentials.retain(|credential| is_theirs(principal, credential));
             for login in &damaged {
                 tracing::warn!(%login, "a registry credential is damaged");
             }
-            let is_for_all = matches!(principal.namespaces, Namespaces::All);
-            let damaged = damaged.into_iter().filter(|_| is_for_all).map(|login| login.user).collect();
-            Kept::Here { credentials, damaged, writable }
+            for login in &unread {
+                tracing::warn!(%login, "a registry credential cannot be read");
+            }
+            if !matches!(principal.namespaces, Namespaces::All) {
+                damaged.clear();
+                unread.clear();
+            }
+            let damaged = damaged.into_iter().map(|login| login.user).collect();
+            Kept::Here { credentials, damaged, unread, writable }
         }
         Err(error) => {
             if !matches!(error, StoreError::NoStore(_)) {

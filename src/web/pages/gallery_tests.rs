@@ -87,7 +87,7 @@ fn pages() -> Vec<(String, Document)> {
     for (name, managed, fresh) in [
         ("settings", Some(&kept), None),
         ("settings-rotated", Some(&kept), Some(fresh)),
-        ("settings-empty", Some(&Kept::Here { credentials: vec![], damaged: vec![], writable: true }), None),
+        ("settings-empty", Some(&samples::none_kept()), None),
         ("settings-elsewhere", Some(&Kept::Elsewhere(StoreError::NoStore("/".into()))), None),
         ("settings-damaged", Some(&samples::damaged()), None),
         ("settings-viewer", None, None),

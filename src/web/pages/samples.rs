@@ -9,7 +9,7 @@ use super::*;
 use crate::event::result::Kind;
 use crate::publish::name::ImageName;
 use crate::store::digest::Digest;
-use crate::store::{Credential, NewCredential};
+use crate::store::{Credential, NewCredential, Unread, UnreadLogin};
 use crate::timeline::entry::{LogEntry, Stream, timestamp};
 use crate::timeline::protocol::{
     App, Attempt, AttemptId, AttemptState, Build, BuildDetail, BuildState, CommitInfo, Deploy, DeployReport,
@@ -512,13 +512,20 @@ pub(super) fn kept(writable: bool) -> Kept {
         credential("globex-prod-7m2d", &["globex"], [189, 189]),
         credential("smoke-c1x8", &["smoke"], [294, 22]),
     ];
-    Kept::Here { credentials, damaged: Vec::new(), writable }
+    Kept::Here { credentials, damaged: Vec::new(), unread: Vec::new(), writable }
 }
 
-/// One of those that are kept cannot be read.
+pub(super) fn none_kept() -> Kept {
+    Kept::Here { credentials: Vec::new(), damaged: Vec::new(), unread: Vec::new(), writable: true }
+}
+
+/// One of those that are kept is damaged, and one cannot be read.
 pub(super) fn damaged() -> Kept {
     let Kept::Here { credentials, writable, .. } = kept(true) else { unreachable!("they are here") };
-    Kept::Here { credentials, damaged: vec!["globex-old-4t0e".parse().unwrap()], writable }
+    let path = "/srv/store/buildgrid/credentials/smoke-h5r1.json".to_owned();
+    let file = Unread { path, reason: "it cannot be read: Permission denied (os error 13)".to_owned() };
+    let unread = vec![UnreadLogin { user: "smoke-h5r1".parse().unwrap(), file }];
+    Kept::Here { credentials, damaged: vec!["globex-old-4t0e".parse().unwrap()], unread, writable }
 }
 
 pub(super) fn new_credential() -> NewCredential {

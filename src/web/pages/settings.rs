@@ -69,6 +69,8 @@ enum Credentials {
         rows: Vec<Row>,
         /// Those that are damaged, each with the command that removes it.
         damaged: Vec<(String, String)>,
+        /// Those that cannot be read now, each with why.
+        unread: Vec<(String, String)>,
         writable: bool,
     },
 }
@@ -98,11 +100,15 @@ pub fn settings(viewer: &Viewer, settings: &Settings<'_>, now: OffsetDateTime) -
         Some(Kept::Elsewhere(_)) => Credentials::Elsewhere(
             "The store, where credentials lie, cannot be read; the service’s log says why.",
         ),
-        Some(Kept::Here { credentials, damaged, writable }) => Credentials::Here {
+        Some(Kept::Here { credentials, damaged, unread, writable }) => Credentials::Here {
             rows: credentials.iter().map(|credential| Row::new(credential, fresh, now)).collect(),
             damaged: damaged
                 .iter()
                 .map(|user| (user.to_string(), format!("buildgrid credential remove {user}")))
+                .collect(),
+            unread: unread
+                .iter()
+                .map(|login| (login.user.to_string(), printable(&login.file.reason)))
                 .collect(),
             writable: *writable,
         },
@@ -191,6 +197,14 @@ mod tests {
         let elsewhere = Kept::Elsewhere(StoreError::NoStore("/srv/store".into()));
         let elsewhere = settings_page(&samples::settings_of(Some(&elsewhere)));
         assert!(elsewhere.contains("buildgrid credential add") && !elsewhere.contains("/srv/store"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_now_is_told_with_the_reason_and_not_to_be_removed() {
+        let page = settings_page(&samples::settings_of(Some(&samples::damaged())));
+        assert!(page.contains("buildgrid credential remove globex-old-4t0e"));
+        assert!(page.contains("<code>smoke-h5r1</code> is left out now:</b> it cannot be read: Permission"));
+        assert!(!page.contains("remove smoke-h5r1") && !page.contains("/srv/store"), "{page}");
     }
 
     fn settings_page(settings: &Settings<'_>) -> String {

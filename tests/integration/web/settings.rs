@@ -100,6 +100,14 @@ async fn a_damaged_credential_hides_no_other_and_is_shown_with_what_helps() {
     assert!(page.contains(own) && page.contains(&remedy), "{page}");
     let page = service.settings(&acme).await;
     assert!(page.contains(own) && !page.contains(damaged.as_str()), "whose it is nobody knows: {page}");
+    // One that cannot be read now may be good, and nobody is told to remove it.
+    let file = registry.root().join(format!("buildgrid/credentials/{damaged}.json"));
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let page = service.settings(&all).await;
+    assert!(page.contains(own) && !page.contains(&remedy), "{page}");
+    assert!(page.contains(&format!("<code>{damaged}</code> is left out now")), "{page}");
+    assert!(!service.settings(&acme).await.contains(damaged.as_str()), "whose it is nobody knows");
     assert!(registry.store.remove_credential(&damaged).await.unwrap());
     assert!(!service.settings(&all).await.contains(damaged.as_str()));
     service.timeline.finish().await;
