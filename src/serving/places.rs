@@ -4,6 +4,7 @@
 //!   everybody.
 //! - Whoever finds no place waits, connected. A place goes to the source that has the fewest.
 //! - Those on which nothing happens make room for those who wait: of their own source where it has its share, else of any.
+//! - Whoever has gone while it waited waits no more: nobody makes room for it, and it takes none from those who are there.
 //! - A source that has its share of both is turned away: what waits in the kernel's queue would hide the others behind it.
 
 use std::collections::{HashMap, VecDeque};
@@ -151,6 +152,16 @@ impl<C> Places<C> {
                 self.sources.remove(source);
             }
         }
+        self.count();
+    }
+
+    /// Forgets those of the waiting who have gone.
+    pub(super) fn forget(&mut self, has_gone: impl Fn(&C) -> bool) {
+        self.sources.retain(|_, source| {
+            source.waiting.retain(|(_, client)| !has_gone(client));
+            source.taken > 0 || !source.waiting.is_empty()
+        });
+        self.waiting = self.sources.values().map(|source| source.waiting.len()).sum();
         self.count();
     }
 

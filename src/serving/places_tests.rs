@@ -110,3 +110,23 @@ fn the_idle_make_room_for_those_whom_it_helps() {
     }
     assert!(places.sources.is_empty() && places.taken == 0);
 }
+
+#[test]
+fn who_has_gone_while_it_waited_waits_no_more() {
+    let mut places = places(8, 16, &[]);
+    places.come(HOSTILE, 7);
+    places.come("192.0.2.1", 1);
+    assert_eq!(places.all_next().len(), 8);
+    places.come(HOSTILE, 14);
+    places.come("192.0.2.1", 2);
+    assert!(!places.may_come());
+    places.forget(|client| *client == HOSTILE);
+    assert_eq!((places.may_come(), places.waiting), (true, 2));
+    places.come(HOSTILE, 1);
+    let idle = vec![(customer(HOSTILE.parse().unwrap()), HOSTILE); 5];
+    assert_eq!(places.in_the_way(idle).count(), 3, "one for each who is there");
+    places.close();
+    places.come("192.0.2.7", 3);
+    places.forget(|client| *client == "192.0.2.7");
+    assert!(!places.sources.contains_key(&customer("192.0.2.7".parse().unwrap())));
+}

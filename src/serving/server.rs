@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,7 @@ pub async fn serve(
                 }
                 Some(source) = visits.ended() => places.left(&source),
                 _ = look.tick(), if places.are_short() => {
+                    places.forget(Client::has_gone);
                     places.say();
                     places.make_room(visits.idle());
                 }
@@ -112,6 +114,15 @@ struct Client {
 }
 
 impl Client {
+    /// Whether nobody is there any more to whom an answer could go. Who sends no more counts: hyper, too, ends a
+    /// connection whose other half is closed.
+    fn has_gone(&self) -> bool {
+        let mut socket = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        let polled = poll(&mut socket, Some(&Timespec::default()));
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        polled.is_ok() && socket[0].revents().intersects(gone)
+    }
+
     async fn serve(
         self,
         router: Router,

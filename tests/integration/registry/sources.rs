@@ -127,6 +127,46 @@ async fn the_longest_idle_make_room_and_what_is_under_way_goes_on() {
 
 /// Subscriber and metrics are this thread's, on which the server runs too.
 #[tokio::test(flavor = "current_thread")]
+async fn who_has_gone_while_it_waited_takes_the_place_of_nobody() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let registry = TestRegistry::start_with(with_places(8)).await;
+    let has = |name: &str, number: u32| {
+        let line = format!("buildgrid_connections_{name}{{service=\"registry\"}} {number}\n");
+        recorder.handle().render().contains(&line)
+    };
+    let mut idle = Vec::new();
+    for _ in 0..7 {
+        let mut stream = connect_from("127.0.4.1", &registry).await;
+        ask(&mut stream, ASK).await;
+        idle.push(stream);
+    }
+    // One closes as it should, one sends no more, and one is cut.
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut stream = connect_from("127.0.4.1", &registry).await;
+        stream.write_all(ASK).await.unwrap();
+        waiting.push(stream);
+    }
+    until("they wait", || has("waiting", 3)).await;
+    waiting.pop().unwrap().set_zero_linger().unwrap();
+    waiting[0].shutdown().await.unwrap();
+    drop(waiting.pop());
+    until("nobody waits", || has("waiting", 0)).await;
+    // Longer than they have to be idle.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(has("dismissed_total", 0), "{}", recorder.handle().render());
+    for stream in &mut idle {
+        let mut rest = vec![0; 4096];
+        assert!(stream.read(&mut rest).await.unwrap() > 0);
+        ask(stream, ASK).await;
+    }
+    drop((idle, waiting));
+    registry.stop().await;
+}
+
+/// Subscriber and metrics are this thread's, on which the server runs too.
+#[tokio::test(flavor = "current_thread")]
 async fn a_source_that_wants_more_than_one_may_have_is_named_and_the_rest_is_closed() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let _recorder = metrics::set_default_local_recorder(&recorder);
