@@ -178,8 +178,15 @@ async fn a_source_that_wants_more_than_one_may_have_is_named_and_the_rest_is_clo
         let line = rendered.lines().find_map(|line| line.strip_prefix(&name)).map(str::to_owned);
         line.unwrap_or_else(|| panic!("{name} in {rendered}")).parse::<usize>().unwrap()
     };
+    // Those that are served pull, however long the others take to come: an idle one would make room for them.
+    let request = request_for_a_big_blob(&registry).await;
     let mut many = Vec::new();
-    for _ in 0..1000 {
+    for _ in 0..7 {
+        let mut pull = connect_from("127.0.0.1", &registry).await;
+        ask(&mut pull, request.as_bytes()).await;
+        many.push(pull);
+    }
+    while many.len() < 1000 {
         many.push(connect_from("127.0.0.1", &registry).await);
     }
     until("some are closed", || figure("_refused_total") > 80).await;
