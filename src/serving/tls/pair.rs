@@ -89,12 +89,12 @@ impl Files {
     }
 
     /// Refuses what is not of X.509 version 3, which clients take for no server's certificate and for no authority's (RFC
-    /// 5280, 6.1.4 (k)). An authority that has signed itself may stand at the end: clients go by their own copy of it.
+    /// 5280, 6.1.4 (k)). An authority that has signed itself may stand there: clients go by their own copy of it.
     fn are_usable(&self, chain: &[CertificateDer<'_>]) -> Result<(), Unusable> {
         let file = self.config.certificate.display();
         for (index, one) in chain.iter().enumerate() {
             let (_, one) = X509Certificate::from_der(one).map_err(|error| self.broken(&error))?;
-            let is_root = index > 0 && index + 1 == chain.len() && one.issuer() == one.subject();
+            let is_root = index > 0 && one.issuer() == one.subject();
             if one.version() == X509Version::V3 || is_root {
                 continue;
             }

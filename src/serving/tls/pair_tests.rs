@@ -172,6 +172,7 @@ fn which_keys_and_certificates_can_be_used_is_said() {
 #[test]
 fn an_authority_of_an_old_version_is_named_by_its_place_unless_it_is_a_root() {
     let made = Made::new(&["localhost"], 60, 60);
+    let more = made.read("tls.crt");
     let folder = made.folder.path();
     for name in ["root", "old", "tls"] {
         openssl(folder, &format!("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {name}.key"));
@@ -195,6 +196,8 @@ fn an_authority_of_an_old_version_is_named_by_its_place_unless_it_is_a_root() {
 
     let own = issue("tls", "-CA root.crt -CAkey root.key -CAcreateserial", " -extfile names");
     made.write("tls.crt", &[&*own, &root].concat());
+    made.pair("localhost");
+    made.write("tls.crt", &[&*own, &root, &more].concat());
     made.pair("localhost");
 }
 
