@@ -5,7 +5,8 @@
 //! - Whoever finds no place waits, connected. A place goes to the source that has the fewest.
 //! - Those on which nothing happens make room for those who wait: of their own source where it has its share, else of any.
 //! - Whoever has gone while it waited waits no more: nobody makes room for it, and it takes none from those who are there.
-//! - A source that has its share of both is turned away: what waits in the kernel's queue would hide the others behind it.
+//! - Of a source of which as many wait as may, the rest is turned away, however few places it has: what waits in the kernel's
+//!   queue would hide the others behind it.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -118,8 +119,9 @@ impl<C> Places<C> {
         self.said_refusal.say(|| {
             tracing::warn!(
                 service, source = named(&source), taken, most, waiting,
-                "connections of one source are closed: it has all that one may have, and as many more wait as may; keep it \
-                 out, or, where it is many clients, raise {service}.max_connections; name a proxy in server.trusted_proxies"
+                "connections of one source are closed: as many of it wait as may, and it has {taken} of the {most} places that \
+                 it may have; keep it out, or, where it is many clients, raise {service}.max_connections; name a proxy in \
+                 server.trusted_proxies"
             );
         });
     }
@@ -193,12 +195,14 @@ impl<C> Places<C> {
     pub(super) fn say(&mut self) {
         let Limits { service, connections, .. } = self.limits;
         if self.full_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
+            let waiting = self.waiting;
             self.said_full.say(|| {
                 tracing::warn!(
                     service,
                     connections,
-                    "all connections that may be served at once are taken, and others wait; see who holds them (ss -tnp), keep \
-                     them out, or raise {service}.max_connections"
+                    waiting,
+                    "all connections that may be served at once are taken, and {waiting} more wait; see who holds them \
+                     (ss -tnp), keep them out, or raise {service}.max_connections"
                 );
             });
         }

@@ -83,7 +83,7 @@ fn describe() {
     describe_gauge!("buildgrid_connections_waiting", "Connections that wait until they may be served");
     describe_counter!(
         "buildgrid_connections_refused_total",
-        "Connections that were closed since their source had all that one may have"
+        "Connections that were closed since as many of their source waited as may"
     );
     describe_counter!(
         "buildgrid_connections_dismissed_total",

@@ -133,6 +133,7 @@ async fn it_is_said_and_counted_when_all_places_are_taken() {
     idle.push(connect(&registry).await);
     until("it is said", || log.text().contains(TAKEN)).await;
     assert!(counted(3) && log.text().contains("registry.max_connections"), "{}", log.text());
+    assert!(log.text().contains("are taken, and 0 more wait"), "nobody else has come: {}", log.text());
     drop(idle);
     until("none is counted", || counted(0)).await;
     registry.stop().await;

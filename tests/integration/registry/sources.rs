@@ -206,6 +206,7 @@ async fn a_source_that_wants_more_than_one_may_have_is_named_and_the_rest_is_clo
         }
     }
     assert_eq!(text.matches("connections of one source are closed").count(), 1, "{text}");
+    assert!(text.contains("as many of it wait as may, and it has 7 of the 7 places"), "{text}");
     drop((many, another));
     until("all have gone", || figure("") == 0 && figure("_waiting") == 0).await;
     registry.stop().await;
