@@ -28,8 +28,8 @@ pub(super) fn raise(limits: &Limits) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = if raised.is_ok() { maximum } else { current };
-    let (service, needed) = (limits.service, needed(limits.connections));
-    if let Some(limit) = limit.filter(|limit| *limit < needed) {
+    let (service, served) = (limits.service, needed(limits.connections));
+    if let Some((limit, needed)) = too_low(limit, served) {
         tracing::warn!(
             service,
             limit,
@@ -38,12 +38,18 @@ pub(super) fn raise(limits: &Limits) -> usize {
              or lower {service}.max_connections"
         );
     }
-    room(limit, needed)
+    room(limit, served)
 }
 
-/// As many as may be open beside what is needed.
-fn room(limit: Option<u64>, needed: u64) -> usize {
-    let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(needed));
+/// The limit and what it should be, where those who wait would take descriptors from those who are served.
+fn too_low(limit: Option<u64>, served: u64) -> Option<(u64, u64)> {
+    let needed = served.saturating_add(LEAST_ROOM as u64);
+    limit.filter(|limit| *limit < needed).map(|limit| (limit, needed))
+}
+
+/// As many as may be open beside what those who are served need; the least also where there is not as much.
+fn room(limit: Option<u64>, served: u64) -> usize {
+    let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(served));
     usize::try_from(left).unwrap_or(ROOM).clamp(LEAST_ROOM, ROOM)
 }
 
@@ -110,6 +116,14 @@ mod tests {
             [(None, ROOM), (Some(1024), 160), (Some(1 << 20), ROOM), (Some(800), LEAST_ROOM)]
         {
             assert_eq!(room(limit, needed(400)), expected, "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_too_low_where_those_who_wait_take_of_what_the_others_need() {
+        assert_eq!([None, Some(1024), Some(928)].map(|limit| too_low(limit, needed(400))), [None; 3]);
+        for limit in [927, 864, 10] {
+            assert_eq!(too_low(Some(limit), needed(400)), Some((limit, 928)), "{limit}");
         }
     }
 }

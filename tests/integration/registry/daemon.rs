@@ -118,7 +118,7 @@ async fn it_is_ready_while_its_store_is_there() {
 async fn too_few_open_files_are_said_at_the_start_and_when_they_are_used_up() {
     let daemon = Daemon::start_within("ulimit -n 40");
     until("it is said at the start", || daemon.log().contains("fewer files may be open than")).await;
-    assert!(daemon.log().contains("limit=40  needed=864"), "{}", daemon.log());
+    assert!(daemon.log().contains("limit=40  needed=928"), "{}", daemon.log());
     let idle: Vec<_> = (0..60).map(|_| TcpStream::connect(daemon.listen).unwrap()).collect();
     const USED_UP: &str = "cannot take connections, and clients wait";
     until("it is said", || daemon.log().contains(USED_UP)).await;
