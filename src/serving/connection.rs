@@ -22,7 +22,7 @@ use super::visit::{Visit, Watched};
 /// longer head with 431; what a service takes of one it says itself.
 const MAX_BUFFER: usize = 96 << 10;
 
-/// How long one that is dismissed has to be done with what hyper does for it.
+/// How long one that is evicted has to be done with what hyper does for it.
 const LEAVING: Duration = Duration::from_secs(1);
 
 /// The other end of the connection that a request came on: an extension of the request.
@@ -40,7 +40,7 @@ pub(super) struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
-    /// Serves until the client goes, a deadline passes or, after the running request, `shutdown`, or it is dismissed.
+    /// Serves until the client goes, a deadline passes or, after the running request, `shutdown`, or it is evicted.
     ///
     /// What is not HTTP is answered with hyper's 400: Docker tries TLS first, and goes on in plain
     /// HTTP on loopback only when the answer to its greeting begins with `HTTP/`.
@@ -69,7 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = visit.dismissed() => {
+            () = visit.evicted() => {
                 connection.as_mut().graceful_shutdown();
                 match tokio::time::timeout(LEAVING, connection.as_mut()).await {
                     Ok(ended) => ended,
@@ -143,18 +143,18 @@ mod tests {
             client.read_buf(&mut answer).await.unwrap();
         }
         until(|| visit.idle_since().is_some_and(|since| since > began)).await;
-        visit.dismiss();
+        visit.evict();
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test]
-    async fn one_that_is_dismissed_ends_after_the_whole_answer_and_half_a_request_at_once() {
+    async fn one_that_is_evicted_ends_after_the_whole_answer_and_half_a_request_at_once() {
         let visits = [Arc::new(Visit::new()), Arc::new(Visit::new())];
         let [mut asking, mut half] = visits.each_ref().map(serving);
         asking.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         until(|| visits[0].idle_since().is_none()).await;
-        visits.iter().for_each(|visit| visit.dismiss());
+        visits.iter().for_each(|visit| visit.evict());
         tokio::time::sleep(2 * LEAVING).await;
         assert_eq!(half.read(&mut [0]).await.unwrap(), 0);
         let mut answer = Vec::new();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::seldom::Seldom;
+use super::rate_limited::RateLimited;
 use super::server::Limits;
 
 /// A connection's socket, and the file that goes out on it.
@@ -61,12 +61,12 @@ fn needed(connections: usize) -> u64 {
 pub(super) struct Taking {
     listener: TcpListener,
     service: &'static str,
-    said: Seldom,
+    said: RateLimited,
 }
 
 impl Taking {
     pub(super) fn new(listener: TcpListener, service: &'static str) -> Self {
-        Self { listener, service, said: Seldom::default() }
+        Self { listener, service, said: RateLimited::default() }
     }
 
     pub(super) async fn next(&mut self) -> (TcpStream, SocketAddr) {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use super::source::customer;
+use super::source::client_network;
 
 const FIRST: Duration = Duration::from_secs(1);
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
@@ -69,7 +69,7 @@ impl Free {
 impl Of {
     fn all(user: &str, source: IpAddr) -> [Self; 3] {
         let user: String = user.chars().take(NAME).collect();
-        let source = customer(source);
+        let source = client_network(source);
         [Self::Login(user.clone(), source), Self::Source(source), Self::User(user)]
     }
 }
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 8]);
         let waits: Vec<_> = (100..200).flat_map(|n| fail(&guesses, "anna", at(n), 1, &mut now)).collect();
         assert_eq!((waits[0], waits.iter().max()), (1, Some(&30)));
-        // IPv6: all of a customer's addresses are one source.
+        // IPv6: all of a client's network is one source.
         let guesses = Guesses::of_people();
         for n in 0..21u16 {
             let source = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 1, 2, 3, n);

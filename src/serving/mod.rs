@@ -7,7 +7,7 @@ mod connection;
 mod descriptors;
 mod guesses;
 mod places;
-mod seldom;
+mod rate_limited;
 mod sendfile;
 mod server;
 mod source;

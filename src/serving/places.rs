@@ -17,9 +17,9 @@ use ipnet::IpNet;
 use metrics::{Counter, Gauge};
 use tokio::time::Instant;
 
-use super::seldom::Seldom;
+use super::rate_limited::RateLimited;
 use super::server::Limits;
-use super::source::{Proxies, customer};
+use super::source::{Proxies, client_network};
 use super::visit::Visit;
 
 /// How long none may be free, or one may wait since its source has its share, before that is said.
@@ -39,9 +39,9 @@ pub(super) struct Places<C> {
     taken: usize,
     waiting: usize,
     full_since: Option<Instant>,
-    said_full: Seldom,
-    said_share: Seldom,
-    said_refusal: Seldom,
+    said_full: RateLimited,
+    said_share: RateLimited,
+    said_refusal: RateLimited,
     figures: Figures,
 }
 
@@ -56,7 +56,7 @@ struct Figures {
     taken: Gauge,
     waiting: Gauge,
     refused: Counter,
-    dismissed: Counter,
+    evicted: Counter,
 }
 
 impl Figures {
@@ -65,7 +65,7 @@ impl Figures {
             taken: metrics::gauge!("buildgrid_connections", "service" => service),
             waiting: metrics::gauge!("buildgrid_connections_waiting", "service" => service),
             refused: metrics::counter!("buildgrid_connections_refused_total", "service" => service),
-            dismissed: metrics::counter!("buildgrid_connections_dismissed_total", "service" => service),
+            evicted: metrics::counter!("buildgrid_connections_evicted_total", "service" => service),
         }
     }
 }
@@ -80,9 +80,9 @@ impl<C> Places<C> {
             taken: 0,
             waiting: 0,
             full_since: None,
-            said_full: Seldom::default(),
-            said_share: Seldom::default(),
-            said_refusal: Seldom::default(),
+            said_full: RateLimited::default(),
+            said_share: RateLimited::default(),
+            said_refusal: RateLimited::default(),
             figures: Figures::of(limits.service),
         };
         places.count();
@@ -104,7 +104,7 @@ impl<C> Places<C> {
         let (connections, is_proxy) = (self.limits.connections, self.proxies.contain(address));
         let (source, most, room) = match is_proxy {
             true => (IpNet::from(address.to_canonical()), connections, self.room),
-            false => (customer(address), share(connections), share(self.room)),
+            false => (client_network(address), share(connections), share(self.room)),
         };
         let entry = self.sources.entry(source);
         let entry = entry.or_insert_with(|| Source { taken: 0, most, waiting: VecDeque::new() });
@@ -167,11 +167,11 @@ impl<C> Places<C> {
         self.count();
     }
 
-    /// Dismisses as many of the idle, from the first on, as help somebody who waits.
+    /// Evicts as many of the idle, from the first on, as help somebody who waits.
     pub(super) fn make_room(&self, idle: Vec<(IpNet, Arc<Visit>)>) {
-        for visit in self.in_the_way(idle).filter(|visit| !visit.is_dismissed()) {
-            self.figures.dismissed.increment(1);
-            visit.dismiss();
+        for visit in self.in_the_way(idle).filter(|visit| !visit.is_evicted()) {
+            self.figures.evicted.increment(1);
+            visit.evict();
         }
     }
 

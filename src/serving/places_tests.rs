@@ -32,7 +32,7 @@ fn an_eighth_of_the_places_is_kept_for_others() {
     assert_eq!(places.all_next().len(), 14);
     places.come("192.0.2.1", 1);
     assert_eq!(places.all_next(), ["192.0.2.1"]);
-    // A customer has 2^64 addresses of IPv6.
+    // A client has 2^64 addresses of IPv6.
     let mut places = self::places(16, 1024, &[]);
     for (source, expected) in
         [("2001:db8::1", 14), ("2001:db8::2", 0), ("2001:db8:0:1::1", 2), ("::ffff:192.0.2.1", 0)]
@@ -53,7 +53,7 @@ fn a_free_place_goes_to_the_source_that_has_the_fewest_and_of_these_to_the_first
     places.come("192.0.2.2", 1);
     places.come("192.0.2.3", 1);
     for expected in ["192.0.2.2", "192.0.2.3", HOSTILE] {
-        places.left(&customer(HOSTILE.parse().unwrap()));
+        places.left(&client_network(HOSTILE.parse().unwrap()));
         assert_eq!(places.all_next(), [expected]);
     }
     assert_eq!((places.taken, places.waiting), (8, 20 - 7 - 1));
@@ -87,7 +87,7 @@ fn one_source_leaves_room_to_wait_and_none_hides_behind_another() {
 fn the_idle_make_room_for_those_whom_it_helps() {
     let mut places = places(16, 1024, &[]);
     let idle = |order: &[&'static str]| {
-        order.iter().map(|source| (customer(source.parse().unwrap()), *source)).collect::<Vec<_>>()
+        order.iter().map(|source| (client_network(source.parse().unwrap()), *source)).collect::<Vec<_>>()
     };
     places.come(HOSTILE, 14);
     places.all_next();
@@ -123,10 +123,10 @@ fn who_has_gone_while_it_waited_waits_no_more() {
     places.forget(|client| *client == HOSTILE);
     assert_eq!((places.may_come(), places.waiting), (true, 2));
     places.come(HOSTILE, 1);
-    let idle = vec![(customer(HOSTILE.parse().unwrap()), HOSTILE); 5];
+    let idle = vec![(client_network(HOSTILE.parse().unwrap()), HOSTILE); 5];
     assert_eq!(places.in_the_way(idle).count(), 3, "one for each who is there");
     places.close();
     places.come("192.0.2.7", 3);
     places.forget(|client| *client == "192.0.2.7");
-    assert!(!places.sources.contains_key(&customer("192.0.2.7".parse().unwrap())));
+    assert!(!places.sources.contains_key(&client_network("192.0.2.7".parse().unwrap())));
 }

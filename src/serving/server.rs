@@ -143,7 +143,7 @@ impl Client {
                 let greeted = tokio::select! {
                     greeted = tls.accept(stream, timeout) => greeted,
                     () = shutdown.cancelled() => None,
-                    () = visit.dismissed() => None,
+                    () = visit.evicted() => None,
                 };
                 if let Some(stream) = greeted {
                     Connection { stream, peer, timeout, sender: None, visit }.serve(router, shutdown).await;

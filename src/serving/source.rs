@@ -55,8 +55,8 @@ impl Proxies {
     }
 }
 
-/// One customer's addresses: of IPv6 a customer has 2^64.
-pub(super) fn customer(source: IpAddr) -> IpNet {
+/// The addresses that one client is taken to have: of IPv6 2^64.
+pub(super) fn client_network(source: IpAddr) -> IpNet {
     match source.to_canonical() {
         IpAddr::V4(address) => IpNet::from(IpAddr::V4(address)),
         IpAddr::V6(address) => {

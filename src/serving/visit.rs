@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(super) struct Visit {
     doing: Mutex<Doing>,
-    dismissed: CancellationToken,
+    evicted: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Doing {
 impl Visit {
     pub(super) fn new() -> Self {
         let doing = Doing { answering: 0, is_sending: false, idle_since: Instant::now() };
-        Self { doing: Mutex::new(doing), dismissed: CancellationToken::new() }
+        Self { doing: Mutex::new(doing), evicted: CancellationToken::new() }
     }
 
     /// Since when no request has been answered on it; so is one that has not sent a whole request. None while one is.
@@ -48,16 +48,16 @@ impl Visit {
     }
 
     /// Asks it to end, after the request that it may have begun meanwhile.
-    pub(super) fn dismiss(&self) {
-        self.dismissed.cancel();
+    pub(super) fn evict(&self) {
+        self.evicted.cancel();
     }
 
-    pub(super) fn is_dismissed(&self) -> bool {
-        self.dismissed.is_cancelled()
+    pub(super) fn is_evicted(&self) -> bool {
+        self.evicted.is_cancelled()
     }
 
-    pub(super) async fn dismissed(&self) {
-        self.dismissed.cancelled().await;
+    pub(super) async fn evicted(&self) {
+        self.evicted.cancelled().await;
     }
 
     /// A request has come; it is answered until this and its [body](Answering::until_the_end_of) are dropped.

@@ -38,7 +38,7 @@ impl Visits {
         self.by_task.remove(&id).map(|(source, _)| source)
     }
 
-    /// Those that have been idle for a while, the longest first, with those that are dismissed and have not gone yet.
+    /// Those that have been idle for a while, the longest first, with those that are evicted and have not gone yet.
     pub(super) fn idle(&self) -> Vec<(IpNet, Arc<Visit>)> {
         let mut idle = Vec::new();
         for (source, visit) in self.by_task.values() {

@@ -86,7 +86,7 @@ fn describe() {
         "Connections that were closed since as many of their source waited as may"
     );
     describe_counter!(
-        "buildgrid_connections_dismissed_total",
+        "buildgrid_connections_evicted_total",
         "Idle connections that were closed to make room for others"
     );
     describe_gauge!("buildgrid_broker_connected", "1 while events are consumed, 0 otherwise");

@@ -103,15 +103,15 @@ async fn the_longest_idle_make_room_and_what_is_under_way_goes_on() {
         ask(&mut stream, ASK).await;
         idle.push(stream);
     }
-    let dismissed = |number: u32| {
-        let line = format!("buildgrid_connections_dismissed_total{{service=\"registry\"}} {number}\n");
+    let evicted = |number: u32| {
+        let line = format!("buildgrid_connections_evicted_total{{service=\"registry\"}} {number}\n");
         recorder.handle().render().contains(&line)
     };
     // Longer than they have to be idle, while nobody waits.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let mut newcomer = connect_from("127.0.3.1", &registry).await;
     ask(&mut newcomer, ASK).await;
-    assert!(dismissed(1), "{}", recorder.handle().render());
+    assert!(evicted(1), "{}", recorder.handle().render());
     assert_eq!(in_time("the first has gone", half.read(&mut [0])).await.unwrap(), 0);
     for stream in &mut idle {
         // The rest of its first answer, and then another.
@@ -155,7 +155,7 @@ async fn who_has_gone_while_it_waited_takes_the_place_of_nobody() {
     until("nobody waits", || has("waiting", 0)).await;
     // Longer than they have to be idle.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert!(has("dismissed_total", 0), "{}", recorder.handle().render());
+    assert!(has("evicted_total", 0), "{}", recorder.handle().render());
     for stream in &mut idle {
         let mut rest = vec![0; 4096];
         assert!(stream.read(&mut rest).await.unwrap() > 0);

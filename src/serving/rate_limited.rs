@@ -8,9 +8,9 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Says a thing once a minute at most.
 #[derive(Debug, Default)]
-pub(super) struct Seldom(Option<Instant>);
+pub(super) struct RateLimited(Option<Instant>);
 
-impl Seldom {
+impl RateLimited {
     pub(super) fn say(&mut self, words: impl FnOnce()) {
         if self.0.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
             self.0 = Some(Instant::now());
