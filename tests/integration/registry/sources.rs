@@ -68,6 +68,7 @@ async fn one_source_whose_pulls_never_end_keeps_no_other_out() {
     for next in &mut waiting[..14] {
         in_time("the next is answered", next.read_exact(&mut [0; 8])).await.unwrap();
     }
+    drop(waiting);
     registry.stop().await;
 }
 
