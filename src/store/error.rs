@@ -17,9 +17,9 @@ pub enum StoreError {
     #[error("no space is left for {path}; free space on its file system or move the store (store.path)")]
     Full { path: PathBuf, source: io::Error },
     #[error("the disk under {path} fails: {source}; check the kernel's log and the disk")]
-    Disk { path: PathBuf, source: io::Error },
+    Disk { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{path} cannot be written: it is mounted or opened read-only, or belongs to another user")]
-    ReadOnly { path: PathBuf, source: io::Error },
+    ReadOnly { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot {action} {path}: {source}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error(
@@ -97,9 +97,9 @@ impl StoreError {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path, source },
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied if action != "read" => {
-                Self::ReadOnly { path, source }
+                Self::ReadOnly { action, path, source }
             }
-            _ if source.raw_os_error() == Some(EIO) => Self::Disk { path, source },
+            _ if source.raw_os_error() == Some(EIO) => Self::Disk { action, path, source },
             _ => Self::Io { action, path, source },
         }
     }

@@ -37,15 +37,22 @@ impl Unread {
     /// None: the error is not about one thing of the store, or nothing to pass over.
     fn of(error: &StoreError) -> Option<Self> {
         let (path, done, reason) = match error {
-            StoreError::Disk { path, source } | StoreError::Io { action: "read", path, source } => {
-                (path, "read", source.to_string())
+            StoreError::Disk { action, path, source }
+            | StoreError::Io { action: action @ ("read" | "remove"), path, source }
+            // A folder that is another user's. A store that is read-only fails at its lease already.
+            | StoreError::ReadOnly { action: action @ "remove", path, source } => {
+                (path, *action, source.to_string())
             }
-            StoreError::Io { action: "remove", path, source } => (path, "removed", source.to_string()),
-            StoreError::Object { action: "read" | "list", place, reason }
-            | StoreError::Refused { action: "read" | "list", place, reason } => {
-                (place, "read", reason.clone())
+            StoreError::Object { action: action @ ("read" | "list" | "remove"), place, reason }
+            | StoreError::Refused { action: action @ ("read" | "list" | "remove"), place, reason } => {
+                (place, *action, reason.clone())
             }
             _ => return None,
+        };
+        let done = match done {
+            "read" | "list" => "read",
+            "remove" => "removed",
+            _ => "written",
         };
         Some(Self { path: path.display().to_string(), reason: format!("it cannot be {done}: {reason}") })
     }
@@ -112,6 +119,7 @@ mod tests {
     use super::*;
     use crate::store::{Store, StoreConfig};
     use std::io;
+    use std::path::PathBuf;
 
     fn unreadable(number: usize) -> StoreError {
         StoreError::io("read", format!("/store/{number}").as_ref(), io::Error::from_raw_os_error(40))
@@ -136,6 +144,29 @@ mod tests {
         let said = passed.tell(unreadable(20)).unwrap_err().to_string();
         assert!(said.starts_with("cannot read /store/20: ") && said.contains("20 other"), "{said}");
         assert_eq!(passed.told.len(), MOST_UNREAD);
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_one_thing_and_said_as_that() {
+        let of = |action, errno| {
+            let error = StoreError::io(action, "/store/x".as_ref(), io::Error::from_raw_os_error(errno));
+            Unread::of(&error).map(|unread| unread.reason.split(": ").next().unwrap().to_owned())
+        };
+        // EPERM, EACCES, EROFS, EIO, EISDIR.
+        for errno in [1, 13, 30, 5, 21] {
+            assert_eq!(of("remove", errno).as_deref(), Some("it cannot be removed"), "{errno}");
+        }
+        assert_eq!([of("write", 13), of("lock", 30), of("write", 18)], [None, None, None]);
+        let (place, reason) = (PathBuf::from("s3://b/x"), "AccessDenied".to_owned());
+        for error in [
+            StoreError::Refused { action: "remove", place: place.clone(), reason: reason.clone() },
+            StoreError::Object { action: "remove", place, reason },
+        ] {
+            assert_eq!(
+                Unread::of(&error).unwrap().to_string(),
+                "s3://b/x: it cannot be removed: AccessDenied"
+            );
+        }
     }
 
     #[test]

@@ -62,7 +62,11 @@ async fn with_store<T: Send + 'static>(
 }
 
 fn failure(error: StoreError) -> Failure {
-    let exit = match &error {
+    let cause = match &error {
+        StoreError::TooMuchUnread { last, .. } => last,
+        error => error,
+    };
+    let exit = match cause {
         StoreError::Busy => Exit::Busy,
         StoreError::Object { .. } => Exit::Unavailable,
         StoreError::ReadOnly { .. } | StoreError::Refused { .. } | StoreError::Unusable { .. } => {

@@ -226,13 +226,19 @@ fn who_changes_a_list_waits_for_a_removal(place: &Place) {
         let (begun, begins) = std::sync::mpsc::channel();
         let (is_removed, list, object) = (&is_removed, &list, &object);
         scope.spawn(move || {
-            let removed = place.one.change_while(&lock(), list, b"mark\nother\n", b"other\n", |held| {
-                begun.send(()).unwrap();
-                std::thread::sleep(Duration::from_secs(1));
-                place.one.erase(object, held)?;
-                is_removed.store(true, Ordering::SeqCst);
-                Ok(7)
-            });
+            let removed = place.one.change_while(
+                &lock(),
+                list,
+                b"mark\nother\n",
+                |_| b"other\n".to_vec(),
+                |held| {
+                    begun.send(()).unwrap();
+                    std::thread::sleep(Duration::from_secs(1));
+                    place.one.erase(object, held)?;
+                    is_removed.store(true, Ordering::SeqCst);
+                    Ok(7)
+                },
+            );
             assert_eq!(removed.unwrap(), Some(7));
         });
         begins.recv().unwrap();
@@ -253,15 +259,27 @@ fn who_changes_a_list_waits_for_a_removal(place: &Place) {
 fn a_removal_that_fails_changes_nothing(place: &Place) {
     let list = layout::condemned("00");
     assert!(place.one.change(&lock(), &list, b"", b"mark\n").unwrap());
-    let failed =
-        place.one.change_while(&lock(), &list, b"mark\n", b"", |_| Err::<(), _>(StoreError::Stopping));
+    let failed = place.one.change_while(
+        &lock(),
+        &list,
+        b"mark\n",
+        |_| Vec::new(),
+        |_| Err::<(), _>(StoreError::Stopping),
+    );
     assert!(matches!(failed, Err(StoreError::Stopping)));
     assert_eq!(place.two.read(&list).unwrap().unwrap(), b"mark\n");
-    let not = place.two.change_while(&lock(), &list, b"another\n", b"", |_| -> Result<(), StoreError> {
-        panic!("it is not what was expected")
-    });
+    let not = place.two.change_while(
+        &lock(),
+        &list,
+        b"another\n",
+        |_| Vec::new(),
+        |_| -> Result<(), StoreError> { panic!("it is not what was expected") },
+    );
     assert!(not.unwrap().is_none());
-    assert_eq!(place.one.change_while(&lock(), &list, b"mark\n", b"", |_| Ok(())).unwrap(), Some(()));
+    assert_eq!(
+        place.one.change_while(&lock(), &list, b"mark\n", |_| Vec::new(), |_| Ok(())).unwrap(),
+        Some(())
+    );
     assert_eq!(place.two.read(&list).unwrap(), None);
 }
 

@@ -291,13 +291,13 @@ impl Backend {
     ) -> Result<bool, StoreError> {
         match self {
             Self::Directory(directory) => {
-                Ok(directory.change_while(lock, key, was, becomes, || Ok(()))?.is_some())
+                Ok(directory.change_while(lock, key, was, |()| becomes.to_vec(), || Ok(()))?.is_some())
             }
             Self::Objects(objects) => objects.change(key, was, becomes),
         }
     }
 
-    /// Does `work`, and puts `becomes` at `key` after it, if `was` stands there; else does nothing and answers `None`,
+    /// Does `work`, and puts at `key` what that `becomes` by it, if `was` stands there; else does nothing and answers `None`,
     /// as it does where another went on in the middle of the work that took too long. Nobody else changes what is there
     /// meanwhile, and who waits for that sees the work done. What `becomes` nothing is removed. After a loss of power it
     /// may be as it was before, or in part.
@@ -306,7 +306,7 @@ impl Backend {
         lock: &Key,
         key: &Key,
         was: &[u8],
-        becomes: &[u8],
+        becomes: impl FnOnce(&T) -> Vec<u8>,
         work: impl FnOnce(&Held) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         match self {

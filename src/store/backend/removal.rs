@@ -67,7 +67,7 @@ impl Directory {
             .map_err(|error| StoreError::io("read", &path, error))
     }
 
-    /// Does `work`, and puts `becomes` at `key` after it, if `was` stands there; else does nothing and answers `None`.
+    /// Does `work`, and puts at `key` what that `becomes` by it, if `was` stands there; else does nothing and answers `None`.
     /// Nobody else changes what is there meanwhile, and who waits for that sees the work done. What `becomes` nothing
     /// is removed. After a loss of power it may be as it was before, or in part.
     pub(in crate::store) fn change_while<T>(
@@ -75,7 +75,7 @@ impl Directory {
         lock: &Key,
         key: &Key,
         was: &[u8],
-        becomes: &[u8],
+        becomes: impl FnOnce(&T) -> Vec<u8>,
         work: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         let _locked = self.lock(lock)?;
@@ -83,11 +83,11 @@ impl Directory {
             return Ok(None);
         }
         let done = work()?;
-        match becomes {
+        match &becomes(&done)[..] {
             [] if was.is_empty() => {}
             [] => _ = self.discard(key)?,
-            _ if becomes == was => {}
-            _ => self.note(key, becomes)?,
+            becomes if becomes == was => {}
+            becomes => self.note(key, becomes)?,
         }
         Ok(Some(done))
     }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use super::report::{Going, ImageGone, MOST_NAMED};
 use super::retention::{self, Candidate, InUse, Retention};
 use super::round::Round;
-use super::settling::Kind;
+use super::settling::{Kind, Outcome};
 use crate::store::condemned::{self, Mark};
 use crate::store::digest::Digest;
 use crate::store::error::StoreError;
 use crate::store::inventory::{self, Found, Repository, Version};
 use crate::store::layout;
-use crate::store::unread::PassedOver;
+use crate::store::unread::{PassedOver, Unread};
 
 /// What deploys run is asked again while images are removed: so long after it was asked last, and after so many images.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -106,10 +106,10 @@ impl Round<'_> {
             let state = match &mark {
                 None => Going::Condemned,
                 Some(mark) if !self.is_due(mark) || self.full.is_some() => Going::Waiting,
-                Some(mark) => match self.remove_image(version, candidate, mark)? {
-                    true => Going::Removed,
+                Some(mark) => match self.remove_image(passed, version, candidate, mark)? {
+                    Some(state) => state,
                     // Somebody has asked for it since.
-                    false => continue,
+                    None => continue,
                 },
             };
             if state != Going::Removed {
@@ -130,16 +130,18 @@ impl Round<'_> {
         Ok(going)
     }
 
-    /// Removes a tag, if it names this image, and the image from what it has named; unless the mark is gone.
+    /// Removes a tag, if it names this image, and the image from what it has named; unless the mark is gone. One that
+    /// cannot be removed waits.
     fn remove_image(
         &mut self,
+        passed: &mut PassedOver<'_>,
         version: &Version,
         candidate: &Candidate,
         mark: &Mark,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Going>, StoreError> {
         if self.collection.dry_run {
             self.collected.removed.add(false, 0);
-            return Ok(true);
+            return Ok(Some(Going::Removed));
         }
         let (backend, has_gone) = (self.backend, AtomicBool::new(false));
         let removed = self.remove_marked(&condemned::shard_of(version.manifest), &[mark], |_, held| {
@@ -152,19 +154,23 @@ impl Round<'_> {
                 backend.remove_empty(key);
             }
             has_gone.store(true, Ordering::Relaxed);
-            Ok(())
+            Ok(Outcome::Gone)
         });
-        let has_gone = match removed {
-            Ok(removed) => !removed.is_empty(),
+        let state = match removed {
+            Ok(removed) => (!removed.is_empty()).then_some(Going::Removed),
+            Err(error) if Unread::is_one(&error) => {
+                passed.tell(error)?;
+                Some(if has_gone.into_inner() { Going::Removed } else { Going::Waiting })
+            }
             Err(error) => {
                 self.unless_full(error)?;
-                has_gone.into_inner()
+                has_gone.into_inner().then_some(Going::Removed)
             }
         };
-        if has_gone {
+        if state == Some(Going::Removed) {
             self.collected.removed.add(false, 0);
         }
-        Ok(has_gone)
+        Ok(state)
     }
 
     /// Once all is known that stays: what those that go would free. What they are made of is kept as long as they are.

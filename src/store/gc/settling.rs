@@ -48,7 +48,16 @@ pub(super) struct Garbage {
 /// The garbage of one list.
 pub(super) struct Settled {
     due: Vec<Garbage>,
+    /// What is not due, and what could not be removed.
     rest: Vec<Garbage>,
+}
+
+/// What came of the removal of one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Gone,
+    /// It is there still, and keeps its mark.
+    Stays,
 }
 
 impl Round<'_> {
@@ -62,8 +71,12 @@ impl Round<'_> {
         if self.unread_lists.contains(shard) {
             garbage.clear();
         }
-        let is_due = |one: &Garbage| one.mark.as_ref().is_some_and(|mark| self.is_due(mark));
-        let (due, rest): (Vec<_>, Vec<_>) = garbage.into_iter().partition(is_due);
+        // Images go by their tags, or not at all.
+        let is_due = |one: &Garbage| {
+            one.kind != Kind::Image && one.mark.as_ref().is_some_and(|mark| self.is_due(mark))
+        };
+        let (mut due, mut rest): (Vec<_>, Vec<_>) = garbage.into_iter().partition(is_due);
+        let mut stuck = HashSet::new();
         let is_directory = self.backend.directory().is_some();
         for batch in due.chunks(if is_directory { AT_ONCE } else { AT_ONCE_BY_REQUESTS }) {
             self.go_on()?;
@@ -71,53 +84,68 @@ impl Round<'_> {
             let keys: HashMap<_, _> = batch.iter().map(|one| (one.key.as_str(), one)).collect();
             let failed = Mutex::new(HashMap::new());
             let remove = |mark: &Mark, held: &Held| {
-                let Some(one) = keys.get(mark.key.as_str()) else { return Ok(()) };
+                let Some(one) = keys.get(mark.key.as_str()) else { return Ok(Outcome::Stays) };
                 match self.backend.erase(&one.key, held) {
-                    // A directory in the place of a link. The others go, and its mark is put anew.
+                    // A directory in the place of a link, or another user's. The others go.
                     Err(error) if Unread::is_one(&error) => {
                         let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                         failed.insert(mark.key.clone(), error);
-                        Ok(())
+                        Ok(Outcome::Stays)
                     }
-                    erased => erased,
+                    erased => erased.map(|()| Outcome::Gone),
                 }
             };
-            let mut removed = match self.collection.dry_run {
+            let removed = match self.collection.dry_run {
                 true => marks.iter().map(|mark| mark.key.clone()).collect(),
                 false => self.remove_marked(shard, &marks, remove)?,
             };
-            for (key, error) in failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                removed.remove(&key);
-                passed.tell(error)?;
-            }
             for one in batch.iter().filter(|one| removed.contains(one.key.as_str())) {
                 self.collected.removed.add(one.kind == Kind::Blob, one.bytes);
             }
+            let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+            for (key, error) in failed.into_iter().filter(|(key, _)| !removed.contains(key)) {
+                passed.tell(error)?;
+                stuck.insert(key);
+            }
         }
+        rest.extend(due.extract_if(.., |one| stuck.contains(one.key.as_str())));
         Ok(Settled { due, rest })
     }
 
-    /// Removes what these marks name, of those that still stand in the list, which loses them; answers which.
+    /// Removes what these marks name, of those that still stand in the list, which loses the marks of what is gone;
+    /// answers what is.
     pub(super) fn remove_marked(
         &self,
         shard: &str,
         marks: &[&Mark],
-        remove: impl Fn(&Mark, &Held) -> Result<(), StoreError> + Sync,
+        remove: impl Fn(&Mark, &Held) -> Result<Outcome, StoreError> + Sync,
     ) -> Result<HashSet<String>, StoreError> {
         let marks: HashMap<_, _> = marks.iter().map(|mark| (mark.key.as_str(), *mark)).collect();
         loop {
             let list = List::read(self.backend, shard)?;
             let is_named = |mark: &&Mark| marks.get(mark.key.as_str()) == Some(mark);
-            let (go, stay): (Vec<&Mark>, Vec<&Mark>) = list.marks.iter().partition(is_named);
-            let rest = List::bytes_of(stay);
+            let go: Vec<&Mark> = list.marks.iter().filter(is_named).collect();
             let (lock, key) = (layout::condemned_lock(), layout::condemned(shard));
             // Many at once, since it is the disk, or the service, that takes the time.
-            let work = |held: &Held| match self.backend.directory() {
-                Some(_) => go.par_iter().with_min_len(TOGETHER).try_for_each(|mark| remove(mark, held)),
-                None => by_requests(&go, |mark| remove(mark, held)),
+            let work = |held: &Held| {
+                let gone = Mutex::new(HashSet::new());
+                let one = |mark: &Mark| {
+                    if remove(mark, held)? == Outcome::Gone {
+                        gone.lock().unwrap_or_else(PoisonError::into_inner).insert(mark.key.clone());
+                    }
+                    Ok(())
+                };
+                match self.backend.directory() {
+                    Some(_) => go.par_iter().with_min_len(TOGETHER).try_for_each(|mark| one(mark)),
+                    None => by_requests(&go, one),
+                }?;
+                Ok(gone.into_inner().unwrap_or_else(PoisonError::into_inner))
             };
-            if self.backend.change_while(&lock, &key, &list.bytes, &rest, work)?.is_some() {
-                return Ok(go.iter().map(|mark| mark.key.clone()).collect());
+            let rest = |gone: &HashSet<String>| {
+                List::bytes_of(list.marks.iter().filter(|mark| !is_named(mark) || !gone.contains(&mark.key)))
+            };
+            if let Some(gone) = self.backend.change_while(&lock, &key, &list.bytes, rest, work)? {
+                return Ok(gone);
             }
         }
     }
@@ -198,7 +226,7 @@ impl Round<'_> {
                     }
                     Err(_) => false,
                 };
-                if !is_of_use && self.backend.discard(&key)?.is_some() {
+                if !is_of_use && passed.or_told(self.backend.discard(&key))?.flatten().is_some() {
                     self.collected.removed.links += 1;
                 }
             }

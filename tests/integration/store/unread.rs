@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::gc::{LONG, NONE, by, collect, is_whole, keep_all};
 use super::{Root, objects, store};
 use buildgrid::store::digest::Digest;
+use buildgrid::store::layout;
 use buildgrid::store::{BrokenOff, Collected, Collection, Going, Level, Part, Scrubbed, Store, StoreError};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -239,6 +240,12 @@ async fn garbage_that_cannot_be_read_stops_no_other_from_going() {
                 let [unread] = &collected.unread[..] else { panic!("{collected:?}") };
                 assert_eq!((collected.removed.links, Path::new(&unread.path)), (5, &*broken.path));
                 assert!(unread.reason.starts_with("it cannot be removed: "), "{unread}");
+                // Its mark stands.
+                for _ in 0..2 {
+                    let again = collect(&two.store, NONE);
+                    assert_eq!((&again.unread, again.waiting.links), (&collected.unread, 1), "{again:?}");
+                    assert_eq!((again.condemned.links, again.removed.links), (0, 0), "{again:?}");
+                }
             }
         }
     }
@@ -374,6 +381,31 @@ async fn a_store_that_is_away_ends_the_round_at_once() {
         assert!(matches!(ended, Some(StoreError::NoStore(_))), "{ended:?}");
     }
     assert!(!folder.path().exists(), "nor is another one made in its place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_object_store_does_not_remove_stops_no_other_from_going() {
+    let (root, store) = objects();
+    let mut blobs = Vec::new();
+    for number in 0..3 {
+        blobs.push(store.put_blob(vec![number]).await.unwrap());
+    }
+    collect(&store, NONE);
+    let Root::Objects(server) = &root else { panic!() };
+    let delete = format!("DELETE /images/grid/{}", layout::blob(blobs[0]).as_str());
+    for round in 0..2 {
+        for _ in 0..3 {
+            server.refuse(&delete, 403, "AccessDenied");
+        }
+        let collected = collect(&store, NONE);
+        assert!(server.are_faults_over());
+        let [unread] = &collected.unread[..] else { panic!("{collected:?}") };
+        assert!(unread.path.ends_with(layout::blob(blobs[0]).as_str()), "{unread}");
+        assert!(unread.reason.starts_with("it cannot be removed: AccessDenied"), "{unread}");
+        let removed = if round == 0 { 2 } else { 0 };
+        assert_eq!((collected.removed.blobs, collected.waiting.blobs), (removed, 1), "{collected:?}");
+    }
+    assert_eq!(collect(&store, NONE).removed.blobs, 1, "its mark stood");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,7 +183,7 @@ impl Objects {
         &self,
         key: &Key,
         was: &[u8],
-        becomes: &[u8],
+        becomes: impl FnOnce(&T) -> Vec<u8>,
         work: impl FnOnce(&Hold) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         if self.waits(key, was)? {
@@ -195,9 +195,9 @@ impl Objects {
             return Ok(None);
         }
         let done = work(&hold);
-        let after = if done.is_ok() { becomes } else { was };
+        let after = done.as_ref().map_or_else(|_| was.to_vec(), becomes);
         // Where that fails, the others wait in vain, and then take it for what it was.
-        let is_after = self.swap(key, &held, after);
+        let is_after = self.swap(key, &held, &after);
         let done = done?;
         Ok(is_after?.then_some(done))
     }

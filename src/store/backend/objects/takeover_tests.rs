@@ -43,12 +43,17 @@ fn a_remover_that_was_overtaken_does_not_think_that_it_has_done_all() {
     let (one, two) = (hasty(&server), hasty(&server));
     let list = layout::condemned("00");
     one.put(&[(&list, b"mark\n")]).unwrap();
-    let done = one.change_while(&list, b"mark\n", b"", |_| {
-        let held = two.read(&list)?.unwrap();
-        assert!(!two.change(&list, &held, b"")?, "it waited, and took over");
-        assert!(two.change(&list, b"mark\n", b"another\n")?);
-        Ok(())
-    });
+    let done = one.change_while(
+        &list,
+        b"mark\n",
+        |_| Vec::new(),
+        |_| {
+            let held = two.read(&list)?.unwrap();
+            assert!(!two.change(&list, &held, b"")?, "it waited, and took over");
+            assert!(two.change(&list, b"mark\n", b"another\n")?);
+            Ok(())
+        },
+    );
     assert!(done.unwrap().is_none());
     assert_eq!(two.read(&list).unwrap().unwrap(), b"another\n", "what the other has put stays");
 }
@@ -148,10 +153,15 @@ fn a_put_on_condition_whose_answer_is_lost_is_told_as_done() {
     }
     for number in 0..2 {
         objects.put(&[(&list, b"mark\n")]).unwrap();
-        let done = objects.change_while(&list, b"mark\n", b"", |_| {
-            lost();
-            Ok(number)
-        });
+        let done = objects.change_while(
+            &list,
+            b"mark\n",
+            |_| Vec::new(),
+            |_| {
+                lost();
+                Ok(number)
+            },
+        );
         assert_eq!(done.unwrap(), Some(number));
     }
     lost();
