@@ -84,10 +84,19 @@ impl fmt::Display for Part {
 pub struct DamagedBlob {
     pub digest: Digest,
     pub reason: String,
-    /// Where it lies now, below the store. None: there was nothing to put there.
+    /// Where it lies now, below the store. None: there was nothing to put there, or it lies where it was.
     pub quarantine: Option<String>,
+    /// Whether it lies where it was, since it cannot be read, or not be moved.
+    #[serde(default)]
+    pub in_place: bool,
     /// The images that are made of it.
     pub images: Vec<DamagedImage>,
+}
+
+impl DamagedBlob {
+    fn of(digest: Digest, reason: String) -> Self {
+        Self { digest, reason, quarantine: None, in_place: false, images: Vec::new() }
+    }
 }
 
 /// An image that cannot be pulled whole.
@@ -160,6 +169,7 @@ impl Store {
             cancel,
             scrubbed: Scrubbed { part: part.to_string(), ..Scrubbed::default() },
             damaged: BTreeMap::new(),
+            in_place: HashMap::new(),
             seen: HashMap::new(),
         };
         let done = scrub.go();
@@ -203,6 +213,8 @@ struct Scrub<'a> {
     cancel: &'a CancellationToken,
     scrubbed: Scrubbed,
     damaged: BTreeMap<Digest, DamagedBlob>,
+    /// Of these, why those are damaged that lie where they were: each may have the length that it must have.
+    in_place: HashMap<Digest, String>,
     /// The lengths of blobs that images are made of, where they are there.
     seen: HashMap<Digest, Option<u64>>,
 }
@@ -271,17 +283,25 @@ impl Scrub<'_> {
         };
         self.go_on()?;
         let aside = layout::quarantined(digest);
-        if self.backend.set_aside(&key, &content, &aside)? {
-            let quarantine = Some(aside.as_str().to_owned());
-            self.damaged.insert(digest, DamagedBlob { digest, reason, quarantine, images: Vec::new() });
-        }
+        let (quarantine, reason) = match self.backend.set_aside(&key, &content, &aside) {
+            Ok(false) => return Ok(()),
+            Ok(true) => (Some(aside.as_str().to_owned()), reason),
+            Err(error) => {
+                let reason = format!("{reason}; {}", stays(error)?);
+                self.in_place.insert(digest, reason.clone());
+                (None, reason)
+            }
+        };
+        let in_place = quarantine.is_none();
+        self.damaged.insert(digest, DamagedBlob { digest, reason, quarantine, in_place, images: Vec::new() });
         Ok(())
     }
 
     /// A blob that may be read again tomorrow, or copied off: it stays where it is.
     fn cannot_read(&mut self, digest: Digest, error: StoreError) -> Result<String, StoreError> {
         let reason = self.passed.count(error)?.reason;
-        let of_none = || DamagedBlob { digest, reason: reason.clone(), quarantine: None, images: Vec::new() };
+        self.in_place.insert(digest, reason.clone());
+        let of_none = || DamagedBlob { in_place: true, ..DamagedBlob::of(digest, reason.clone()) };
         self.damaged.entry(digest).or_insert_with(of_none);
         Ok(reason)
     }
@@ -348,8 +368,13 @@ impl Scrub<'_> {
             return Ok(());
         }
         let Some(content) = self.backend.open(&key)? else { return Ok(()) };
-        if self.backend.set_aside(&key, &content, &layout::quarantined_tag(&random_text::<10>()))? {
-            self.scrubbed.lost_tags.push(format!("{}:{tag}", repository.path));
+        match self.backend.set_aside(&key, &content, &layout::quarantined_tag(&random_text::<10>())) {
+            Ok(true) => self.scrubbed.lost_tags.push(format!("{}:{tag}", repository.path)),
+            Ok(false) => {}
+            Err(error) => {
+                let (path, reason) = (self.backend.place(&key).display().to_string(), stays(error)?);
+                self.passed.told.push(Unread { path, reason: format!("it holds no digest; {reason}") });
+            }
         }
         Ok(())
     }
@@ -379,7 +404,7 @@ impl Scrub<'_> {
             }
         }
         for (digest, reason) in bad {
-            let of_none = || DamagedBlob { digest, reason, quarantine: None, images: Vec::new() };
+            let of_none = || DamagedBlob::of(digest, reason);
             let damaged = self.damaged.entry(digest).or_insert_with(of_none);
             if damaged.images.len() < MOST_NAMED {
                 damaged.images.push(DamagedImage {
@@ -393,8 +418,11 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// The length of a blob, where it is there; or why it cannot be told.
+    /// The length of a blob, where it is there; or why it is of no use, as far as that is known.
     fn length(&mut self, digest: Digest) -> Result<Result<Option<u64>, String>, StoreError> {
+        if let Some(reason) = self.in_place.get(&digest) {
+            return Ok(Err(reason.clone()));
+        }
         if let Some(&length) = self.seen.get(&digest) {
             return Ok(Ok(length));
         }
@@ -413,11 +441,20 @@ impl Scrub<'_> {
             let key = layout::quarantine().below(&name);
             let Some(at) = self.passed.or_told(self.backend.modified(&key))? else { continue };
             let age = now.duration_since(at.unwrap_or(now));
-            if self.backend.size(&key)?.is_some() && age.is_ok_and(|age| age > KEEP) {
-                self.backend.discard(&key)?;
+            let is_there = self.passed.or_told(self.backend.size(&key))?.flatten().is_some();
+            if is_there && age.is_ok_and(|age| age > KEEP) {
+                self.passed.or_told(self.backend.discard(&key))?;
             }
         }
         Ok(())
+    }
+}
+
+/// Why what is damaged was not moved: it is told all the same.
+fn stays(error: StoreError) -> Result<String, StoreError> {
+    match error {
+        StoreError::Stopping => Err(error),
+        error => Ok(format!("it cannot be put into quarantine: {error}")),
     }
 }
 

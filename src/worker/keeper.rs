@@ -193,13 +193,19 @@ fn tell_damaged(Scrubbed { damaged, lost_tags, unread, .. }: &Scrubbed) {
     }
     for blob in damaged {
         let images = blob.images.iter().map(|image| image.image.as_str()).collect::<Vec<_>>().join(", ");
-        tracing::error!(
-            digest = %blob.digest,
-            reason = blob.reason,
-            quarantine = blob.quarantine,
-            images,
-            "a blob in the store is damaged; build its images again (`buildgrid store scrub` says how)"
-        );
+        let (digest, reason) = (blob.digest, &blob.reason);
+        match blob.in_place {
+            true => {
+                tracing::error!(%digest, reason, images, "a blob in the store is damaged where it is; {MENDS}")
+            }
+            false => tracing::error!(
+                %digest,
+                reason,
+                quarantine = blob.quarantine,
+                images,
+                "a blob in the store is damaged; build its images again (`buildgrid store scrub` says how)"
+            ),
+        }
     }
     for tag in lost_tags {
         tracing::error!(

@@ -59,10 +59,13 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
 
 fn told(scrubbed: &Scrubbed) -> String {
     let mut text = String::new();
-    for DamagedBlob { digest, reason, quarantine, images } in &scrubbed.damaged {
+    for DamagedBlob { digest, reason, quarantine, in_place, images } in &scrubbed.damaged {
         text += &format!("{digest}: {reason}\n");
         if let Some(place) = quarantine {
             text += &format!("  it is in quarantine: {place}\n");
+        }
+        if *in_place {
+            text += &format!("  {MENDS}\n");
         }
         for image in images {
             text += &format!("  {}\n", remedy(image));
@@ -125,6 +128,7 @@ mod tests {
             digest,
             reason: "it is not there".to_owned(),
             quarantine: None,
+            in_place: false,
             images: vec![image(Some("b-1"), false), image(None, false), image(Some("b-0"), true)],
         };
         let scrubbed =
@@ -138,6 +142,9 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        let stays = DamagedBlob { in_place: true, ..Scrubbed::clone(&scrubbed).damaged.pop().unwrap() };
+        let text = told(&Scrubbed { damaged: vec![stays], ..Scrubbed::default() });
+        assert!(text.starts_with(&format!("{digest}: it is not there\n  {MENDS}\n  acme/")), "{text}");
         let link = Unread { path: "/store/link".to_owned(), reason: "it cannot be read: a loop".to_owned() };
         let scrubbed = Scrubbed { unread: vec![link], ..Scrubbed::default() };
         let text = told(&scrubbed);

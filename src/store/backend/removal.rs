@@ -163,8 +163,10 @@ impl Directory {
             // How long it has been there, not how old it is. Not by what was `seen`, which is open for reading alone.
             let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
             let times = Timestamps { last_access: now, last_modification: now };
-            utimensat(CWD, &to, &times, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| StoreError::io("write", &to, error.into()))?;
+            if let Err(error) = utimensat(CWD, &to, &times, AtFlags::SYMLINK_NOFOLLOW) {
+                let path = to.display();
+                tracing::debug!(%path, %error, "it cannot be noted since when it is in quarantine; it may leave early");
+            }
         } else {
             // Between the two looks it was put again, whole. It goes back, unless it has been put once more.
             let back = fs::hard_link(&to, &from);

@@ -157,6 +157,7 @@ async fn what_cannot_be_read_is_told_and_stays() {
     assert_eq!(scrubbed.damaged.len(), 20);
     for blob in &scrubbed.damaged {
         assert!(blob.reason.starts_with("it cannot be read: ") && blob.quarantine.is_none(), "{blob:?}");
+        assert!(blob.in_place);
     }
     std::fs::create_dir(&paths[20]).unwrap();
     let error = scrub().unwrap_err().to_string();
@@ -269,4 +270,34 @@ async fn what_was_found_is_told_however_it_ends() {
     rot();
     let broken = store.scrub(Part::ALL, true, &CancellationToken::new()).unwrap_err();
     assert_eq!(broken.so_far.damaged.iter().map(|blob| blob.digest).collect::<Vec<_>>(), [layer]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_and_cannot_be_moved_is_told_and_the_turn_goes_on() {
+    let (root, store) = store();
+    let names = ["v1", "v2"].map(|tag| image_name("acme/shop.storefront", tag));
+    let images = ["hello", "other"].map(TestImage::saying);
+    for (name, image) in names.iter().zip(&images) {
+        image.publish(&store, name).await;
+    }
+    let mut layers = images.each_ref().map(|image| Digest::of(&image.layer));
+    for (image, &layer) in images.iter().zip(&layers) {
+        // Of the length that it must have.
+        std::fs::write(data(root.path(), layer), vec![7; image.layer.len()]).unwrap();
+    }
+    let quarantine = root.path().join("buildgrid/quarantine");
+    std::fs::write(&quarantine, "in the way").unwrap();
+    let found = scrub(&store);
+    let named = |found: &Scrubbed| {
+        let of = found.damaged.iter().map(|blob| (blob.digest, blob.quarantine.is_some(), blob.images.len()));
+        of.collect::<Vec<_>>()
+    };
+    layers.sort_unstable();
+    assert_eq!(named(&found), layers.map(|layer| (layer, false, 1)), "{found:?}");
+    for blob in &found.damaged {
+        assert!(blob.in_place && blob.reason.contains("cannot be put into quarantine: "), "{blob:?}");
+    }
+    assert!(store.scrubbed_before().await.unwrap().is_some(), "it was a turn");
+    std::fs::remove_file(&quarantine).unwrap();
+    assert_eq!(named(&scrub(&store)), layers.map(|layer| (layer, true, 1)));
 }
