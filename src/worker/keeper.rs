@@ -215,10 +215,12 @@ fn tell_damaged(Scrubbed { damaged, lost_tags, unread, .. }: &Scrubbed) {
     }
 }
 
-/// What is gone, by a round that has not come to its end.
-fn tell_removed(Collected { removed, retention, .. }: &Collected) {
+/// What is gone, by a round that has not come to its end, and what it could not read.
+fn tell_removed(collected: &Collected) {
+    let Collected { removed, retention, .. } = collected;
     metrics::counter!("buildgrid_store_removed_bytes_total").increment(removed.bytes);
     tell_images(retention);
+    tell_unread(collected);
     if removed.blobs + removed.links > 0 {
         tracing::info!(
             removed_blobs = removed.blobs,
@@ -232,6 +234,17 @@ fn tell_images(retention: &[ImageGone]) {
     for ImageGone { image, digest, rule, .. } in retention.iter().filter(|gone| gone.state == Going::Removed)
     {
         tracing::info!(image, %digest, rule, "let an image go");
+    }
+}
+
+fn tell_unread(collected: &Collected) {
+    for one in &collected.unread {
+        tracing::error!(
+            path = one.path,
+            reason = one.reason,
+            all_blobs_are_kept = collected.keeps_blobs,
+            "what cannot be read in the store is kept, with all that it belongs to; {MENDS}"
+        );
     }
 }
 
@@ -262,14 +275,7 @@ fn tell(collected: &Collected) {
         let apps = collected.undeployed.join(", ");
         tracing::warn!(apps, "no deploy of these apps is known to be done; all of their images are kept");
     }
-    for one in &collected.unread {
-        tracing::error!(
-            path = one.path,
-            reason = one.reason,
-            all_blobs_are_kept = collected.keeps_blobs,
-            "what cannot be read in the store is kept, with all that it belongs to; {MENDS}"
-        );
-    }
+    tell_unread(collected);
     for one in &collected.unreadable {
         let manifest = one.manifest.map(|digest| digest.to_string()).unwrap_or_default();
         tracing::warn!(

@@ -49,8 +49,8 @@ pub(super) async fn run(args: Args, config: &Config, out: &mut (dyn Write + Send
         Ok(BrokenOff::apart(store.collect(&Collection { grace, dry_run, retention, cancel: &cancel })))
     });
     let (collected, ended) = collected.await?;
-    // What has gone is told, however it ended.
-    if ended.is_none() || collected.removed != Sum::default() {
+    // What has gone is told, and what could not be read, however it ended.
+    if ended.is_none() || collected.removed != Sum::default() || !collected.unread.is_empty() {
         let text = match json {
             true => serde_json::to_string(&collected)? + "\n",
             false => told(&collected),

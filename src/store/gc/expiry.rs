@@ -22,19 +22,25 @@ const ASK_AGAIN_AFTER: u64 = 100;
 /// An image that goes, and what it is made of, until it is known what the others are made of.
 pub(super) struct Leaving {
     pub image: ImageGone,
+    /// None, where the round ended before it was looked at.
     pub parts: Vec<(Digest, u64)>,
-    /// Whether its content is kept for now.
-    pub stays: bool,
+}
+
+impl Leaving {
+    pub(super) fn has_gone(&self) -> bool {
+        self.image.state == Going::Removed
+    }
 }
 
 impl Round<'_> {
-    /// Marks the images that retention lets go, and removes those whose grace is over: by their index.
+    /// Marks the images that retention lets go, and removes those whose grace is over. They are leaving from then on; answers
+    /// by their index where they are there.
     pub(super) fn let_go(
         &mut self,
         passed: &mut PassedOver<'_>,
         repository: &Repository,
         versions: &[Version],
-    ) -> Result<HashMap<usize, ImageGone>, StoreError> {
+    ) -> Result<HashMap<usize, usize>, StoreError> {
         let mut going = HashMap::new();
         let (Some(name), Retention::By { rules, in_use, again }) =
             (repository.name(), &self.collection.retention)
@@ -74,6 +80,7 @@ impl Round<'_> {
             self.marks.get(key.as_str()).is_some_and(|mark| self.is_due(mark))
         };
         let again = again.as_ref().filter(|_| verdicts.iter().any(is_due));
+        let (first, mut went) = (self.leaving.len(), Vec::new());
         let mut asked: Option<(Instant, u64, InUse)> = None;
         for (number, verdict) in (0..).zip(verdicts) {
             self.go_on()?;
@@ -115,17 +122,23 @@ impl Round<'_> {
             if state != Going::Removed {
                 self.note(version.key.clone(), version.manifest, Kind::Image, 0);
             }
-            going.insert(
-                index,
-                ImageGone {
-                    image: candidate.name.to_string(),
-                    digest: version.manifest,
-                    replaced: !version.is_current,
-                    state,
-                    rule: verdict.rule,
-                    frees: 0,
-                },
-            );
+            let image = ImageGone {
+                image: candidate.name.to_string(),
+                digest: version.manifest,
+                replaced: !version.is_current,
+                state,
+                rule: verdict.rule,
+                frees: 0,
+            };
+            went.push(index);
+            self.leaving.push(Leaving { image, parts: Vec::new() });
+        }
+        // By their names, whichever is the newest.
+        let mut here: Vec<_> = went.into_iter().zip(self.leaving.split_off(first)).collect();
+        here.sort_by_key(|(index, _)| *index);
+        for (index, leaving) in here {
+            going.insert(index, self.leaving.len());
+            self.leaving.push(leaving);
         }
         Ok(going)
     }
@@ -185,7 +198,8 @@ impl Round<'_> {
                 self.collected.retention.push(ImageGone { frees, ..image.clone() });
             }
         }
-        for (digest, _) in leaving.into_iter().filter(|image| image.stays).flat_map(|image| image.parts) {
+        for (digest, _) in leaving.into_iter().filter(|image| !image.has_gone()).flat_map(|image| image.parts)
+        {
             self.live.insert(digest);
         }
         self.collected.in_use = self.live.len() as u64;

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::expiry::Leaving;
 use super::live::{Live, Usage};
-use super::report::{Collected, Going, MOST_NAMED, Unreadable};
+use super::report::{Collected, MOST_NAMED, Unreadable};
 use super::retention::Retention;
 use super::settling::{Garbage, Kind};
 use crate::store::backend::{Backend, Lease};
@@ -74,7 +74,13 @@ impl Store {
             false => Some(backend.lease(&layout::collection_lease())?.ok_or(StoreError::Busy)?),
         };
         let mut passed = PassedOver::new(backend);
-        let mut round = Round::begin(&mut passed, collection, lease)?;
+        let mut round = match Round::begin(&mut passed, collection, lease) {
+            Ok(round) => round,
+            Err(error) => {
+                collected.unread = passed.told;
+                return Err(error);
+            }
+        };
         let done = round.go(&mut passed);
         *collected = round.collected;
         collected.unread = passed.told;
@@ -267,16 +273,15 @@ impl<'a> Round<'a> {
                 continue;
             }
             let contents = self.refer(passed, repository, version.manifest, &mut seen)?;
-            match going.get(&index) {
+            let mut has_gone = false;
+            match going.get(&index).map(|&place| &mut self.leaving[place]) {
                 None => seen.staying.extend(contents.iter().flat_map(all_of)),
-                Some(image) => self.leaving.push(Leaving {
-                    image: image.clone(),
-                    parts: contents.iter().flat_map(all_of).collect(),
-                    stays: image.state != Going::Removed,
-                }),
+                Some(leaving) => {
+                    leaving.parts = contents.iter().flat_map(all_of).collect();
+                    has_gone = leaving.has_gone();
+                }
             }
-            let is_gone = going.get(&index).is_some_and(|image| image.state == Going::Removed);
-            if !is_gone {
+            if !has_gone {
                 self.usage.add(&repository.path, contents.iter().flat_map(all_of));
                 seen.tagged.insert(version.manifest);
                 seen.linked.extend(contents.iter().flat_map(all_of).map(|(digest, _)| digest));

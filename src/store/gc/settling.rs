@@ -82,7 +82,7 @@ impl Round<'_> {
             self.go_on()?;
             let marks: Vec<&Mark> = batch.iter().filter_map(|one| one.mark.as_ref()).collect();
             let keys: HashMap<_, _> = batch.iter().map(|one| (one.key.as_str(), one)).collect();
-            let failed = Mutex::new(HashMap::new());
+            let (failed, gone) = (Mutex::new(HashMap::new()), Mutex::new(HashSet::new()));
             let remove = |mark: &Mark, held: &Held| {
                 let Some(one) = keys.get(mark.key.as_str()) else { return Ok(Outcome::Stays) };
                 match self.backend.erase(&one.key, held) {
@@ -92,18 +92,26 @@ impl Round<'_> {
                         failed.insert(mark.key.clone(), error);
                         Ok(Outcome::Stays)
                     }
-                    erased => erased.map(|()| Outcome::Gone),
+                    Err(error) => Err(error),
+                    Ok(()) => {
+                        gone.lock().unwrap_or_else(PoisonError::into_inner).insert(mark.key.clone());
+                        Ok(Outcome::Gone)
+                    }
                 }
             };
             let removed = match self.collection.dry_run {
-                true => marks.iter().map(|mark| mark.key.clone()).collect(),
-                false => self.remove_marked(shard, &marks, remove)?,
+                true => Ok(marks.iter().map(|mark| mark.key.clone()).collect()),
+                false => self.remove_marked(shard, &marks, remove),
             };
-            for one in batch.iter().filter(|one| removed.contains(one.key.as_str())) {
+            // Also what went before an error.
+            let mut gone = gone.into_inner().unwrap_or_else(PoisonError::into_inner);
+            gone.extend(removed.iter().flatten().cloned());
+            for one in batch.iter().filter(|one| gone.contains(one.key.as_str())) {
                 self.collected.removed.add(one.kind == Kind::Blob, one.bytes);
             }
+            removed?;
             let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-            for (key, error) in failed.into_iter().filter(|(key, _)| !removed.contains(key)) {
+            for (key, error) in failed.into_iter().filter(|(key, _)| !gone.contains(key)) {
                 passed.tell(error)?;
                 stuck.insert(key);
             }

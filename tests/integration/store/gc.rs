@@ -389,3 +389,26 @@ async fn what_is_deployed_while_many_images_go_stays() {
     }));
     assert_eq!((round.going, round.removed.links, asked.load(Ordering::SeqCst)), (100, 100, 3));
 }
+
+#[tokio::test]
+async fn an_image_that_went_before_the_round_ended_early_is_told() {
+    let (root, store) = store();
+    for tag in ["v1", "v2", "v3"] {
+        TestImage::saying(tag).publish(&store, &image_name("acme/shop.storefront", tag)).await;
+        root.tick().await;
+    }
+    let cancel = CancellationToken::new();
+    let round = |retention| store.collect(&Collection { retention, cancel: &cancel, ..keep_all(NONE) });
+    assert_eq!(round(by("acme = { keep_last = 1 }", &[])).unwrap().going, 2);
+    let mut retention = by("acme = { keep_last = 1 }", &[]);
+    let Retention::By { again, .. } = &mut retention else { panic!() };
+    let ends = cancel.clone();
+    *again = Some(AskAgain::by(move || {
+        ends.cancel();
+        Ok(InUse::read([], ["acme/shop"]))
+    }));
+    let broken = round(retention).unwrap_err();
+    assert!(matches!(broken.error, StoreError::Stopping), "{broken:?}");
+    let states: Vec<_> = broken.so_far.retention.iter().map(|image| image.state).collect();
+    assert_eq!((states, broken.so_far.removed.links), (vec![Going::Removed], 1));
+}

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::image::{TestImage, image_name};
+use crate::support::process::buildgrid;
 
 /// What stands in the place of something that can be read no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -373,6 +374,11 @@ async fn a_store_that_is_away_ends_the_round_at_once() {
     }
     let ended = store.collect(&keep_all(LONG)).unwrap_err().to_string();
     assert!(ended.starts_with("cannot read ") && ended.contains("20 other things"), "{ended}");
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), format!("[store]\npath = {:?}\n", root.path())).unwrap();
+    let ran = buildgrid(config.path()).args(["store", "gc"]).output().unwrap();
+    let told = String::from_utf8(ran.stdout).unwrap();
+    assert_eq!((ran.status.code(), told.matches(": it cannot be read: ").count()), (Some(1), 20), "{told}");
     let Root::Directory(folder) = root else { panic!() };
     std::fs::remove_dir_all(folder.path()).unwrap();
     let (_, collected) = BrokenOff::apart(store.collect(&keep_all(LONG)));
