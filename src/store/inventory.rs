@@ -199,21 +199,27 @@ pub(super) fn links(passed: &mut PassedOver<'_>, key: &Key) -> Result<Option<Vec
     Ok(names.map(|names| names.iter().filter_map(|hex| Digest::from_hex(hex).ok()).collect()))
 }
 
-/// Tells of all blobs that can be seen, with their lengths in bytes, until `each` answers that it is enough.
+/// Tells of all blobs that can be seen, with their lengths in bytes, until `each` answers that it is enough; answers
+/// whether nothing was in the way.
 pub(super) fn blobs(
     passed: &mut PassedOver<'_>,
     mut each: impl FnMut(Digest, u64) -> Result<bool, StoreError>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
+    let mut is_whole = true;
     passed.backend.walk(&layout::blobs(), &mut |path, seen| {
         let entry = match seen {
             Seen::Object(entry) => entry,
             Seen::Folder => return Ok(true),
-            Seen::Unread(error) => return passed.tell(error).map(|()| true),
+            Seen::Unread(error) => {
+                is_whole = false;
+                return passed.tell(error).map(|()| true);
+            }
         };
         let below = path.split_once('/').and_then(|(_, path)| path.strip_suffix("/data"));
         let digest = below.and_then(|hex| Digest::from_hex(hex).ok());
         digest.map_or(Ok(true), |digest| each(digest, entry.bytes))
-    })
+    })?;
+    Ok(is_whole)
 }
 
 /// What a manifest refers to.

@@ -120,6 +120,8 @@ pub(super) struct Round<'a> {
     uncounted: HashSet<String>,
     /// Whether links may exist that nobody could list: then any blob may be in use.
     pub keeps_blobs: bool,
+    /// Whether all blobs could be listed: else one that was not found may be there.
+    pub sees_blobs: bool,
     pub leaving: Vec<Leaving>,
     /// Why nothing can be written, or not in time: then it only goes on with what makes room.
     pub full: Option<StoreError>,
@@ -163,6 +165,7 @@ impl<'a> Round<'a> {
             usage: Usage::default(),
             uncounted: HashSet::new(),
             keeps_blobs: false,
+            sees_blobs: true,
             leaving: Vec::new(),
             full: None,
             garbage: HashMap::new(),
@@ -409,12 +412,13 @@ impl<'a> Round<'a> {
         if self.keeps_blobs {
             return Ok(());
         }
-        inventory::blobs(passed, |digest, bytes| {
+        self.sees_blobs = inventory::blobs(passed, |digest, bytes| {
             if !self.live.has(digest) {
                 self.note(layout::blob(digest), digest, Kind::Blob, bytes);
             }
             self.go_on().map(|()| true)
-        })
+        })?;
+        Ok(())
     }
 
     pub(super) fn note(&mut self, key: Key, digest: Digest, kind: Kind, bytes: u64) {

@@ -189,7 +189,10 @@ impl Round<'_> {
             for mark in list.marks.iter().filter(|mark| !found.contains(mark.key.as_str())) {
                 let is_open = match mark.is_image {
                     true => matches!(self.collection.retention, Retention::Unknown(_)),
-                    false => self.keeps_blobs && mark.key == layout::blob(mark.digest).as_str(),
+                    false => {
+                        mark.key == layout::blob(mark.digest).as_str()
+                            && (self.keeps_blobs || !self.sees_blobs && !self.live.has(mark.digest))
+                    }
                 };
                 // Where nobody can tell whether it is in use, it neither goes nor is spared.
                 match is_open {

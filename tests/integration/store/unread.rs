@@ -265,6 +265,7 @@ async fn garbage_that_cannot_be_read_stops_no_other_from_going() {
         tells(&collected, &broken.path);
         let removed = collected.removed.blobs;
         assert!((1..6).contains(&removed), "{path} {collected:?}");
+        assert_eq!(collected.spared, 0, "{path}: what was not seen keeps its mark");
         broken.mend();
         for _ in 0..2 {
             assert_eq!(collect(&two.store, NONE).unread, []);
