@@ -57,14 +57,14 @@ pub async fn keep(store: Store, live: Live, drain: CancellationToken) {
 }
 
 async fn keep_looking(store: Store, live: Live, drain: CancellationToken, look: Duration) {
-    let mut pause = look;
+    let (mut pause, mut doubts) = (look, Doubts::default());
     while drain.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         pause = look;
         let config = live.now();
-        if !scrub(&store, &config, &drain).await {
+        if !scrub(&store, &config, &drain, &mut doubts.scrubbed).await {
             pause = AGAIN;
         }
-        if !is_time(&store, config.keeping.gc_every).await {
+        if !is_time(&store, config.keeping.gc_every, &mut doubts.collected).await {
             continue;
         }
         let client = TimelineClient::new(&config.timeline).map_err(|error| format!("{error:#}"));
@@ -87,15 +87,36 @@ async fn keep_looking(store: Store, live: Live, drain: CancellationToken, look: 
     }
 }
 
+/// When the last rounds were, whether that could not be read at the last look. One request that fails begins no round; what
+/// cannot be read twice is put anew by one.
+#[derive(Default)]
+struct Doubts {
+    scrubbed: bool,
+    collected: bool,
+}
+
+/// What was read; `None` where it could not be for the first time.
+fn unless_new<T>(read: Result<T, StoreError>, doubt: &mut bool) -> Option<Result<T, StoreError>> {
+    let before = std::mem::replace(doubt, read.is_err());
+    match &read {
+        Err(error) if !before => {
+            tracing::debug!(%error, "it cannot be read when the store's last round was; it is tried again");
+            None
+        }
+        _ => Some(read),
+    }
+}
+
 /// Whether the last collection is so long ago.
-async fn is_time(store: &Store, every: Duration) -> bool {
+async fn is_time(store: &Store, every: Duration, doubt: &mut bool) -> bool {
     if every.is_zero() {
         return false;
     }
-    match store.collected_before().await {
-        Ok(age) => age.is_none_or(|age| age >= every),
+    match unless_new(store.collected_before().await, doubt) {
+        None => false,
+        Some(Ok(age)) => age.is_none_or(|age| age >= every),
         // A round puts the report anew.
-        Err(error) => {
+        Some(Err(error)) => {
             tracing::warn!(%error, "it cannot be read when the store's garbage was collected last; it is now");
             true
         }
@@ -129,16 +150,16 @@ async fn go_aside<T: Default + Send + 'static>(
 }
 
 /// Verifies the next part if it is time; answers whether that went well.
-async fn scrub(store: &Store, config: &Config, drain: &CancellationToken) -> bool {
+async fn scrub(store: &Store, config: &Config, drain: &CancellationToken, doubt: &mut bool) -> bool {
     let (every, parts) = (config.keeping.scrub_every, config.keeping.scrub_parts);
     if every.is_zero() {
         return true;
     }
-    let part = match store.scrubbed_before().await {
-        Ok(None) => Part::ALL.next(parts),
-        Ok(Some((age, part))) if age >= every => part.next(parts),
-        Ok(Some(_)) => return true,
-        Err(error) => {
+    let part = match unless_new(store.scrubbed_before().await, doubt) {
+        Some(Ok(None)) => Part::ALL.next(parts),
+        Some(Ok(Some((age, part)))) if age >= every => part.next(parts),
+        None | Some(Ok(Some(_))) => return true,
+        Some(Err(error)) => {
             tracing::warn!(%error, "it cannot be read when the store was verified last; its first part is now");
             Part::ALL.next(parts)
         }
@@ -339,7 +360,7 @@ mod tests {
         let blob = folder.path().join(format!("docker/registry/v2/blobs/sha256/{}/{hex}", &hex[..2]));
         assert!(!blob.exists(), "what was marked in one round went in the next");
         config.keeping.gc_every = Duration::ZERO;
-        assert!(!is_time(&store, config.keeping.gc_every).await);
+        assert!(!is_time(&store, config.keeping.gc_every, &mut false).await);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -354,7 +375,7 @@ mod tests {
         for (ahead, due) in [(3600, false), (30 * 24 * 3600, true)] {
             let file = std::fs::File::options().append(true).open(&report).unwrap();
             file.set_modified(std::time::SystemTime::now() + Duration::from_secs(ahead)).unwrap();
-            assert_eq!(is_time(&store, every).await, due, "{ahead} s ahead");
+            assert_eq!(is_time(&store, every, &mut false).await, due, "{ahead} s ahead");
         }
         // Nor does one that cannot be read: the round mends it.
         let mut config = Config::default();
@@ -364,10 +385,15 @@ mod tests {
             let _ = std::fs::remove_file(&report);
             std::os::unix::fs::symlink(report.file_name().unwrap(), &report).unwrap();
         }
-        assert!(is_time(&store, every).await);
+        // One look that fails is none.
+        let (mut collected, mut scrubbed) = (false, false);
+        assert!(!is_time(&store, every, &mut collected).await);
+        assert!(is_time(&store, every, &mut collected).await);
         store.collect(&collection).unwrap();
-        assert!(!is_time(&store, every).await);
-        assert!(scrub(&store, &config, &cancel).await);
+        assert!(!is_time(&store, every, &mut collected).await && !collected);
+        assert!(scrub(&store, &config, &cancel, &mut scrubbed).await);
+        assert!(store.scrubbed_before().await.is_err(), "it has not begun");
+        assert!(scrub(&store, &config, &cancel, &mut scrubbed).await);
         assert_eq!(
             store.scrubbed_before().await.unwrap().unwrap().1,
             Part::ALL.next(config.keeping.scrub_parts)
