@@ -62,7 +62,7 @@ impl Objects {
         let clock: Clock = Arc::new(Mutex::new((put_at, Instant::now())));
         let stop = CancellationToken::new();
         let (over, ended) = std::sync::mpsc::sync_channel(1);
-        let beats = beat(client, path, version, clock.clone(), stop.clone());
+        let beats = beat(client, path, version, clock.clone(), stop.clone(), BEAT);
         self.runtime().spawn(async move {
             beats.await;
             let _ = over.send(());
@@ -103,21 +103,33 @@ impl Objects {
     }
 }
 
-/// Renews the lease until it is stopped, and gives it back then.
+/// Renews the lease every so often until it is stopped, and gives it back then.
 async fn beat(
     client: Arc<Client>,
     path: Path,
     mut version: UpdateVersion,
     clock: Clock,
     stop: CancellationToken,
+    every: Duration,
 ) {
-    while stop.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
-        match client.put_on(&path, body().into(), PutMode::Update(version.clone())).await {
-            Ok(Some(done)) => version = done,
-            // Another process has it, since this one was stopped for long.
-            Ok(None) => return,
+    // What a renewal without an answer may have put. The next one puts the same, so that there is never more than that.
+    let mut unsure: Option<Bytes> = None;
+    while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+        let renewal = unsure.clone().unwrap_or_else(|| body().into());
+        match client.put_on(&path, renewal.clone(), PutMode::Update(version.clone())).await {
+            Ok(Some(done)) => (version, unsure) = (done, None),
+            Ok(None) => match own(&client, &path, &mut unsure).await {
+                Ok(Some(own)) => version = own,
+                // Another process has it, since this one was stopped for long.
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "it cannot be read whose a lease in the object store is; it is tried again");
+                    continue;
+                }
+            },
             Err(error) => {
                 tracing::debug!(%error, "a lease in the object store could not be renewed; it is tried again");
+                unsure = Some(renewal);
                 continue;
             }
         }
@@ -126,12 +138,74 @@ async fn beat(
                 (meta.last_modified.into(), Instant::now());
         }
     }
+    if let Ok(Some(own)) = own(&client, &path, &mut unsure).await {
+        version = own;
+    }
     if let Err(error) = client.put_on(&path, Bytes::new(), PutMode::Update(version)).await {
         tracing::debug!(%error, "a lease in the object store could not be given back; it gets old");
     }
 }
 
+/// The version of what stands there, if it is the renewal of which that was not sure.
+async fn own(
+    client: &Client,
+    path: &Path,
+    unsure: &mut Option<Bytes>,
+) -> Result<Option<UpdateVersion>, object_store::Error> {
+    let Some(renewal) = unsure.as_ref() else { return Ok(None) };
+    let standing = client.standing(path, renewal).await?;
+    *unsure = None;
+    Ok(standing.and_then(|(version, is_own)| is_own.then_some(version)))
+}
+
 /// Different each time, so that each has a version of its own.
 fn body() -> Vec<u8> {
     format!("{{\"lease\":\"{}\"}}\n", random_text::<10>()).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::backend::s3::S3;
+
+    /// Renews until `each` answers that it is enough, and gives back.
+    fn renewed(server: &S3, until: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let objects = Objects::connect(&server.store()).unwrap();
+        let key = layout::collection_lease();
+        let version = objects.put_on(&key, b"taken\n", PutMode::Create).unwrap().unwrap();
+        let lease = server.files().join(key.as_str());
+        // It is done without an answer, and then nothing is.
+        let put = format!("PUT /images/grid/{}", key.as_str());
+        server.lose_answer(&put, || ());
+        for _ in 0..super::super::client::TRIES {
+            server.refuse(&put, 503, "SlowDown");
+        }
+        let (stop, clock) =
+            (CancellationToken::new(), Arc::new(Mutex::new((SystemTime::now(), Instant::now()))));
+        let (client, path) = (objects.client.clone(), objects.at(&key));
+        let beats = beat(client, path, version, clock, stop.clone(), Duration::from_millis(50));
+        let beats = objects.runtime().spawn(beats);
+        let began = Instant::now();
+        while !(server.are_faults_over() && until(&std::fs::read(&lease).unwrap())) {
+            assert!(began.elapsed() < Duration::from_secs(30), "it is not renewed any more");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stop.cancel();
+        objects.runtime().block_on(beats).unwrap();
+        std::fs::read(&lease).unwrap()
+    }
+
+    #[test]
+    fn a_renewal_whose_answers_were_lost_is_its_own() {
+        let first = Mutex::new(None);
+        let server = S3::start();
+        let left = renewed(&server, |lease| {
+            let mut first = first.lock().unwrap();
+            lease != first.get_or_insert_with(|| lease.to_vec()).as_slice()
+        });
+        assert_eq!(left, b"", "it was renewed after that, and given back");
+        // At once after it, too.
+        let server = S3::start();
+        assert_eq!(renewed(&server, |_| true), b"");
+    }
 }

@@ -74,7 +74,11 @@ impl Client {
     }
 
     /// The version of what stands there, and whether it is `bytes`.
-    async fn standing(&self, path: &Path, bytes: &Bytes) -> Result<Option<(UpdateVersion, bool)>, Error> {
+    pub(super) async fn standing(
+        &self,
+        path: &Path,
+        bytes: &Bytes,
+    ) -> Result<Option<(UpdateVersion, bool)>, Error> {
         let Some(found) = absent_is_none(self.patient.get(path).await)? else { return Ok(None) };
         let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
         // What is not of this length may be large.
