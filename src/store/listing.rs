@@ -11,10 +11,13 @@ use super::backend::Backend;
 use super::digest::Digest;
 use super::error::StoreError;
 use super::handle::Store;
-use super::inventory::{self, Contents, Found, Repository, namespace_of};
+use super::inventory::{self, Contents, Found, Repository, Version, namespace_of};
 use super::layout;
 use super::unread::{PassedOver, Unread};
 use crate::publish::name::{ImageRepository, Namespace};
+
+/// What cannot be read is told of so many images, at most.
+const MOST_TOLD: usize = 1000;
 
 /// What is there, as far as it can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,9 +60,6 @@ pub struct ImageEntry {
 }
 
 /// What a row of [`Store::disk_usage`] is about.
-/// What cannot be read is told of so many images, at most.
-const MOST_TOLD: usize = 1000;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -100,7 +100,9 @@ impl Store {
             let versions = inventory::versions(&mut passed, &repository)?.all;
             let mut blobs = HashMap::new();
             for version in &versions {
-                blobs.extend(blobs_of(backend, version.manifest).0);
+                let (parts, unread) = blobs_of(backend, version.manifest);
+                blobs.extend(parts);
+                tell(&mut passed, &repository, version, unread);
             }
             let tags = versions.iter().filter(|version| version.is_current).count() as u64;
             entries.push(RepositoryEntry {
@@ -125,21 +127,25 @@ impl Store {
         let mut passed = PassedOver::new(backend);
         let mut versions = inventory::versions(&mut passed, &repository)?.all;
         versions.sort_by_key(|version| std::cmp::Reverse((version.put_at, version.manifest)));
-        let entries = versions.into_iter().map(|version| {
-            let contents = match inventory::contents(backend, version.manifest) {
-                Found::Readable(contents) => Some(contents),
-                Found::Absent | Found::Unreadable(_) | Found::Unread(_) => None,
+        let mut entries = Vec::new();
+        for version in versions {
+            let contents = match readable(version.manifest, inventory::contents(backend, version.manifest)) {
+                Ok(contents) => Some(contents),
+                Err(reason) => {
+                    tell(&mut passed, &repository, &version, Some(reason));
+                    None
+                }
             };
-            ImageEntry {
+            entries.push(ImageEntry {
                 image: format!("{name}:{}", version.tag),
                 digest: version.manifest,
                 replaced: !version.is_current,
                 size: contents.as_ref().map(Contents::size),
                 put_at: date(version.put_at),
                 build: contents.and_then(|contents| contents.build),
-            }
-        });
-        Ok(Some(Listing { rows: entries.collect(), unread: passed.told }))
+            });
+        }
+        Ok(Some(Listing { rows: entries, unread: passed.told }))
     }
 
     /// Who takes how much, sorted by name; the whole store and what nobody needs at the end. A blob in use takes about
@@ -152,12 +158,7 @@ impl Store {
             for version in inventory::versions(&mut passed, &repository)?.all {
                 let (blobs, unread) = blobs_of(backend, version.manifest);
                 sums.image(&blobs);
-                // One that was replaced may have gone.
-                let is_told = version.is_current && passed.told.len() < MOST_TOLD;
-                if let Some(reason) = unread.filter(|_| is_told) {
-                    let path = format!("{}:{}", repository.path, version.tag);
-                    passed.told.push(Unread { path, reason });
-                }
+                tell(&mut passed, &repository, &version, unread);
             }
         }
         let mut all = 0_u64;
@@ -183,20 +184,37 @@ fn app_of(path: &str) -> &str {
     path[name..].find('.').map_or(path, |dot| &path[..name + dot])
 }
 
+/// Tells why it is not known what an image is made of. One that was replaced may have gone.
+pub(super) fn tell(
+    passed: &mut PassedOver<'_>,
+    repository: &Repository,
+    version: &Version,
+    unread: Option<String>,
+) {
+    if let Some(reason) = unread.filter(|_| version.is_current && passed.told.len() < MOST_TOLD) {
+        passed.told.push(Unread { path: format!("{}:{}", repository.path, version.tag), reason });
+    }
+}
+
+/// What a manifest refers to, or why that cannot be read.
+fn readable(manifest: Digest, found: Found) -> Result<Contents, String> {
+    let reason = match found {
+        Found::Readable(contents) => return Ok(contents),
+        Found::Absent => "it is not there".to_owned(),
+        Found::Unreadable(reason) => reason,
+        Found::Unread(error) => error.to_string(),
+    };
+    Err(format!("its manifest {manifest} cannot be read: {reason}"))
+}
+
 /// All that an image is made of, with lengths, its manifests included, as far as these can be read; and why one cannot.
 pub(super) fn blobs_of(backend: &Backend, manifest: Digest) -> (HashMap<Digest, u64>, Option<String>) {
     let (mut blobs, mut unread) = (HashMap::new(), None);
     for (manifest, found) in inventory::manifests(backend, manifest) {
-        let reason = match found {
-            Found::Readable(contents) => {
-                blobs.extend(contents.all(manifest));
-                continue;
-            }
-            Found::Absent => "it is not there".to_owned(),
-            Found::Unreadable(reason) => reason,
-            Found::Unread(error) => error.to_string(),
-        };
-        unread.get_or_insert_with(|| format!("its manifest {manifest} cannot be read: {reason}"));
+        match readable(manifest, found) {
+            Ok(contents) => blobs.extend(contents.all(manifest)),
+            Err(reason) => _ = unread.get_or_insert(reason),
+        }
     }
     (blobs, unread)
 }

@@ -13,7 +13,7 @@ use super::error::StoreError;
 use super::handle::Store;
 use super::inventory::{self, namespace_of};
 use super::layout;
-use super::listing::blobs_of;
+use super::listing::{self, blobs_of};
 use super::unread::PassedOver;
 use crate::publish::name::{ImageRepository, Namespace};
 
@@ -129,7 +129,11 @@ fn count(backend: &Backend, namespace: &str, added: &[String]) -> Result<u64, St
         let versions = inventory::versions(&mut passed, repository)?;
         is_whole &= versions.is_whole;
         for version in versions.all {
-            for (digest, length) in blobs_of(backend, version.manifest).0 {
+            let (blobs, unread) = blobs_of(backend, version.manifest);
+            // One that was replaced may have gone.
+            is_whole &= unread.is_none() || !version.is_current;
+            listing::tell(&mut passed, repository, &version, unread);
+            for (digest, length) in blobs {
                 if seen.insert(digest) {
                     bytes = bytes.saturating_add(length);
                 }

@@ -275,7 +275,11 @@ impl<'a> Round<'a> {
                 self.note(version.key.clone(), version.manifest, Kind::Link, 0);
                 continue;
             }
-            let contents = self.refer(passed, repository, version.manifest, &mut seen)?;
+            let (contents, is_readable) = self.refer(passed, repository, version.manifest, &mut seen)?;
+            // One that was replaced may have gone.
+            if version.is_current && !is_readable {
+                self.uncounted.insert(namespace_of(&repository.path).to_owned());
+            }
             let mut has_gone = false;
             match going.get(&index).map(|&place| &mut self.leaving[place]) {
                 None => seen.staying.extend(contents.iter().flat_map(all_of)),
@@ -301,16 +305,18 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Notes what a manifest refers to, whichever way it is an index; answers what it and all below it are made of.
+    /// Notes what a manifest refers to, whichever way it is an index; answers what it and all below it are made of, and
+    /// whether that is all.
     fn refer(
         &mut self,
         passed: &mut PassedOver<'_>,
         repository: &Repository,
         manifest: Digest,
         seen: &mut Seen,
-    ) -> Result<Vec<(Digest, Contents)>, StoreError> {
-        let mut all = Vec::new();
+    ) -> Result<(Vec<(Digest, Contents)>, bool), StoreError> {
+        let (mut all, mut is_whole) = (Vec::new(), true);
         for (digest, found) in inventory::manifests(self.backend, manifest) {
+            is_whole &= matches!(found, Found::Readable(_));
             match found {
                 Found::Readable(contents) => all.push((digest, contents)),
                 Found::Absent => {
@@ -324,7 +330,7 @@ impl<'a> Round<'a> {
                 }
             }
         }
-        Ok(all)
+        Ok((all, is_whole))
     }
 
     /// Whether it is what a tag named before, of which nothing is there any more, while what the tag names now is: that
@@ -379,7 +385,7 @@ impl<'a> Round<'a> {
                 }
                 // Another registry may have put it without a tag, for clients that know its digest.
                 _ => {
-                    let contents = self.refer(passed, repository, digest, &mut seen)?;
+                    let (contents, _) = self.refer(passed, repository, digest, &mut seen)?;
                     seen.linked.extend(contents.iter().flat_map(all_of).map(|(digest, _)| digest));
                     seen.staying.extend(contents.iter().flat_map(all_of));
                 }

@@ -345,7 +345,18 @@ async fn listings_show_the_rest_and_a_sum_without_it_is_not_kept() {
     let manifest = data(&two.root, two.other.digest());
     std::fs::write(&manifest, "damaged").unwrap();
     assert_eq!(levels(), (false, 1), "nor of an image whose manifest is damaged");
+    assert_eq!(names(), (vec![(HERE.to_owned(), 1), (THERE.to_owned(), 1)], 1), "whose size is not known");
+    let images = two.store.list_images(&THERE.parse().unwrap()).unwrap().unwrap();
+    assert_eq!((images.rows[0].size, &*images.unread[0].path), (None, &*format!("{THERE}:v1")));
+    assert!(two.store.usage(&bank).await.unwrap() < whole);
+    collect(&two.store, LONG);
     std::fs::write(&manifest, &two.other.manifest).unwrap();
+    assert_eq!(two.store.usage(&bank).await.unwrap(), whole, "it was not kept");
+    std::fs::write(&manifest, "damaged").unwrap();
+    collect(&two.store, LONG);
+    assert_eq!(two.store.usage(&bank).await.unwrap(), whole, "what was counted before stands");
+    std::fs::write(&manifest, &two.other.manifest).unwrap();
+    std::fs::remove_dir_all(two.root.path().join("buildgrid/usage")).unwrap();
 
     // Here nothing of it is seen.
     let broken = Broken::at(&repositories(&two.root).join(THERE), Instead::Loop);
