@@ -11,8 +11,8 @@ use buildgrid::config::Config;
 use buildgrid::registry::RegistryConfig;
 use buildgrid::store::digest::Digest;
 use buildgrid::store::{
-    Collected, Collection, Going, InUse, NewCredential, Part, Retention, Store, StoreConfig, StoreError, Sum,
-    layout,
+    BrokenOff, Collected, Collection, Going, InUse, NewCredential, Part, Retention, Store, StoreConfig,
+    StoreError, Sum, layout,
 };
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,9 @@ async fn garbage_is_collected_in_an_object_store_by_collectors_that_are_killed()
     assert!(kills.all >= 5 && kills.in_removal >= 2, "{kills:?}");
 }
 
+/// What a round says that ends early on a slow service, which is no fault of it.
+const SLOW: &str = "the object store takes more than";
+
 struct Played {
     removed: u64,
     gone: usize,
@@ -127,7 +130,7 @@ async fn play(scene: Scene) -> Played {
                 let command = collector();
                 let ran = run(command, "").await;
                 // Without a timeline it lets no image go, which is no success (75).
-                let is_expected = ["another process", "all images are kept for now"];
+                let is_expected = ["another process", "all images are kept for now", SLOW];
                 assert!(is_expected.iter().any(|words| ran.output.contains(words)), "{}", ran.output);
             }
             kills
@@ -186,23 +189,29 @@ async fn kill_some(server: &Moto, scene: &Scene, collector: impl Fn() -> Command
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     let _turn = scene.turn.lock().await;
-    // Much that goes at once, so that it is seen while it does.
-    let list = "00";
-    let garbage = (0_u32..).map(|number| (Digest::of(&number.to_le_bytes()), number));
-    for (digest, number) in garbage.filter(|(digest, _)| digest.hex().starts_with(list)).take(400) {
-        server.put(layout::blob(digest).as_str(), number.to_le_bytes().to_vec()).await;
-    }
-    start().wait().unwrap();
-    tokio::time::sleep(scene.grace + Duration::from_secs(2)).await;
+    // What is seen to be removed may have been when the kill comes.
     for _ in 0..3 {
-        let mut child = start();
-        let key = layout::condemned(list);
-        while child.try_wait().unwrap().is_none() {
-            if server.get(key.as_str()).await.is_some_and(|list| without_hold(&list).is_some()) {
-                break;
-            }
+        if kills.all >= 5 && kills.in_removal >= 2 {
+            break;
         }
-        kills.add(child, server).await;
+        // Much that goes at once, so that it is seen while it does.
+        let list = "00";
+        let garbage = (0_u32..).map(|number| (Digest::of(&number.to_le_bytes()), number));
+        for (digest, number) in garbage.filter(|(digest, _)| digest.hex().starts_with(list)).take(400) {
+            server.put(layout::blob(digest).as_str(), number.to_le_bytes().to_vec()).await;
+        }
+        start().wait().unwrap();
+        tokio::time::sleep(scene.grace + Duration::from_secs(2)).await;
+        for _ in 0..3 {
+            let mut child = start();
+            let key = layout::condemned(list);
+            while child.try_wait().unwrap().is_none() {
+                if server.get(key.as_str()).await.is_some_and(|list| without_hold(&list).is_some()) {
+                    break;
+                }
+            }
+            kills.add(child, server).await;
+        }
     }
     kills
 }
@@ -253,7 +262,11 @@ async fn nothing_is_left(store: &Store) {
                 retention: retention.clone(),
                 cancel: &cancel,
             };
-            let collected = store.collect(&collection).unwrap();
+            let collected = match BrokenOff::apart(store.collect(&collection)) {
+                (_, Some(StoreError::Slow { .. })) => continue,
+                (collected, None) => collected,
+                (_, Some(error)) => panic!("{error}"),
+            };
             let Collected { removed, condemned, waiting, unreadable, .. } = &collected;
             assert!(unreadable.is_empty(), "{collected:?}");
             if [removed, condemned, waiting].iter().all(|sum| **sum == Sum::default()) {
@@ -276,15 +289,15 @@ fn letting_go(scene: &Scene, stop: &AtomicBool) -> (u64, usize) {
         let in_use = InUse::read([], apps.iter().map(String::as_str));
         let retention = Retention::By { rules, in_use, again: None };
         let _turn = scene.turn.blocking_lock();
-        match store.collect(&Collection { grace, dry_run: false, retention, cancel: &cancel }) {
-            Ok(collected) => {
-                removed += collected.removed.blobs;
-                gone += collected.retention.iter().filter(|image| image.state == Going::Removed).count();
-                *scene.gone.lock().unwrap() = (removed, gone);
-            }
-            Err(broken) if matches!(broken.error, StoreError::Busy) => {}
-            Err(error) => panic!("{error}"),
+        let collection = Collection { grace, dry_run: false, retention, cancel: &cancel };
+        let (collected, error) = BrokenOff::apart(store.collect(&collection));
+        match error {
+            None | Some(StoreError::Busy | StoreError::Slow { .. }) => {}
+            Some(error) => panic!("{error}"),
         }
+        removed += collected.removed.blobs;
+        gone += collected.retention.iter().filter(|image| image.state == Going::Removed).count();
+        *scene.gone.lock().unwrap() = (removed, gone);
         std::thread::sleep(Duration::from_millis(100));
     }
     (removed, gone)
