@@ -18,9 +18,9 @@ use crate::worker::keeper;
 /// keeping.gc_every; this one goes now.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 done; 1 done, but for what cannot be read; 14 another collection goes on in this store; 69 the object store
-does not answer; 75 done, but [retention] lets nothing go now, since it is not known what deploys run; 78 the store cannot
-be written to.
+Exit codes: 0 done; 1 done, but for what cannot be read or removed, or not done for another reason, which is said; 14
+another collection goes on in this store; 69 the object store does not answer; 75 done, but [retention] lets nothing go
+now, since it is not known what deploys run; 78 the store cannot be written to.
 
 Examples:
   buildgrid store gc --dry-run
