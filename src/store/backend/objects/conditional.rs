@@ -12,11 +12,12 @@
 //! The remover may die between the steps. So who waits takes over what has not changed for [`STALE`] by its own clock,
 //! again on condition: two do not both. And the remover begins no removal later than [`HOLD`] after it has begun the first
 //! step, sends each once, and gives up on its answer after 15 seconds: the last one is over a minute before anybody takes
-//! over, however slow the service. A remover that is stopped in mid-removal, and goes on after others have taken over,
+//! over, however slow the service. Where one had no answer, the first step is not taken back, so that nobody goes on before. A remover that is stopped in mid-removal, and goes on after others have taken over,
 //! finds its time to be over; only the request that it was about to write to an open connection can still go out, if the
 //! service has kept that connection for all the while. What the removal would then take is found missing by the publisher's
 //! look after its tag, or by the next scrub.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -41,15 +42,19 @@ const LARGEST_COPY: u64 = 5 << 30;
 const REMOVING: &[u8] = b"{\"removing\":";
 
 /// That nobody else relies on what is being removed: since when, by a clock that goes on while the machine is suspended.
-pub(in crate::store) struct Hold(Duration);
+pub(in crate::store) struct Hold {
+    since: Duration,
+    /// Whether a removal had no answer, and may come late.
+    is_unsure: AtomicBool,
+}
 
 impl Hold {
     fn begin() -> Self {
-        Self(since_boot())
+        Self { since: since_boot(), is_unsure: AtomicBool::new(false) }
     }
 
     pub(in crate::store) fn still(&self) -> Result<(), StoreError> {
-        match since_boot().saturating_sub(self.0) < HOLD {
+        match since_boot().saturating_sub(self.since) < HOLD {
             true => Ok(()),
             false => Err(StoreError::Slow { limit: HOLD }),
         }
@@ -195,6 +200,10 @@ impl Objects {
             return Ok(None);
         }
         let done = work(&hold);
+        // The others wait until it cannot come any more, and then take it for what it was.
+        if hold.is_unsure.into_inner() {
+            return done.map(Some);
+        }
         let after = done.as_ref().map_or_else(|_| was.to_vec(), becomes);
         // Where that fails, the others wait in vain, and then take it for what it was.
         let is_after = self.swap(key, &held, &after);
@@ -249,7 +258,11 @@ impl Objects {
         loop {
             hold.still()?;
             left -= 1;
-            match self.delete(key) {
+            let done = self.delete(key);
+            if !matches!(done, Ok(()) | Err(StoreError::Refused { .. })) {
+                hold.is_unsure.store(true, Ordering::Relaxed);
+            }
+            match done {
                 Err(_) if left > 0 => std::thread::sleep(LOOK),
                 done => return done,
             }

@@ -59,6 +59,33 @@ fn a_remover_that_was_overtaken_does_not_think_that_it_has_done_all() {
 }
 
 #[test]
+fn who_needs_what_a_removal_without_an_answer_may_take_waits_until_it_cannot() {
+    let server = s3::S3::start();
+    let (one, two) = (hasty(&server), hasty(&server));
+    let (list, blob) = (layout::condemned("00"), layout::quarantine().below("blob"));
+    one.put(&[(&list, b"mark\n"), (&blob, b"blob")]).unwrap();
+    server.lose_answer("DELETE", || {});
+    let erased = one.change_while(&list, b"mark\n", |()| Vec::new(), |hold| one.erase(&blob, hold));
+    assert!(erased.unwrap().is_some() && server.are_faults_over(), "it was sent once more");
+    assert_eq!(one.read(&blob).unwrap(), None);
+    let held = two.read(&list).unwrap().unwrap();
+    assert!(held.starts_with(b"mark\n{\"removing\":"), "{}", String::from_utf8_lossy(&held));
+    let began = Instant::now();
+    assert!(!two.change(&list, &held, b"").unwrap());
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert!(two.change(&list, b"mark\n", b"").unwrap(), "as it was before");
+
+    // One that is refused does not come.
+    one.put(&[(&list, b"mark\n"), (&blob, b"blob")]).unwrap();
+    for _ in 0..3 {
+        server.refuse("DELETE", 403, "AccessDenied");
+    }
+    let refused = one.change_while(&list, b"mark\n", |()| Vec::new(), |hold| one.erase(&blob, hold));
+    assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
+    assert_eq!(two.read(&list).unwrap().unwrap(), b"mark\n");
+}
+
+#[test]
 fn a_tag_whose_removal_is_never_ended_can_be_put() {
     let server = s3::S3::start();
     let (one, two) = (hasty(&server), hasty(&server));
