@@ -189,6 +189,16 @@ impl Browser {
         self.driver.action_chain().send_keys(keys).perform().await.unwrap();
     }
 
+    /// Presses Enter once. (The driver presses its keys again where a page comes in between, as after Enter in a form.)
+    pub async fn enter(&self) {
+        let key = json!({"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"});
+        for kind in ["keyDown", "keyUp"] {
+            let mut event = key.clone();
+            event["type"] = json!(kind);
+            self.devtools("Input.dispatchKeyEvent", event).await;
+        }
+    }
+
     /// Turns the wheel over the page, by pixels downwards.
     pub async fn wheel(&self, pixels: i64) {
         let parameters = json!({"type": "mouseWheel", "x": 300, "y": 300, "deltaX": 0, "deltaY": pixels});
